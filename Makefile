@@ -1,0 +1,44 @@
+# Everything here also works without make: `python install.py` sets up, then `.venv/bin/course --help` lists the commands.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup course lab ui test test-slow notebooks screenshots bench lock clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## set up .venv from requirements.lock (the others do it by themselves)
+	@$(PYTHON) install.py
+
+course: setup ## run every notebook in order
+	@$(BIN)/course run
+
+lab: setup ## open JupyterLab on your copies in work/, with the MLflow UI beside it
+	@$(BIN)/course lab
+
+ui: setup ## open the MLflow UI on your runs
+	@$(BIN)/course ui
+
+test: setup ## prove it: every notebook three times, and everything else
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" tests
+
+test-slow: setup ## the long proofs: network cut, another user, fresh environments
+	@$(BIN)/python -m pytest -m slow tests
+
+notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
+	@$(BIN)/course notebooks
+
+screenshots: setup ## renew the committed screenshots (for authors)
+	@$(BIN)/python -m pytest -m "not slow" --screenshots tests/test_browser.py
+
+bench: setup ## measure; writes bench/results.json
+	@$(BIN)/python bench/bench.py
+
+lock: setup ## renew requirements.lock from pyproject.toml (for authors)
+	@$(BIN)/uv pip compile --universal --fork-strategy fewest --generate-hashes --all-extras --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.lock
+
+clean: ## remove .venv and caches, never your runs or your notebooks
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,64 @@
+"""The chapters that exist, in order, and how a person names them: 02, 2, 02-05."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from course.errors import CourseError
+from course.paths import root
+
+
+@dataclass(frozen=True)
+class Chapter:
+    number: str  # "01"
+    name: str  # "01_first_tracked_pipeline"
+
+    @property
+    def source(self) -> Path:
+        return root() / "chapters" / f"{self.name}.md"
+
+    @property
+    def notebook(self) -> Path:
+        return root() / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def working_copy(self) -> Path:
+        return root() / "work" / f"{self.name}.ipynb"
+
+    @property
+    def checks(self) -> Path:
+        return root() / "chapters" / "checks" / f"{self.number}.py"
+
+    @property
+    def title(self) -> str:
+        heading = re.search(r"^# (.+)$", self.source.read_text(encoding="utf-8"), re.MULTILINE)
+        return heading.group(1) if heading else self.name
+
+
+def all_chapters() -> list[Chapter]:
+    """Every chapter with a source, by number."""
+    sources = sorted((root() / "chapters").glob("[0-9][0-9]_*.md"))
+    return [Chapter(source.stem[:2], source.stem) for source in sources]
+
+
+def select(spec: str | None = None) -> list[Chapter]:
+    """The chapters that `spec` names: None for all, "02" or "2" for one, "02-05" for a range.
+
+    Raises CourseError, naming the chapters that exist, for anything else.
+    """
+    chapters = all_chapters()
+    if spec is None:
+        return chapters
+    if bounds := re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", spec):
+        first, last = int(bounds[1]), int(bounds[2] or bounds[1])
+        found = [chapter for chapter in chapters if first <= int(chapter.number) <= last]
+        numbers = {int(chapter.number) for chapter in found}
+        if found and {first, last} <= numbers:
+            return found
+    existing = ", ".join(chapter.number for chapter in chapters)
+    raise CourseError(f"There is no chapter {spec}: the chapters are {existing}, and a range is written 01-02.")
+
+
+def before(chapter: Chapter) -> list[Chapter]:
+    """The chapters that come before this one."""
+    return [other for other in all_chapters() if other.number < chapter.number]

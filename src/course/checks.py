@@ -1,0 +1,65 @@
+"""`course.check`: looks at a learner's answer and says what to do next. It never raises."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from course import session
+from course.chapters import select
+from course.errors import CourseError
+
+
+class Wrong(Exception):
+    """Raised by an exercise's test; its text tells the learner what to look at."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise of a chapter, as chapters/checks/NN.py lists it.
+
+    `test(answer, **parameters)` raises Wrong unless the answer is right; `parameters` are those of `course.begin`.
+    `wrong` are two plausible wrong answers, which a test shows to be refused.
+    """
+
+    id: str
+    question: str
+    hint: str
+    test: Callable[..., None]
+    wrong: Sequence[Any]
+
+
+def exercises(number: str) -> list[Exercise]:
+    """The exercises of a chapter; its checks file is read anew, so a teacher may edit it."""
+    chapter = select(number)[0]
+    if not chapter.checks.exists():
+        return []
+    spec = importlib.util.spec_from_file_location(f"checks_{number}", chapter.checks)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EXERCISES
+
+
+def evaluate(exercise: Exercise, answer: Any, parameters: dict) -> tuple[bool, str]:
+    """Whether the answer is right, and the sentence that says so."""
+    if answer is ...:
+        return False, "not answered yet: replace the ... in the cell above, then run both cells."
+    try:
+        exercise.test(answer, **parameters)
+    except Wrong as reason:
+        return False, f"not yet. {reason}"
+    except Exception as error:  # an answer of a kind that the test did not expect
+        return False, f"not yet: {exercise.hint} (Checking it ended in {type(error).__name__}: {error})"
+    return True, "right."
+
+
+def check(id: str, answer: Any) -> None:
+    """Print whether `answer` solves the exercise, and if not, what to look at."""
+    try:
+        by_id = {exercise.id: exercise for exercise in exercises(id.split(".")[0])}
+        if id not in by_id:
+            raise CourseError(f"there is no exercise {id}; this chapter has {', '.join(by_id) or 'none'}.")
+        message = evaluate(by_id[id], answer, session.parameters())[1]
+    except Exception as error:
+        message = f"the check did not work: {error}"
+    print(f"Exercise {id}: {message}")

@@ -1,0 +1,145 @@
+"""The command `course`: everything behind make, also without make."""
+
+import subprocess
+import sys
+
+import click
+
+from course.chapters import select
+from course.errors import CourseError
+
+
+class _Commands(click.Group):
+    """Shows a CourseError as one sentence, and names the commands when one is misspelled."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except CourseError as error:
+            raise click.ClickException(str(error)) from None
+
+    def resolve_command(self, context, args):
+        if args and self.get_command(context, args[0]) is None:
+            raise click.UsageError(f"There is no command {args[0]}: the commands are {', '.join(self.commands)}.")
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main():
+    """From idea to production with MLflow: run the course."""
+
+
+@main.command()
+@click.argument("chapters", required=False)
+@click.option(
+    "-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A chapter's parameter, repeatable."
+)
+@click.option(
+    "--tracking-uri", help="The store to use: http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded one."
+)
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds that one cell may take.")
+def run(chapters, pairs, tracking_uri, timeout):
+    """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
+    from course import runner
+
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CourseError(f"The parameter {pair} has no value: write it as market=nasdaq.")
+        values[name] = value
+    if tracking_uri:
+        values["tracking_uri"] = tracking_uri
+    results = runner.run(select(chapters), values, timeout)
+    if any(result.failure for result in results):
+        sys.exit(1)
+    print("\nTo see the runs in the MLflow UI: make ui, or `course ui` in the activated environment")
+
+
+@main.command()
+@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+def lab(browser):
+    """Open the notebooks in JupyterLab, with the MLflow UI beside it."""
+    from course import lab
+
+    lab.lab(browser)
+
+
+@main.command()
+@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+def ui(browser):
+    """Open the MLflow UI on the store in use."""
+    from course import lab
+
+    lab.ui(browser)
+
+
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def mlflow(arguments):
+    """MLflow's own command, on the store in use."""
+    from course.session import choose_store
+
+    choose_store(None)
+    sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *arguments]).returncode)
+
+
+@main.command()
+@click.argument("chapter", required=False)
+@click.option(
+    "--store", "whole_store", is_flag=True, help="Move the embedded store aside, and start with an empty one."
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(chapter, whole_store, yes):
+    """Renew the notebook of CHAPTER in work/, keeping yours; or the store with --store."""
+    from course import checkpoints, lab
+
+    if whole_store == bool(chapter):
+        raise CourseError(
+            "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."
+        )
+    if whole_store:
+        yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
+        kept = checkpoints.set_aside()
+        print(f"Your store is kept as {kept}." if kept else "There is no store yet: nothing to reset.")
+        return
+    for one in select(chapter):
+        kept = lab.renew_notebook(one)
+        print(
+            f"work/{one.working_copy.name} is the course's again." + (f" Yours is kept as {kept.name}." if kept else "")
+        )
+
+
+@main.command()
+@click.argument("chapter")
+@click.option("--force", is_flag=True, help="Move a store that holds runs aside first.")
+def checkpoint(chapter, force):
+    """Start CHAPTER as if you had finished all chapters before it."""
+    from course import checkpoints
+
+    target = select(chapter)[0]
+    kept = checkpoints.restore(target, force)
+    if kept:
+        print(f"The store that was there is kept as {kept}.")
+    print(f"The embedded store is as it is before chapter {target.number}.")
+
+
+@main.command()
+def doctor():
+    """Look for what stops the course from running on this machine."""
+    from course.doctor import examine
+
+    sys.exit(0 if examine() else 1)
+
+
+@main.command()
+@click.argument("chapters", required=False)
+def notebooks(chapters):
+    """Regenerate notebooks/ from chapters/ (for authors)."""
+    from course.build import build
+
+    build(select(chapters))
+
+
+if __name__ == "__main__":
+    main()

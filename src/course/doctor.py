@@ -1,0 +1,107 @@
+"""`course doctor`: what stops notebooks from running on a machine, each with its mend."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from course.paths import root, state
+
+ROOM = 1.0  # GB that the store and the executed copies of the whole course need at most
+
+
+def packages() -> str | None:
+    wanted = [Requirement(line.rstrip(" \\\n")) for line in _lock_lines() if re.match(r"[a-zA-Z0-9]", line)]
+    wrong = []
+    for requirement in wanted:
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        try:
+            found = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if found not in requirement.specifier:
+            wrong.append(f"{requirement.name} is {found}, the lock says {requirement.specifier}")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        return f"{'; '.join(wrong[:3])}{more}: run `python install.py` in the course's folder"
+
+
+def _lock_lines() -> list[str]:
+    return (root() / "requirements.lock").read_text(encoding="utf-8").splitlines()
+
+
+def kernel() -> str | None:
+    from jupyter_client.kernelspec import NoSuchKernel
+    from jupyter_client.manager import KernelManager
+
+    try:
+        program = shutil.which(KernelManager(kernel_name="python3").format_kernel_cmd()[0])
+    except NoSuchKernel:
+        program = None
+    if not (program and Path(program).samefile(sys.executable)):
+        return (
+            f"the Jupyter kernel python3 starts {program or 'no program'}, not this environment's Python: "
+            f"run `{sys.executable} -m ipykernel install --sys-prefix`"
+        )
+
+
+def tracking_uri() -> str | None:
+    stray, chosen = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("COURSE_TRACKING_URI")
+    if stray and stray != chosen:
+        return (
+            f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters override and plain `mlflow` follows: "
+            "unset it, or set COURSE_TRACKING_URI to the same address if you mean that server"
+        )
+
+
+def old_mlruns() -> str | None:
+    for place in dict.fromkeys([Path.cwd(), root(), root() / "notebooks", root() / "work"]):
+        if (place / "mlruns").exists():
+            return (
+                f"{place / 'mlruns'} is an old file store, which MLflow 3 refuses: move it away, or keep its runs with "
+                "`mlflow migrate-filestore --source ./mlruns --target sqlite:///mlflow.db`"
+            )
+
+
+def disk_space() -> str | None:
+    place = state()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 1e9
+    if free < ROOM:
+        return f"{free:.1f} GB free at {place}, and the course's runs need {ROOM:.0f} GB: free some space"
+
+
+def writable() -> str | None:
+    try:
+        state().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=state()).close()
+    except OSError as error:
+        return f"{state()} cannot be written ({error.strerror}): change its owner or its mode to yours"
+
+
+CHECKS = {
+    "packages agree with requirements.lock": packages,
+    "Jupyter starts this environment's kernel": kernel,
+    "no stray MLFLOW_TRACKING_URI": tracking_uri,
+    "no old ./mlruns": old_mlruns,
+    "disk space": disk_space,
+    "the folder for runs and artifacts is writable": writable,
+}
+
+
+def examine() -> bool:
+    """Print a line for each check; True where all passed."""
+    healthy = True
+    for name, look in CHECKS.items():
+        failure = look()
+        healthy = healthy and failure is None
+        print(f"[ ok ] {name}" if failure is None else f"[fail] {name}: {failure}")
+    return healthy

@@ -1,0 +1,71 @@
+"""`python -m course.guard COMMAND …`: run COMMAND until standard input closes, then end it with all it started.
+
+By process group, because `mlflow models serve` leaves its worker behind when only the parent is ended.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+GRACE = 3  # seconds between asking and killing
+
+
+def stop(child: subprocess.Popen) -> None:
+    if os.name == "nt":
+        import psutil
+
+        try:
+            family = psutil.Process(child.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        for process in [child, *family]:
+            try:
+                process.kill()
+            except (OSError, psutil.Error):
+                pass
+        return
+    for sign, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+        deadline = time.monotonic() + patience
+        try:
+            os.killpg(child.pid, sign)
+            while time.monotonic() < deadline:
+                child.poll()  # reaps it: a dead child that nobody waited for still counts as a member of its group
+                os.killpg(child.pid, 0)
+                time.sleep(0.05)
+        except (ProcessLookupError, PermissionError):
+            return  # the group is empty
+
+
+def main() -> int:
+    for name in (
+        "SIGINT",
+        "SIGHUP",
+    ):  # Ctrl-C and a closed terminal reach the whole foreground group; wait for the pipe
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
+
+    def wait_for_the_pipe():
+        sys.stdin.buffer.read()
+        ended.set()
+
+    def wait_for_the_child():
+        child.wait()
+        ended.set()
+
+    for wait in (wait_for_the_pipe, wait_for_the_child):
+        threading.Thread(target=wait, daemon=True).start()
+    while not ended.wait(timeout=1):
+        pass
+    code = child.poll()
+    stop(child)
+    return code if code is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

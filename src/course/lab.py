@@ -1,0 +1,124 @@
+"""JupyterLab and the MLflow UI on this machine: `course lab` and `course ui`."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import webbrowser
+from pathlib import Path
+
+from course import store
+from course.chapters import all_chapters
+from course.errors import CourseError
+from course.paths import kept_name, root, state
+from course.servers import Server, start_server
+from course.session import QUIET_MLFLOW
+
+# JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
+NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+
+def copy_notebooks() -> list[str]:
+    """Copy the notebooks that are missing in work/, never over one that is there. Returns the names copied."""
+    copied = []
+    (root() / "work").mkdir(exist_ok=True)
+    for chapter in all_chapters():
+        if chapter.notebook.exists() and not chapter.working_copy.exists():
+            shutil.copyfile(chapter.notebook, chapter.working_copy)
+            copied.append(chapter.name)
+    return copied
+
+
+def renew_notebook(chapter) -> Path | None:
+    """Put the course's notebook into work/ again. Returns the name under which the learner's own is kept."""
+    kept = None
+    chapter.working_copy.parent.mkdir(exist_ok=True)
+    if chapter.working_copy.exists():
+        kept = kept_name(chapter.working_copy)
+        chapter.working_copy.rename(kept)
+    shutil.copyfile(chapter.notebook, chapter.working_copy)
+    return kept
+
+
+def start_ui() -> Server:
+    """The MLflow UI on the embedded store, on a free port of 127.0.0.1."""
+    store.ensure(store.folder())
+    return start_server(
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}"]
+        + [
+            "--backend-store-uri",
+            store.uri(store.folder()),
+            "--workers",
+            "1",
+        ],  # one: more are slower and take 0.5 GB each
+        # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
+        env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
+        cwd=state(),
+        log=state() / "logs" / "mlflow-ui.log",
+    )
+
+
+def start_lab(token: str) -> Server:
+    settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
+    if not settings.exists():
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(json.dumps(NO_POP_UP))
+    return start_server(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}"]
+        + ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root()}", "--allow-root"],
+        health="/login",
+        env={"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        cwd=root(),
+        log=state() / "logs" / "jupyterlab.log",
+    )
+
+
+def wait(servers: list[Server]) -> None:
+    """Return when a server ends or the person at the terminal stops the command."""
+    stopped = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: stopped.set())
+    while not stopped.wait(timeout=0.5):
+        for server in servers:
+            if not server.running():
+                raise CourseError(f"A server ended by itself; the reason is at the end of {server.log}.")
+
+
+def ui(open_browser: bool) -> None:
+    """Show the store in use in the MLflow UI until Ctrl-C."""
+    if address := os.environ.get("COURSE_TRACKING_URI"):
+        print(f"The store in use is a server, and shows itself: {address}")
+        return
+    with start_ui() as server:
+        print(f"MLflow UI  {server.url}\nStop it with Ctrl-C.", flush=True)
+        if open_browser:
+            webbrowser.open(server.url)
+        wait([server])
+
+
+def lab(open_browser: bool) -> None:
+    """JupyterLab in work/, with the MLflow UI beside it, until Ctrl-C."""
+    copied = copy_notebooks()
+    if copied:
+        print(f"Copied to work/, where you change them: {', '.join(copied)}")
+    token = secrets.token_urlsafe(24)
+    shown = os.environ.get("COURSE_TRACKING_URI")
+    servers = []
+    try:
+        if not shown:
+            servers.append(start_ui())
+            shown = servers[0].url
+        servers.append(start_lab(token))
+        first = min((chapter.working_copy.name for chapter in all_chapters()), default="")
+        address = f"{servers[-1].url}/lab/tree/work/{first}?token={token}"
+        print(f"JupyterLab  {address}\nMLflow UI   {shown}\nStop both with Ctrl-C.", flush=True)
+        if open_browser:
+            webbrowser.open(address)
+        wait(servers)
+    finally:
+        for server in servers:
+            server.stop()

@@ -1,0 +1,22 @@
+"""Where things are. COURSE_ROOT and COURSE_STATE move the checkout and the state; the tests use both."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """The checkout: chapters/, notebooks/, work/, data/."""
+    return Path(os.environ.get("COURSE_ROOT") or Path(__file__).parents[2]).resolve()
+
+
+def state() -> Path:
+    """All runtime state: the embedded store, checkpoints, executed copies, logs."""
+    return Path(os.environ.get("COURSE_STATE") or root() / ".course").resolve()
+
+
+def kept_name(path: Path) -> Path:
+    """The first free name beside `path` under which the thing at `path` can be kept."""
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.kept-{number}{path.suffix}")).exists():
+        number += 1
+    return kept

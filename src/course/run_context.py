@@ -1,0 +1,16 @@
+"""Tags every run with the chapter and session that made it: MLflow asks this plugin whenever a run starts.
+
+It works in each process that a chapter starts, because the two names travel in the environment.
+"""
+
+import os
+
+from mlflow.tracking.context.abstract_context import RunContextProvider
+
+
+class CourseRunContext(RunContextProvider):
+    def in_context(self):
+        return "COURSE_SESSION" in os.environ
+
+    def tags(self):
+        return {"course.chapter": os.environ["COURSE_CHAPTER"], "course.session": os.environ["COURSE_SESSION"]}

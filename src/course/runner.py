@@ -1,0 +1,175 @@
+"""Run chapters from top to bottom with papermill, stop at the first that fails, and say where and why."""
+
+import os
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from course.chapters import Chapter
+from course.errors import CourseError
+from course.paths import root, state
+from course.session import QUIET_MLFLOW, use_python_of_this_course
+
+CELL_TIMEOUT = 120  # seconds; the slowest cell of the course takes about a tenth of it
+
+
+@dataclass(frozen=True)
+class Result:
+    chapter: Chapter
+    executed: Path
+    seconds: float
+    failure: str | None  # cell, error and message; None where the chapter passed
+
+
+class _Lines:
+    """A text stream for tqdm where standard error is no terminal: a line for each update, no control characters."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        if text := text.strip("\r\n\x1b[A "):
+            self.stream.write(text + "\n")
+
+    def flush(self):
+        self.stream.flush()
+
+
+def _progress_bar(chapter: Chapter) -> dict:
+    if sys.stderr.isatty():
+        return {"desc": chapter.name, "file": sys.stderr}
+    line = "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}"
+    return {"desc": chapter.name, "file": _Lines(sys.stderr), "mininterval": 5, "miniters": 1, "bar_format": line}
+
+
+@contextmanager
+def kernel_environment():
+    """What each kernel gets: an IPython folder of its own (they lock its history), and this environment's programs."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(QUIET_MLFLOW)
+        os.environ.update(
+            IPYTHONDIR=folder,
+            JUPYTER_PREFER_ENV_PATH="1",  # a kernel `python3` in the home folder would be taken otherwise
+            PYDEVD_DISABLE_FILE_VALIDATION="1",  # else each kernel start warns about frozen modules
+        )
+        use_python_of_this_course()
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def run_chapter(chapter: Chapter, parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> Result:
+    """Run one chapter's notebook; the executed copy is kept whether it passes or fails."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if not chapter.notebook.exists():
+        raise CourseError(
+            f"Chapter {chapter.number} has no notebook yet: `make notebooks` makes {chapter.notebook.name}."
+        )
+    executed = state() / "runs" / chapter.notebook.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    failure, start = None, time.monotonic()
+    with kernel_environment():
+        try:
+            papermill.execute_notebook(
+                chapter.notebook,
+                executed,
+                parameters=parameters or {},
+                kernel_name="python3",
+                execution_timeout=timeout,
+                progress_bar=_progress_bar(chapter),
+                cwd=root() / "notebooks",
+            )
+        except PapermillExecutionError as error:
+            failure = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+        except CellTimeoutError:
+            failure = f"cell {_unfinished_cell(executed)}: did not end within {timeout:g} s (--timeout sets the limit)"
+        except DeadKernelError:
+            failure = f"cell {_unfinished_cell(executed)}: the kernel died (killed, or out of memory)"
+    return Result(chapter, executed, time.monotonic() - start, failure)
+
+
+def _unfinished_cell(executed: Path) -> int:
+    """The number of the cell that was running when papermill had to give up."""
+    import nbformat
+
+    cells = nbformat.read(executed, as_version=4).cells
+    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
+    code = [number for number, cell in enumerate(cells, 1) if cell.cell_type == "code"]
+    begun = [number for number in code if states[number - 1] in ("running", "failed")]
+    done = [number for number in code if states[number - 1] == "completed" and cells[number - 1].execution_count]
+    return begun[0] if begun else done[-1] if done else code[0]
+
+
+def run(chapters: list[Chapter], parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> list[Result]:
+    """Run chapters in order until one fails, then print the table. Returns a result for each that ran."""
+    results = []
+    for chapter in chapters:
+        _check_parameters(chapter, parameters or {})
+    for chapter in chapters:
+        result = run_chapter(chapter, parameters, timeout)
+        results.append(result)
+        if result.failure:
+            break
+    print_table(chapters, results)
+    return results
+
+
+def print_table(chapters: list[Chapter], results: list[Result]) -> None:
+    width = max(len(chapter.name) for chapter in chapters)
+    print(f"\n{'chapter':{width}}  result  seconds  executed copy")
+    for result in results:
+        outcome = "failed" if result.failure else "passed"
+        print(f"{result.chapter.name:{width}}  {outcome}  {result.seconds:7.1f}  {_short(result.executed)}")
+    for chapter in chapters[len(results) :]:
+        print(f"{chapter.name:{width}}  not run")
+    for result in results:
+        if result.failure:
+            print(f"\nChapter {result.chapter.number} failed in {result.failure}")
+            print(f"The executed copy shows the cell with its error: {_short(result.executed)}")
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _check_parameters(chapter: Chapter, given: dict) -> None:
+    """Refuse a parameter or a value that the chapter does not have, naming those it has.
+
+    A chapter declares the values of a parameter in the comment behind it: `market = "sp500"  # sp500 or nasdaq`.
+    """
+    import papermill
+
+    if not chapter.notebook.exists():
+        return
+    known = papermill.inspect_notebook(str(chapter.notebook))
+    for name, value in given.items():
+        if name not in known:
+            raise CourseError(f"Chapter {chapter.number} has no parameter {name}: it has {', '.join(known)}.")
+        values = known[name]["help"].split(" or ")
+        if len(values) > 1 and str(value) not in values:
+            raise CourseError(f"{name} cannot be {value} in chapter {chapter.number}: it is {known[name]['help']}.")
+
+
+@contextmanager
+def state_folder(folder: Path):
+    """Let everything inside use another state folder, and with it another embedded store."""
+    before = {name: os.environ.get(name) for name in ("COURSE_STATE", "COURSE_TRACKING_URI")}
+    os.environ["COURSE_STATE"] = str(folder)
+    os.environ.pop("COURSE_TRACKING_URI", None)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

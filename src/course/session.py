@@ -1,0 +1,160 @@
+"""`course.begin`: the second code cell of every chapter. It chooses the store, and settles what an earlier try left."""
+
+import logging
+import os
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from course import store
+from course.chapters import select
+from course.errors import CourseError
+from course.paths import state
+
+# What is said to readers is ours or explained; each of these is neither, and the reason stands beside it.
+HARMLESS_WARNINGS = [
+    # MLflow 3.17 calls scikit-learn's log_loss by the argument's old name; no number depends on it.
+    ("`y_pred` was renamed to `y_proba`", FutureWarning),
+]
+
+QUIET_MLFLOW = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # the course needs no network
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's address after each run: different every time
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # widgets break in headless runs
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes where a server is gone
+}
+
+_session: dict = {}
+
+
+def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str] | None = None, **parameters) -> None:
+    """Begin a chapter: choose the store, tag what this session logs, mend what an earlier try left behind.
+
+    The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
+    hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
+
+    Raises CourseError where the store does not answer or something needed is missing.
+    """
+    chapter = select(number)[0]
+    uri = choose_store(tracking_uri)
+    _session.update(chapter=number, parameters=parameters)
+    os.environ["COURSE_CHAPTER"], os.environ["COURSE_SESSION"] = number, _session_id()
+
+    import mlflow
+
+    mlflow.end_run("KILLED")  # a cell that was interrupted in this kernel may have left its run active
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    _show_warnings_without_dates()
+    client = mlflow.MlflowClient()
+    try:
+        experiments = list(client.search_experiments())
+    except mlflow.MlflowException as error:
+        raise CourseError(
+            f"The tracking store {uri} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset "
+            "COURSE_TRACKING_URI to use the embedded store."
+        ) from None
+    _end_dead_runs(client, experiments, number)
+    print(f"Chapter {number}: {chapter.title}")
+    embedded = uri == store.uri(store.folder())
+    print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
+    print("To see it in the MLflow UI, type in a terminal: course ui")
+    for experiment, maker in (needs or {}).items():
+        _require(client, experiment, maker, number)
+
+
+def parameters() -> dict:
+    """What the current chapter's `begin` was told: market, target …"""
+    return _session.get("parameters", {})
+
+
+def choose_store(tracking_uri: str | None) -> str:
+    """Point this process and those it starts at the store in use; returns its tracking URI."""
+    course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI")
+    uri = course_uri or store.uri(store.folder())
+    stray = os.environ.get("MLFLOW_TRACKING_URI")
+    if stray and stray != uri:
+        print(f"MLFLOW_TRACKING_URI is set to {stray}; this chapter does not use it (COURSE_TRACKING_URI would count).")
+    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        os.environ.pop(name, None)  # left by a shell or an earlier chapter, they would redirect what is logged here
+    os.environ.update(QUIET_MLFLOW)
+    use_python_of_this_course()
+    if course_uri is None:
+        store.ensure(store.folder())
+        os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(store.folder())
+    else:
+        os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
+    return uri
+
+
+def use_python_of_this_course() -> None:
+    """Put this environment's `mlflow` and `python` first on PATH: MLflow projects and servers start by name."""
+    folder = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    if path[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *path])
+
+
+def _show_warnings_without_dates() -> None:
+    """MLflow's warnings stay; its time stamps would make every output different from the last."""
+    import mlflow.utils.logging_utils  # noqa: F401  (attaches its handler to the logger "mlflow")
+
+    logger = logging.getLogger("mlflow")
+    logger.setLevel(logging.WARNING)
+    for handler in logger.handlers:
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for message, category in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def _session_id() -> str:
+    """This process on this installation: enough to tell later whether it is still alive."""
+    process = psutil.Process()
+    return f"{_installation()}:{process.pid}:{int(process.create_time())}"
+
+
+def _installation() -> str:
+    file = state() / "installation"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(uuid.uuid4().hex[:12])
+    return file.read_text()
+
+
+def _is_dead(session: str) -> bool:
+    """Whether a session of this installation is over. Another installation's is never judged from here."""
+    installation, pid, created = session.split(":")
+    if installation != _installation():
+        return False
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - int(created)) > 2
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _end_dead_runs(client, experiments, number: str) -> None:
+    """A killed kernel leaves its runs RUNNING for ever: end those of this chapter."""
+    left = client.search_runs(
+        [experiment.experiment_id for experiment in experiments],
+        f"attributes.status = 'RUNNING' and tags.`course.chapter` = '{number}'",
+    )
+    for run in left:
+        if _is_dead(run.data.tags["course.session"]):
+            client.set_terminated(run.info.run_id, "KILLED", end_time=int(time.time() * 1000))
+
+
+def _require(client, experiment: str, maker: str, number: str) -> None:
+    found = client.get_experiment_by_name(experiment)
+    finished = found and client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1)
+    if not finished:
+        raise CourseError(
+            f"Chapter {number} reads the runs of the experiment `{experiment}`, and this store has none: run chapter "
+            f"{maker} first, or type `course checkpoint {number}` in a terminal to start as if you had."
+        )

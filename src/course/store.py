@@ -1,0 +1,99 @@
+"""The embedded store: one SQLite file and one folder of artifacts. Make it, copy it, count what is in it.
+
+SQLite stores hold absolute artifact paths (experiments, runs, logged models, model versions, MLmodel files). Whoever
+copies one has to rewrite them, or the copy writes into the original.
+"""
+
+import json
+import logging
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from course.paths import state
+
+# MLflow's own server hands its artifact root to its workers in this variable. Set in a client, it is where
+# `mlflow.set_experiment` puts the artifacts of a new experiment; without it that is ./mlruns of the working directory.
+ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+
+
+def folder() -> Path:
+    return state() / "store"
+
+
+def uri(store: Path) -> str:
+    """The tracking URI of the store in that folder."""
+    return f"sqlite:///{(store / 'mlflow.db').as_posix()}"
+
+
+def artifact_root(store: Path) -> str:
+    return (store / "artifacts").as_uri()
+
+
+def ensure(store: Path) -> None:
+    """Make the store if there is none. It appears whole or not at all."""
+    if (store / "mlflow.db").exists():
+        return
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = store.with_name(f"{store.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    (new / "artifacts").mkdir(parents=True)
+    SqlAlchemyStore(uri(new), artifact_root(new)).engine.dispose()
+    _rewrite(new, new, store)
+    try:
+        new.rename(store)
+    except OSError:  # another process made it meanwhile
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a store to a folder that does not exist yet. The copy is whole when the original is gone."""
+    new = target.with_name(f"{target.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with closing(sqlite3.connect(source / "mlflow.db")) as old, closing(sqlite3.connect(new / "mlflow.db")) as copied:
+        old.backup(copied)
+    if (source / "artifacts").exists():
+        shutil.copytree(source / "artifacts", new / "artifacts")
+    _rewrite(new, source, target)
+    new.rename(target)
+
+
+def runs(store: Path) -> int:
+    """How many runs the store holds; 0 where there is no store."""
+    if not (store / "mlflow.db").exists():
+        return 0
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+
+
+def _spellings(path: Path) -> list[str]:
+    """The ways MLflow writes a path down: plain, as part of a URL, inside JSON."""
+    plain = path.as_posix()
+    return list(dict.fromkeys([plain, quote(plain), json.dumps(plain)[1:-1]]))
+
+
+def _rewrite(store: Path, old: Path, new: Path) -> None:
+    """Replace the folder `old` by `new` in every text of the database and in every MLmodel file."""
+    pairs = [(before, after) for before, after in zip(_spellings(old), _spellings(new)) if before != after]
+    with closing(sqlite3.connect(store / "mlflow.db")) as database, database:
+        tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            columns = database.execute(f'PRAGMA table_info("{table}")').fetchall()
+            for column in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT"))]:
+                for before, after in pairs:
+                    database.execute(
+                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)',
+                        (before + "/", after + "/", before + "/"),
+                    )
+    for mlmodel in (store / "artifacts").rglob("MLmodel"):
+        text = mlmodel.read_text(encoding="utf-8")
+        for before, after in pairs:
+            text = text.replace(before + "/", after + "/")
+        mlmodel.write_text(text, encoding="utf-8")
