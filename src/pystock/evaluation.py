@@ -1,0 +1,272 @@
+"""How good a forecast is, against what, and how sure that is.
+
+A forecast is a probability for each row that its outcome is 1. "Beats the base rate" means one thing in this system,
+and `beats` computes it: the Brier skill score against the rolling base rate has its whole 95 % interval above zero on
+the held-out years.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from arch.bootstrap import MovingBlockBootstrap, optimal_block_length
+from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, roc_auc_score
+from sklearn.metrics import log_loss as log_loss_score
+from sklearn.model_selection import TimeSeriesSplit
+
+# The course's clock: trained on 1999 to 2009, held out 2010 to 2014, in production from 2015 to 2018.
+TRAIN_START, TRAIN_END, TEST_END, PRODUCTION_END = "1999-01-01", "2009-12-31", "2014-12-31", "2018-12-31"
+
+MIN_ROWS = 30  # for an interval: fewer say nothing about how outcomes cluster
+MIN_BLOCK = 5  # days: a trading week
+
+
+# Splits ----------------------------------------------------------------------------------------------------------
+
+
+def time_split(
+    X: pd.DataFrame, y: pd.Series, train_end: str = TRAIN_END, test_end: str = TEST_END, gap: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series, pd.Series]:
+    """X_train, X_test, y_train, y_test: rows up to `train_end`, and after it up to `test_end`.
+
+    An outcome is known one trading day after its row. So `gap` drops the last training rows (with 1, the one whose
+    outcome falls into the test period), and a test row whose outcome falls after `test_end` is dropped too. With a
+    gap of 0 the last training outcome is that of the first test day. Raises ValueError if X and y have different
+    rows, the rows are not in time order, the gap is negative or a side is empty.
+    """
+    if not X.index.equals(y.index):
+        raise ValueError("X and y have different rows: take both from one call of dataset().")
+    if not X.index.is_monotonic_increasing:
+        raise ValueError("the rows are not in time order: sort them by date before splitting.")
+    if gap < 0:
+        raise ValueError(f"a gap of {gap} rows is negative: give 0 or more.")
+    train_end, test_end = pd.Timestamp(train_end), pd.Timestamp(test_end)
+    # The day of a row's outcome is the next row's. The last row has none, but its outcome is known, so it came later.
+    after_last = X.index[-1:] + pd.Timedelta(days=1)
+    outcome = X.index[1:].append(after_last)
+    train = np.flatnonzero(X.index <= train_end)
+    train = train[: len(train) - gap] if gap < len(train) else train[:0]
+    test = np.flatnonzero((X.index > train_end) & (outcome <= test_end))
+    for name, rows in (("training", train), ("test", test)):
+        if not len(rows):
+            raise ValueError(
+                f"no {name} rows: the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}, "
+                f"the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}."
+            )
+    return X.iloc[train], X.iloc[test], y.iloc[train], y.iloc[test]
+
+
+def walk_forward(n_splits: int = 5, gap: int = 1, **options) -> TimeSeriesSplit:
+    """Folds that train on the past and validate on what follows, for use as `cv` inside the training period.
+
+    `gap` rows between the two are left out, since the last training outcome is only known on the first validation
+    day; `options` (test_size, max_train_size) go to scikit-learn's TimeSeriesSplit.
+    """
+    return TimeSeriesSplit(n_splits, gap=gap, **options)
+
+
+# Baselines: forecasts that look at no feature --------------------------------------------------------------------
+
+
+def always_up(index: pd.Index) -> pd.Series:
+    """Probability 1 on every row of `index`."""
+    return pd.Series(1.0, index=index, name="always_up")
+
+
+def frozen_base_rate(y_train: pd.Series, index: pd.Index) -> pd.Series:
+    """The share of ones in the training outcomes, on every row of `index`."""
+    return pd.Series(float(y_train.mean()), index=index, name="frozen_base_rate")
+
+
+def rolling_base_rate(y: pd.Series, index: pd.Index, window: int = 250) -> pd.Series:
+    """The share of ones among the last `window` outcomes known at the close of each day of `index`.
+
+    At the close of day t the newest outcome known is that of row t-1. `y` holds the outcomes of all days (not of the
+    test period alone), `index` the days to forecast, up to one day after the end of `y`. Raises ValueError where
+    fewer than `window` outcomes are known, or where those that would be known are not in `y`.
+    """
+    known = _known(y, index, window)
+    ones = np.concatenate([[0], np.cumsum(y.to_numpy())])  # integers: a moving mean of floats drifts out of [0, 1]
+    return pd.Series((ones[known] - ones[known - window]) / window, index=index, name="rolling_base_rate")
+
+
+def yesterdays_class(y: pd.Series, index: pd.Index) -> pd.Series:
+    """The newest outcome known at the close of each day of `index` (that of row t-1), as a probability of 0 or 1.
+
+    `y` and `index` as for `rolling_base_rate`.
+    """
+    return pd.Series(y.to_numpy(dtype="float64")[_known(y, index, 1) - 1], index=index, name="yesterdays_class")
+
+
+def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
+    """For each day of `index`, how many outcomes of `y` are known at its close."""
+    known = y.index.searchsorted(index, side="left")
+    if len(index) and known.min() < needed:
+        raise ValueError(
+            f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed: "
+            "pass the outcomes of all days, not of the test period alone."
+        )
+    if (index > y.index[-1]).sum() > 1:
+        raise ValueError(
+            f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}: "
+            "pass the outcomes of all days, not of the training period alone."
+        )
+    return known
+
+
+# Scores, with an interval ----------------------------------------------------------------------------------------
+
+
+class Skill(NamedTuple):
+    """A Brier skill score and its 95 % interval; prints as `+0.135 [+0.088, +0.195]`."""
+
+    value: float
+    low: float
+    high: float
+
+    def __repr__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    __str__ = __repr__
+
+
+def brier_skill_score(y, probability, reference) -> float:
+    """1 - Brier(probability) / Brier(reference): above 0 is better than the reference, 1 is perfect.
+
+    Three arrays or Series of one length (Brier 1950, Monthly Weather Review 78, 1-3; Murphy 1973, Journal of Applied
+    Meteorology 12, 595-600). Raises ValueError as `score_table`, except that few rows and one class are allowed.
+    """
+    y, probability, reference = _checked(y, probability=probability, reference=reference)
+    return _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
+
+
+def skill(y, probability, reference, *, replicates: int = 1000, seed: int = 0) -> Skill:
+    """The Brier skill score with its 95 % interval by moving blocks; arguments and errors as `score_table`."""
+    y, probability, reference = _checked(y, probability=probability, reference=reference)
+    counts = _resamples(y, replicates, seed)
+    value = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
+    return Skill(value, *_interval(_skill(counts @ (probability - y) ** 2, counts @ (reference - y) ** 2)))
+
+
+def beats(y, probability, reference, *, replicates: int = 1000, seed: int = 0) -> bool:
+    """Whether the whole 95 % interval of the Brier skill score against `reference` lies above zero.
+
+    With the held-out outcomes and `rolling_base_rate` as the reference this is the system's one criterion.
+    """
+    return bool(skill(y, probability, reference, replicates=replicates, seed=seed).low > 0)
+
+
+def score_table(
+    y, probability, reference, threshold: float = 0.5, *, replicates: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Six scores with their 95 % intervals: a frame with the columns value, low, high.
+
+    Rows: auc, brier, brier_skill (against `reference`), log_loss, f1, mcc; the last two call 1 what has a probability
+    above `threshold`. `y` holds outcomes 0 or 1, `probability` and `reference` probabilities of a 1, in time order:
+    arrays or Series of one length, Series with one index. A forecast of exactly 0 or 1 that is wrong costs a log loss
+    of 36 (scikit-learn clips it).
+
+    The interval is the percentile interval of a moving-block bootstrap (Künsch 1989, Annals of Statistics 17,
+    1217-1241), since outcomes that cluster carry less information than as many independent ones; the block length is
+    `block_length(y)`. A resample with one class has no AUC and is left out of that interval.
+
+    Raises ValueError, in one sentence, for different lengths or rows, missing values, outcomes other than 0 and 1,
+    probabilities outside [0, 1], a reference without error, fewer than 30 rows, and a single class.
+    """
+    y, probability, reference = _checked(y, probability=probability, reference=reference)
+    counts = _resamples(y, replicates, seed)
+    predicted = (probability > threshold).astype("float64")
+    brier, brier_reference = brier_score_loss(y, probability), brier_score_loss(y, reference)
+    values = {
+        "auc": roc_auc_score(y, probability),
+        "brier": brier,
+        "brier_skill": _skill(brier, brier_reference),
+        "log_loss": log_loss_score(y, probability, labels=[0, 1]),
+        "f1": f1_score(y, predicted, zero_division=0),
+        "mcc": matthews_corrcoef(y, predicted),
+    }
+    # The same scores on all resamples at once: scikit-learn's functions, called a thousand times, take seconds.
+    squares, squares_reference = counts @ (probability - y) ** 2, counts @ (reference - y) ** 2
+    eps = np.finfo("float64").eps
+    likelihood = np.clip(np.where(y == 1, probability, 1 - probability), eps, 1 - eps)
+    tp, fp = counts @ (predicted * y), counts @ (predicted * (1 - y))
+    fn, tn = counts @ ((1 - predicted) * y), counts @ ((1 - predicted) * (1 - y))
+    resampled = {
+        "auc": _aucs(y, probability, counts),
+        "brier": squares / len(y),
+        "brier_skill": _skill(squares, squares_reference),
+        "log_loss": counts @ -np.log(likelihood) / len(y),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn, otherwise=0),
+        "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)), otherwise=0),
+    }
+    rows = {name: (value, *_interval(resampled[name])) for name, value in values.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+
+
+def block_length(y) -> int:
+    """Days in a block of the bootstrap: arch's optimal length (Politis & White 2004, Econometric Reviews 23, 53-70).
+
+    The estimate is that for the circular block bootstrap, whose blocks are of a fixed length like the moving ones
+    (they differ only at the ends); the other, for the stationary bootstrap, is the mean of a random length. At least
+    5: where outcomes alone look independent (direction: about 1), forecasts built on the last days' flags are not.
+    """
+    (y,) = _checked(y)
+    if len(y) < MIN_ROWS:
+        raise ValueError(f"{len(y)} rows are too few for an interval: give at least {MIN_ROWS}.")
+    if y.min() == y.max():
+        raise ValueError(f"all {len(y)} outcomes are {y[0]:.0f}: scores and intervals need both classes.")
+    return max(MIN_BLOCK, int(np.ceil(optimal_block_length(y)["circular"].iloc[0])))
+
+
+def _resamples(y: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+    """How often each row occurs in each resample, (replicates, rows): sums over resamples become matrix products."""
+    bootstrap = MovingBlockBootstrap(block_length(y), np.arange(len(y)), seed=seed)
+    draws = (positional[0] for positional, _ in bootstrap.bootstrap(replicates))
+    return np.stack([np.bincount(draw, minlength=len(y)) for draw in draws]).astype("float64")
+
+
+def _interval(values: np.ndarray) -> np.ndarray:
+    return np.nanquantile(values, [0.025, 0.975])
+
+
+def _skill(brier, reference):
+    return 1 - brier / reference
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full(len(numerator), float(otherwise)), where=denominator > 0)
+
+
+def _aucs(y: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """AUC of each resample: the share of pairs (a one, a zero) in the right order, ties counting half."""
+    order = np.argsort(probability, kind="stable")
+    ties = np.flatnonzero(np.diff(probability[order], prepend=-1))  # where each distinct probability begins
+    ones = np.add.reduceat(counts[:, order] * y[order], ties, axis=1)
+    zeros = np.add.reduceat(counts[:, order] * (1 - y[order]), ties, axis=1)
+    below = np.cumsum(zeros, axis=1) - zeros
+    pairs = ones.sum(axis=1) * zeros.sum(axis=1)
+    return _ratio((ones * (below + zeros / 2)).sum(axis=1), pairs, otherwise=np.nan)
+
+
+def _checked(y, **probabilities) -> list[np.ndarray]:
+    """The arguments as float64 arrays, or one sentence on what is wrong with them."""
+    arrays = []
+    for name, values in {"y": y, **probabilities}.items():
+        array = np.asarray(values, dtype="float64")
+        if array.ndim != 1 or not len(array):
+            raise ValueError(f"{name} has the shape {array.shape}: give one value a row.")
+        if arrays and len(array) != len(arrays[0]):
+            raise ValueError(f"{name} has {len(array)} values and y has {len(arrays[0])}: give one value a row of y.")
+        if isinstance(y, pd.Series) and isinstance(values, pd.Series) and not values.index.equals(y.index):
+            raise ValueError(f"{name} and y have different rows: select the days of y with .loc[y.index].")
+        if np.isnan(array).any():
+            raise ValueError(f"{name} has {np.isnan(array).sum()} missing values: drop or fill those rows first.")
+        arrays.append(array)
+    if not np.isin(arrays[0], (0, 1)).all():
+        raise ValueError("y has values other than 0 and 1: give outcomes, not probabilities or returns.")
+    for name, array in zip(probabilities, arrays[1:], strict=True):
+        if array.min() < 0 or array.max() > 1:
+            raise ValueError(f"{name} goes from {array.min():.3g} to {array.max():.3g}: probabilities lie in [0, 1].")
+    if "reference" in probabilities and np.array_equal(arrays[0], arrays[-1]):
+        raise ValueError("the reference makes no error, so no skill against it is defined: was it given the outcomes?")
+    return arrays

@@ -1,0 +1,157 @@
+"""What the models see: the values by hand, and that no row sees the future."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pystock import data, features
+
+
+def frame(closes, **columns):
+    """Prices with the given closes; open, high and low like the close, volume 100, unless given."""
+    index = pd.bdate_range("2020-01-01", periods=len(closes), name="Date")
+    prices = pd.DataFrame({name: np.asarray(closes, dtype="float64") for name in data.PRICES}, index=index)
+    return prices.assign(Volume=100).assign(**columns)
+
+
+@pytest.fixture(scope="module")
+def sp500():
+    return data.load("sp500")
+
+
+def test_log_returns_by_hand():
+    assert features.log_returns(frame([1, np.e, 1])).tolist()[1:] == pytest.approx([1, -1])
+    assert np.isnan(features.log_returns(frame([1, 2])).iloc[0])
+
+
+def test_flags_by_hand():
+    closes = [10, 11, 10, 10, 12, 13]  # up, down, unchanged, up, up
+    flags = features.flags(frame(closes), window=3)
+    assert list(flags.columns) == ["day_01", "day_02", "day_03"]
+    assert flags.isna().any(axis=1).tolist() == [True, True, True, False, False, False]
+    assert flags.iloc[3:].to_numpy().tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
+    assert (flags.dtypes == "float64").all()
+
+
+def test_flags_have_fourteen_days_and_the_last_is_the_rows_own(sp500):
+    flags = features.flags(sp500)
+    assert list(flags.columns) == [f"day_{day:02d}" for day in range(1, 15)]
+    assert flags.index.equals(sp500.index) and flags.notna().all(axis=1).sum() == 5031 - 14
+    assert flags.loc["2001-09-17", "day_14"] == 0  # the S&P 500 lost 4.9 % on the first day after the attacks
+    assert flags.loc["2001-09-24", "day_14"] == 1 and flags.loc["2001-09-24", "day_09"] == 0
+
+
+def test_flags_of_a_history_that_is_too_short_are_missing():
+    assert features.flags(frame([1, 2, 3])).isna().any(axis=1).all()
+
+
+def test_volatility_has_the_twelve_columns_complete_from_row_67(sp500):
+    volatility = features.volatility(sp500)
+    days = (5, 10, 22, 66)
+    expected = ["abs_return", *(f"realised_{k}" for k in days), *(f"garman_klass_{k}" for k in days)]
+    assert list(volatility.columns) == [*expected, "momentum_5", "momentum_22", "volume_change"]
+    complete = volatility.notna().all(axis=1)
+    assert not complete.iloc[:66].any() and complete.iloc[66:].all()
+    assert (volatility.dtypes == "float64").all() and np.isfinite(volatility[complete]).all(axis=None)
+
+
+def test_volatility_by_hand():
+    returns = [0.01, -0.02, 0.03, 0.0, -0.01, 0.02]
+    closes = 100 * np.exp(np.cumsum([0, *returns]))
+    opens, highs, lows = closes * np.exp(-0.01), closes * np.exp(0.02), closes * np.exp(-0.03)
+    row = features.volatility(frame(closes, Open=opens, High=highs, Low=lows)).iloc[-1]
+    assert row["abs_return"] == pytest.approx(0.02)
+    assert row["realised_5"] == pytest.approx(np.sqrt((0.0004 + 0.0009 + 0 + 0.0001 + 0.0004) / 5))
+    # Each day: ln(H/L) = 0.05, ln(C/O) = 0.01
+    assert row["garman_klass_5"] == pytest.approx(np.sqrt(0.5 * 0.0025 - (2 * np.log(2) - 1) * 0.0001))
+    assert row["momentum_5"] == pytest.approx(0.02)  # all returns but the first
+    assert np.isnan(row["realised_10"])
+
+
+def test_missing_volume_is_neither_zero_nor_the_future():
+    changes = features.volatility(frame([1] * 6, Volume=[0, 100, 200, 0, 0, 100]))["volume_change"]
+    assert changes.isna().tolist() == [True, True, False, False, False, False]
+    assert changes.iloc[2:].tolist() == pytest.approx([np.log(2), 0, 0, -np.log(2)])
+
+
+def test_no_row_is_lost_to_the_missing_volumes_of_nasdaq():
+    nasdaq = data.load("nasdaq")
+    change = features.volatility(nasdaq)["volume_change"]
+    assert change.iloc[1:].notna().all() and np.isfinite(change.iloc[1:]).all()
+    assert change["2015-05-12"] == change["2018-01-09"] == 0
+    volume = nasdaq["Volume"]
+    assert change["2015-05-13"] == pytest.approx(np.log(volume["2015-05-13"] / volume["2015-05-11"]))
+
+
+def test_targets_by_hand():
+    closes = 100 * np.exp(np.cumsum([0, 0.0101, -0.0101, 0.0099, 0, -0.02]))
+    prices = frame(closes)
+    direction, big = features.direction(prices), features.big_move(prices)
+    assert direction.tolist() == [1, 0, 1, 0, 0] and big.tolist() == [1, 1, 0, 0, 1]
+    assert direction.index.equals(prices.index[:-1]) and big.index.equals(prices.index[:-1])
+    assert direction.dtype == big.dtype == "int64"
+    assert features.big_move(prices, threshold=0.015).tolist() == [0, 0, 0, 0, 1]
+
+
+def test_the_outcome_of_a_row_is_the_own_flag_of_the_next(sp500):
+    X, y = features.dataset(sp500, "direction", "flags")
+    assert (y.to_numpy()[:-1] == X["day_14"].to_numpy()[1:]).all()
+
+
+@pytest.mark.parametrize("target", features.TARGETS)
+@pytest.mark.parametrize(("name", "rows"), [("flags", 5031 - 14 - 1), ("volatility", 5031 - 66 - 1)])
+def test_dataset_is_aligned_and_complete(sp500, target, name, rows):
+    X, y = features.dataset(sp500, target, name)
+    assert len(X) == rows and X.index.equals(y.index) and y.name == target
+    assert X.notna().all(axis=None) and (X.dtypes == "float64").all()
+    assert y.dtype == "int64" and set(y) == {0, 1}
+    assert X.index[-1] == sp500.index[-2]
+    assert X.equals(features.FEATURES[name](sp500).loc[X.index]) and y.equals(features.TARGETS[target](sp500)[X.index])
+
+
+def test_dataset_refuses_names_that_do_not_exist(sp500):
+    with pytest.raises(ValueError, match="^'up' is no target: choose one of direction, big_move.$"):
+        features.dataset(sp500, "up")
+    with pytest.raises(ValueError, match="^'all' is no feature set: choose one of flags, volatility.$"):
+        features.dataset(sp500, features="all")
+    with pytest.raises(ValueError, match="^60 days of prices give no complete row of volatility"):
+        features.dataset(sp500.iloc[:60], features="volatility")
+
+
+DAYS = ["1999-06-01", "1999-06-02", "2009-12-31", "2015-05-11", "2015-05-12", "2018-11-30"]  # 12 May: no volume
+
+
+@pytest.mark.parametrize("name", features.FEATURES)
+@pytest.mark.parametrize("day", DAYS)
+@pytest.mark.parametrize("columns", [data.PRICES, ["Volume"]], ids=["prices", "volume"])
+@pytest.mark.parametrize("market", data.MARKETS)
+def test_no_feature_row_sees_a_later_day(name, day, columns, market):
+    prices = data.load(market).astype({"Volume": "float64"})
+    future = prices.index[prices.index > day]
+    changed = prices.copy()
+    changed.loc[future, columns] *= np.random.default_rng(0).uniform(0.5, 2, size=(len(future), len(columns)))
+    with np.errstate(invalid="ignore"):  # the changed lows may be above the highs
+        before, after = features.FEATURES[name](prices), features.FEATURES[name](changed)
+    pd.testing.assert_frame_equal(before.loc[:day], after.loc[:day], check_exact=True)
+    if name == "volatility" or columns == data.PRICES:  # this test can fail: the rows after the day do change
+        assert not before.loc[future].equals(after.loc[future])
+    missing = prices.copy()  # volumes that will be missing change nothing before, either
+    missing.loc[future, "Volume"] = 0
+    assert features.FEATURES[name](missing).loc[:day].equals(before.loc[:day])
+
+
+@pytest.mark.parametrize("name", features.FEATURES)
+@pytest.mark.parametrize("days", [67, 68, 100, 1000, 4321])
+def test_a_row_depends_on_its_last_67_days_alone(sp500, name, days):
+    """So that a service which loads a short history predicts, to the last bit, what training would have seen."""
+    whole, short = features.FEATURES[name](sp500), features.FEATURES[name](sp500.iloc[-days:])
+    assert short.iloc[66:].equals(whole.iloc[-days:].iloc[66:])
+
+
+@pytest.mark.parametrize("target", features.TARGETS)
+def test_an_outcome_depends_on_the_next_day_alone(sp500, target):
+    function, day = features.TARGETS[target], 3000
+    changed = sp500.copy()
+    changed.loc[changed.index[day + 2 :], "Close"] *= 1.5
+    assert function(changed).iloc[: day + 1].equals(function(sp500).iloc[: day + 1])
+    assert function(sp500.iloc[: day + 2]).equals(function(sp500).iloc[: day + 1])
