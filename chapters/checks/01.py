@@ -16,7 +16,9 @@ def _split(market):
 def always_up(answer, market):
     _, _, y_train, y_test = _split(market)
     if abs(answer - y_train.mean()) < 0.0006:
-        raise Wrong("That is the share of days that rose in the training years. The question is about the held-out years.")
+        raise Wrong(
+            "That is the share of days that rose in the training years. The question is about the held-out years."
+        )
     if abs(answer - y_test.mean()) > 0.0006:
         raise Wrong("Always up is right on exactly the days whose outcome is 1: count them in y_test.")
 
@@ -25,7 +27,9 @@ def shallow_forest(answer, market):
     try:
         run = mlflow.get_run(answer)
     except mlflow.MlflowException:
-        raise Wrong(f"The store has no run with the id {answer!r}: give run.info.run_id, not a name or a model's address.")
+        raise Wrong(
+            f"The store has no run with the id {answer!r}: give run.info.run_id, not a name or a model's address."
+        ) from None
     experiment = named("stockpred", market)
     if mlflow.get_experiment(run.info.experiment_id).name != experiment:
         raise Wrong(f"That run is in another experiment: set {experiment} before you start it.")
@@ -44,7 +48,7 @@ def request_body(answer, market):
     try:
         rows = infer_and_parse_data(answer)
     except mlflow.MlflowException:
-        raise Wrong("The server would refuse it: the rows must stand under one key such as dataframe_records.")
+        raise Wrong("The server would refuse it: the rows must stand under one key: dataframe_records.") from None
     missing = [column for column in X_test if column not in rows]
     if missing:
         raise Wrong(f"The server would refuse it: {missing[0]} is missing, and the signature asks for 14 columns.")
@@ -71,8 +75,8 @@ EXERCISES = [
     ),
     Exercise(
         "01.3",
-        question="Write the body of a request that asks the served model about the newest held-out evening, as a Python "
-        "dictionary. You need no server: the check reads it as the server would.",
+        question="Write the body of a request that asks the served model about the newest held-out evening, as a "
+        "Python dictionary. You need no server: the check reads it as the server would.",
         hint="The server wants the rows under the key `dataframe_records`; `X_test.tail(1)` is the newest evening.",
         test=request_body,
         wrong=[

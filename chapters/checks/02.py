@@ -19,7 +19,9 @@ def _outcomes(market):
 def always_big(answer, market):
     _, _, y_test = _outcomes(market)
     if abs(answer - y_test.mean()) < 0.0006:
-        raise Wrong("That is the share of big moves, which is the precision of this forecast. F1 also counts its recall.")
+        raise Wrong(
+            "That is the share of big moves, which is the precision of this forecast. F1 also counts its recall."
+        )
     if abs(answer - f1_score(y_test, np.ones(len(y_test)))) > 0.0006:
         raise Wrong("Give f1_score the held-out outcomes of big_move, y_big_test, and a one for each of them.")
 
@@ -65,8 +67,8 @@ EXERCISES = [
     ),
     Exercise(
         "02.2",
-        question="How much skill does the share of big moves in training have, measured against the rolling base rate on "
-        "the held-out days? Give the Brier skill score to three decimals.",
+        question="How much skill does the share of big moves in training have, measured against the rolling base rate "
+        "on the held-out days? Give the Brier skill score to three decimals.",
         hint="Both forecasts are above: `frozen` and `rolling`. The score is 1 minus the Brier score of the first over "
         "that of the second; its sign says which of the two is better.",
         test=frozen_skill,
@@ -76,8 +78,8 @@ EXERCISES = [
         "02.3",
         question="Log a prototype of your own for `big_move` in the experiment of this chapter, with a run named "
         "`my-prototype`, that beats the base rate. Your answer is the name of its experiment.",
-        hint='`prototype("my-prototype", model, "big_move", "volatility")` logs it. A forest whose leaves hold at least '
-        "20 days each is less sure of itself: `RandomForestClassifier(min_samples_leaf=20, random_state=0)`.",
+        hint='`prototype("my-prototype", model, "big_move", "volatility")` logs it. A forest whose leaves hold at '
+        "least 20 days each is less sure of itself: `RandomForestClassifier(min_samples_leaf=20, random_state=0)`.",
         test=own_prototype,
         wrong=["my-prototype", "stockpred"],
     ),
