@@ -1,35 +1,40 @@
 """The exercises of chapter 01."""
 
+import json
+
 import mlflow
+import pandas as pd
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from course.checks import Exercise, Wrong
+from course.checks import Exercise, Wrong, number
 from pystock.data import load, named
 from pystock.evaluation import time_split
 from pystock.features import dataset
 
 
-def _split(market):
-    return time_split(*dataset(load(market, end="2014-12-31")))
+def _held_out(market):
+    _, X_test, _, y_test = time_split(*dataset(load(market, end="2014-12-31")))
+    return X_test, y_test
 
 
-def always_up(answer, market):
-    _, _, y_train, y_test = _split(market)
-    if abs(answer - y_train.mean()) < 0.0006:
-        raise Wrong(
-            "That is the share of days that rose in the training years. The question is about the held-out years."
-        )
-    if abs(answer - y_test.mean()) > 0.0006:
-        raise Wrong("Always up is right on exactly the days whose outcome is 1: count them in y_test.")
+def like_today(answer, market):
+    X_test, y_test = _held_out(market)
+    answer = number(answer)
+    if abs(answer - y_test.mean()) < 0.0006:
+        raise Wrong("That is the accuracy of saying up every day. This forecast says what day_14 says.")
+    if abs(answer - (X_test["day_13"] == y_test).mean()) < 0.0006:
+        raise Wrong("That is the day before: the newest input is day_14.")
+    if abs(answer - (X_test["day_14"] == y_test).mean()) > 0.0006:
+        raise Wrong("Compare day_14 of X_test with y_test, day by day, and take the share of equal ones.")
 
 
 def shallow_forest(answer, market):
+    if not isinstance(answer, str):
+        raise Wrong("Give the id as text: run.info.run_id of the run that start_run gave you.")
     try:
         run = mlflow.get_run(answer)
     except mlflow.MlflowException:
-        raise Wrong(
-            f"The store has no run with the id {answer!r}: give run.info.run_id, not a name or a model's address."
-        ) from None
+        raise Wrong(f"The store has no run with the id {answer!r}: give run.info.run_id, not a name.") from None
     experiment = named("stockpred", market)
     if mlflow.get_experiment(run.info.experiment_id).name != experiment:
         raise Wrong(f"That run is in another experiment: set {experiment} before you start it.")
@@ -44,11 +49,17 @@ def shallow_forest(answer, market):
 
 
 def request_body(answer, market):
-    _, X_test, _, _ = _split(market)
+    X_test, _ = _held_out(market)
+    if not isinstance(answer, dict):
+        raise Wrong("Give a Python dictionary; requests makes JSON of it.")
     try:
-        rows = infer_and_parse_data(answer)
-    except mlflow.MlflowException:
-        raise Wrong("The server would refuse it: the rows must stand under one key: dataframe_records.") from None
+        sent = json.loads(json.dumps(answer))
+    except TypeError as error:
+        raise Wrong(f"It cannot be sent: {error}. Lay the rows out as records, which leave the dates behind.") from None
+    try:
+        rows = pd.DataFrame(infer_and_parse_data(sent))
+    except Exception:
+        raise Wrong("The server would refuse it: it wants a list of rows under the key dataframe_records.") from None
     missing = [column for column in X_test if column not in rows]
     if missing:
         raise Wrong(f"The server would refuse it: {missing[0]} is missing, and the signature asks for 14 columns.")
@@ -59,10 +70,12 @@ def request_body(answer, market):
 EXERCISES = [
     Exercise(
         "01.1",
-        question='Always answering "up" is a model too. What is its accuracy on the held-out days, to three decimals?',
-        hint='"Up" is right on the days whose outcome is 1, so the accuracy is the share of ones in `y_test`.',
-        test=always_up,
-        wrong=[0.528, 0.521],
+        question="A forecast needs no forest: say that tomorrow will do what today did. What is the accuracy of that "
+        "forecast on the held-out days, to three decimals?",
+        hint="What today did stands in the column `day_14` of `X_test`. The accuracy is the share of days on which it "
+        "equals `y_test`.",
+        test=like_today,
+        wrong=[0.56, 0.528],
     ),
     Exercise(
         "01.2",

@@ -4,24 +4,26 @@ import mlflow
 import numpy as np
 from sklearn.metrics import brier_score_loss, f1_score
 
-from course.checks import Exercise, Wrong
+from course.checks import Exercise, Wrong, number
 from pystock.data import load, named
 from pystock.evaluation import frozen_base_rate, rolling_base_rate, time_split
 from pystock.features import dataset
 
 
-def _outcomes(market):
-    X, y = dataset(load(market, end="2014-12-31"), target="big_move", features="flags")
+def _outcomes(market, target="big_move"):
+    X, y = dataset(load(market, end="2014-12-31"), target, features="flags")
     _, _, y_train, y_test = time_split(X, y)
     return y, y_train, y_test
 
 
 def always_big(answer, market):
     _, _, y_test = _outcomes(market)
+    _, _, direction = _outcomes(market, "direction")
+    answer = number(answer)
     if abs(answer - y_test.mean()) < 0.0006:
-        raise Wrong(
-            "That is the share of big moves, which is the precision of this forecast. F1 also counts its recall."
-        )
+        raise Wrong("That is the share of big moves, the precision of this forecast. F1 also counts its recall.")
+    if abs(answer - f1_score(direction, np.ones(len(direction)))) < 0.0006:
+        raise Wrong("That is the F1 of saying up every day. The question is about big_move.")
     if abs(answer - f1_score(y_test, np.ones(len(y_test)))) > 0.0006:
         raise Wrong("Give f1_score the held-out outcomes of big_move, y_big_test, and a one for each of them.")
 
@@ -30,30 +32,34 @@ def frozen_skill(answer, market):
     y, y_train, y_test = _outcomes(market)
     rolling = brier_score_loss(y_test, rolling_base_rate(y, y_test.index))
     frozen = brier_score_loss(y_test, frozen_base_rate(y_train, y_test.index))
+    answer = number(answer)
     if abs(answer - (1 - rolling / frozen)) < 0.0006:
         raise Wrong("You measured the rolling rate against the frozen one. The reference belongs under the line.")
+    if abs(answer - (1 - round(frozen, 3) / round(rolling, 3))) < 0.0006:
+        raise Wrong("Close: you divided the rounded scores. Compute them from the forecasts, and round at the end.")
     if abs(answer - (1 - frozen / rolling)) > 0.0006:
         raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling), on the held-out days; mind its sign.")
 
 
 def own_prototype(answer, market):
+    if not isinstance(answer, str):
+        raise Wrong("Give the id as text: mlflow.last_active_run().info.run_id, right after prototype(…).")
+    try:
+        run = mlflow.get_run(answer)
+    except mlflow.MlflowException:
+        raise Wrong(f"The store has no run with the id {answer!r}: an id has 32 letters and digits.") from None
     experiment = named("ideation", market)
-    if answer != experiment:
-        raise Wrong(f"The runs of this chapter are in {experiment}: give experiment.name.")
-    runs = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string="attributes.run_name = 'my-prototype' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    if runs.empty:
-        raise Wrong("There is no finished run named my-prototype: log one with prototype('my-prototype', …).")
-    run = runs.iloc[0]
-    if run.get("tags.target") != "big_move":
-        raise Wrong(f"my-prototype answers {run.get('tags.target')}: the exercise asks about big_move.")
-    low = run.get("metrics.brier_skill_low")
-    if not (low is not None and low > 0):
-        raise Wrong(f"my-prototype does not beat the base rate: its interval begins at {low:+.3f}, not above zero.")
+    if mlflow.get_experiment(run.info.experiment_id).name != experiment:
+        raise Wrong(f"That run is in another experiment: set {experiment} before you log the prototype.")
+    if run.data.params.get("target") != "big_move":
+        raise Wrong(f"That run answers {run.data.params.get('target')}: the exercise asks about big_move.")
+    if "LogisticRegression" in run.data.params.get("model", ""):
+        raise Wrong("That is the logistic regression again: try another kind of model.")
+    low = run.data.metrics.get("brier_skill_low")
+    if low is None:
+        raise Wrong("That run has no metric brier_skill_low: log it with prototype(…).")
+    if low <= 0:
+        raise Wrong(f"That run does not beat the base rate: its interval begins at {low:+.3f}, not above zero.")
 
 
 EXERCISES = [
@@ -76,11 +82,12 @@ EXERCISES = [
     ),
     Exercise(
         "02.3",
-        question="Log a prototype of your own for `big_move` in the experiment of this chapter, with a run named "
-        "`my-prototype`, that beats the base rate. Your answer is the name of its experiment.",
-        hint='`prototype("my-prototype", model, "big_move", "volatility")` logs it. A forest whose leaves hold at '
-        "least 20 days each is less sure of itself: `RandomForestClassifier(min_samples_leaf=20, random_state=0)`.",
+        question="Log one prototype of your own for `big_move` that beats the base rate, with another model than the "
+        "logistic regression. Decide on the model before you look, and look once. Your answer is the id of its run.",
+        hint='`prototype("my-prototype", model, "big_move", "volatility")` logs it, and '
+        "`mlflow.last_active_run().info.run_id` is its id. A forest whose leaves hold at least 20 days each is less "
+        "sure of itself: `RandomForestClassifier(min_samples_leaf=20)`.",
         test=own_prototype,
-        wrong=["my-prototype", "stockpred"],
+        wrong=["my-prototype", "0" * 32],
     ),
 ]
