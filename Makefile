@@ -6,7 +6,7 @@ BIN := .venv/bin
 .PHONY: help setup course lab ui test test-slow notebooks screenshots bench lock clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## set up .venv from requirements.lock (the others do it by themselves)
 	@$(PYTHON) install.py
@@ -21,7 +21,7 @@ ui: setup ## open the MLflow UI on your runs
 	@$(BIN)/course ui
 
 test: setup ## prove it: every notebook three times, and everything else
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow" tests
 
 test-slow: setup ## the long proofs: network cut, another user, fresh environments
 	@$(BIN)/python -m pytest -m slow tests
@@ -41,4 +41,4 @@ lock: setup ## renew requirements.lock from pyproject.toml (for authors)
 
 clean: ## remove .venv and caches, never your runs or your notebooks
 	rm -rf .venv .pytest_cache .ruff_cache
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./.course -o -path ./work -o -path ./.git \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

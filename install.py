@@ -12,109 +12,109 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 
-ROOT = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.realpath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 LOCK = os.path.join(ROOT, "requirements.lock")
 STAMP = os.path.join(VENV, "course-is-set-up")
 OLDEST, NEWEST = (3, 11), (3, 13)
-BIN = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin")
-PYTHON = os.path.join(BIN, "python.exe" if os.name == "nt" else "python")
+WINDOWS = os.name == "nt"
+BIN = os.path.join(VENV, "Scripts" if WINDOWS else "bin")
+PYTHON = os.path.join(BIN, "python.exe" if WINDOWS else "python")
+UV = os.path.join(BIN, "uv.exe" if WINDOWS else "uv")
 
 
 def fail(sentence):
     sys.exit("install.py: " + sentence)
 
 
-def supported_python():
-    """The interpreter to build .venv with: this one, or the newest supported one on PATH."""
-    if OLDEST <= sys.version_info[:2] <= NEWEST:
-        return sys.executable
+def hand_over():
+    """Let the newest supported Python on PATH run this script."""
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         found = shutil.which("python3.%d" % minor)
-        if found and subprocess.run([found, "-c", ""], stderr=subprocess.DEVNULL).returncode == 0:
-            return found
+        if found and subprocess.call([found, "-c", ""], stderr=subprocess.DEVNULL) == 0:
+            sys.exit(subprocess.call([found, os.path.abspath(__file__)]))
     fail(
         "this is Python %d.%d, and the course runs on Python 3.11, 3.12 or 3.13, none of which is on PATH: install one "
-        "and run it with this script, for example `python3.12 install.py`." % sys.version_info[:2]
+        "and run this script with it, for example `python3.12 install.py`." % sys.version_info[:2]
     )
 
 
-def fingerprint(python):
-    """What .venv is made from. A change of any of it, or of the folder's place, sets up again."""
-    digest = hashlib.sha256()
+def digest(*parts):
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def wanted():
+    """Two marks: what .venv itself stands on (its place, its Python), and what belongs into it."""
+    contents = []
     for name in (LOCK, os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__)):
-        with open(name, "rb") as file:
-            digest.update(file.read())
-    version = subprocess.run([python, "-c", "import sys; print(sys.version)"], capture_output=True, text=True).stdout
-    digest.update((ROOT + version).encode())
-    return digest.hexdigest()
+        with open(name, encoding="utf-8") as file:
+            contents.append(file.read())
+    return [digest(ROOT, sys.version, sys.base_prefix), digest(*contents)]
 
 
-def is_set_up(mark):
+def stamped():
+    """The marks of the last set-up that reached its end."""
     try:
         with open(STAMP) as file:
-            return file.read() == mark and os.path.exists(PYTHON)
+            return file.read().split() if os.path.exists(PYTHON) else []
     except OSError:
-        return False
+        return []
 
 
 def lock_entry(name):
     """The lock's lines for one package: its pin and its hashes."""
-    with open(LOCK) as file:
-        found = re.search(r"^%s==(?:.*\\\n)*.*" % name, file.read(), re.MULTILINE)
-    return found.group(0) + "\n"
+    with open(LOCK, encoding="utf-8") as file:
+        return re.search(r"^%s==(?:.*\\\n)*.*\n" % name, file.read(), re.MULTILINE).group(0)
 
 
 def run(*command):
     done = subprocess.run(command, cwd=ROOT)
     if done.returncode:
         fail(
-            "`%s` failed with exit code %d; its message stands above. Run the same command again once that is mended: "
-            "it goes on where it stopped." % (" ".join(command[:4]), done.returncode)
+            "`%s` failed with exit code %d; its message stands above. Run the same command again once that is mended."
+            % (" ".join(command[:4]), done.returncode)
         )
+
+
+def new_venv():
+    """An empty .venv with uv, by pip and the lock's hash."""
+    if subprocess.run([sys.executable, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL).returncode:
+        fail(
+            "this Python cannot make environments, because `ensurepip` is missing: on Debian and Ubuntu install it "
+            "with `sudo apt install python%d.%d-venv`, then run the same command again." % sys.version_info[:2]
+        )
+    run(sys.executable, "-m", "venv", "--clear", VENV)
+    with tempfile.TemporaryDirectory() as folder:
+        only_uv = os.path.join(folder, "uv.txt")
+        with open(only_uv, "w", encoding="utf-8") as file:
+            file.write(lock_entry("uv"))
+        pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        run(*pip, "--no-deps", "--require-hashes", "-r", only_uv)
 
 
 def main():
-    python = supported_python()
-    mark = fingerprint(python)
-    if is_set_up(mark):
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        hand_over()
+    marks, last = wanted(), stamped()
+    if last == marks:
         return
     print("Setting up the course in .venv (once; half a minute, or a few minutes to download 1 GB first)", flush=True)
-    if subprocess.run([python, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL).returncode:
-        fail(
-            "this Python cannot make environments, because `ensurepip` is missing: on Debian and Ubuntu install it with "
-            "`sudo apt install python%d.%d-venv`, then run the same command again." % sys.version_info[:2]
-        )
-    if os.path.exists(STAMP):
+    if last:
         os.remove(STAMP)
-    if not os.path.exists(os.path.join(BIN, "uv.exe" if os.name == "nt" else "uv")):
-        run(python, "-m", "venv", "--clear", VENV)
-        with tempfile.TemporaryDirectory() as folder:
-            only_uv = os.path.join(folder, "uv.txt")
-            with open(only_uv, "w") as file:
-                file.write(lock_entry("uv"))
-            run(
-                PYTHON,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "--require-hashes",
-                "-r",
-                only_uv,
-            )
-    uv = os.path.join(BIN, "uv.exe" if os.name == "nt" else "uv")
+    # without a stamp .venv may be half, and moved or on another Python its programs start the wrong one: begin anew
+    if last[:1] != marks[:1]:
+        new_venv()
     # bytecode: without it the first `import mlflow` takes 6 s instead of 2, and every kernel pays for it
-    run(uv, "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", LOCK)
-    run(uv, "pip", "install", "--python", PYTHON, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    run(UV, "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", LOCK)
+    run(UV, "pip", "install", "--python", PYTHON, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)
     with open(STAMP, "w") as file:
-        file.write(mark)
+        file.write("\n".join(marks))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail("stopped. Run the same command again: it begins the set-up anew, without downloading anything twice.")

@@ -1,8 +1,14 @@
 """The machinery that runs the course. A notebook uses four names of it: begin, check, start_server, CourseError."""
 
-from course.checks import check
-from course.errors import CourseError
-from course.servers import start_server
-from course.session import begin
+import importlib
 
-__all__ = ["CourseError", "begin", "check", "start_server"]
+_WHERE = {"begin": "session", "check": "checks", "start_server": "servers", "CourseError": "errors"}
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str):
+    # On first use, because MLflow imports this package for its plugin `course.run_context`, also in the process that
+    # lists a model's requirements: what is imported here would count as a package that every model needs.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'course' has no attribute {name!r}: it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"course.{_WHERE[name]}"), name)

@@ -11,12 +11,12 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 
 from course.chapters import Chapter, all_chapters
 from course.errors import CourseError
 from course.paths import root
-from course.runner import CELL_TIMEOUT, kernel_environment, state_folder
+from course.runner import CELL_TIMEOUT, kernel_environment, place, reason, state_folder
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -41,23 +41,31 @@ def fingerprint(chapter: Chapter) -> str:
 
 def execute(notebook: nbformat.NotebookNode, chapter: Chapter) -> None:
     """Run the notebook's cells and keep their outputs in it."""
+    begun = []
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,  # how often a cell's output is flushed differs from run to run
+        on_cell_execute=lambda cell, cell_index: begun.append((cell_index + 1, cell.source)),
         resources={"metadata": {"path": str(root() / "notebooks")}},
     )
     with kernel_environment():
         try:
             client.execute()
-        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            raise CourseError(f"Chapter {chapter.number} was not built: {error}") from None
+        except (CellExecutionError, TimeoutError, RuntimeError) as error:
+            why = (place(*begun[-1]) if begun else "its start: ") + reason(error, CELL_TIMEOUT)
+            raise CourseError(f"Chapter {chapter.number} was not built, because of {why}") from None
     notebook.metadata.pop("language_info", None)  # it names this machine's Python version
 
 
-def carry_over(old: nbformat.NotebookNode, new: nbformat.NotebookNode) -> None:
+def carry_over(chapter: Chapter, new: nbformat.NotebookNode) -> None:
     """Keep the old outputs of cells whose outputs differ each time."""
+    try:
+        old = nbformat.read(chapter.notebook, as_version=4)
+    except (OSError, ValueError):  # there is none, or a merge has left its marks in it
+        return
     if old.metadata.get("course") != new.metadata["course"]:
         return
     for before, after in zip(old.cells, new.cells):
@@ -76,8 +84,7 @@ def build(chapters: list[Chapter]) -> None:
             execute(notebook, chapter)
             if chapter not in chapters:
                 continue
-            if chapter.notebook.exists():
-                carry_over(nbformat.read(chapter.notebook, as_version=4), notebook)
+            carry_over(chapter, notebook)
             nbformat.validate(notebook)
             text = nbformat.writes(notebook) + "\n"
             chapter.notebook.write_text(text, encoding="utf-8", newline="\n")

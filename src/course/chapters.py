@@ -29,6 +29,12 @@ class Chapter:
     def checks(self) -> Path:
         return root() / "chapters" / "checks" / f"{self.number}.py"
 
+    def built(self) -> Path:
+        """The notebook, or a CourseError where it was not built yet."""
+        if not self.notebook.exists():
+            raise CourseError(f"{self.notebook.name} is missing in notebooks/: `make notebooks` makes it.")
+        return self.notebook
+
     @property
     def title(self) -> str:
         heading = re.search(r"^# (.+)$", self.source.read_text(encoding="utf-8"), re.MULTILINE)
@@ -47,6 +53,8 @@ def select(spec: str | None = None) -> list[Chapter]:
     Raises CourseError, naming the chapters that exist, for anything else.
     """
     chapters = all_chapters()
+    if not chapters:
+        raise CourseError(f"There are no chapters under {root()}: set COURSE_ROOT to the course's folder.")
     if spec is None:
         return chapters
     if bounds := re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", spec):

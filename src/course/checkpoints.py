@@ -3,19 +3,18 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from course import store
 from course.chapters import Chapter, before
 from course.errors import CourseError
 from course.paths import kept_name, root, state
-from course.runner import run, state_folder
+from course.runner import run_chapter, state_folder
 
 
 def fingerprint(chapter: Chapter) -> str:
     """What a checkpoint depends on: the chapters before it, the packages, the data, pystock."""
-    files = [other.source for other in before(chapter)] + [root() / "requirements.lock"]
+    files = [other.notebook for other in before(chapter)] + [root() / "requirements.lock"]
     for folder, pattern in (("data", "*.csv"), ("src/pystock", "*.py"), ("projects", "*/*")):
         files += sorted(path for path in (root() / folder).glob(pattern) if path.is_file())
     digest = hashlib.sha256()
@@ -37,25 +36,32 @@ def make(chapter: Chapter) -> Path:
         return target
     earlier = before(chapter)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for old in target.parent.glob(f"{chapter.number}-*"):
-        shutil.rmtree(old)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix="new-") as folder:
-        made = Path(folder) / "store"
+    folder = store.scratch(target.parent / chapter.number)
+    made = folder / "store"
+    try:
         if earlier:
             store.copy(make(earlier[-1]), made)
-            with state_folder(Path(folder)):
-                if run(earlier[-1:])[-1].failure:
-                    raise CourseError(
-                        f"The checkpoint of chapter {chapter.number} needs the chapters before it; see above."
-                    )
+            with state_folder(folder):
+                result = run_chapter(earlier[-1])
+            if result.failure:
+                kept = shutil.copy(result.executed, target.parent)
+                raise CourseError(
+                    f"There is no checkpoint of chapter {chapter.number}, because chapter {earlier[-1].number} failed "
+                    f"in {result.failure}. The executed copy is {kept}"
+                )
         else:
             store.ensure(made)
         store.copy(made, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for old in target.parent.glob(f"{chapter.number}-*"):
+        if old != target and ".new-" not in old.name:
+            shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def restore(chapter: Chapter, force: bool = False) -> Path | None:
-    """Make the embedded store the chapter's checkpoint. Returns where the store that was there is kept, if there was one.
+    """Make the embedded store the chapter's checkpoint. Returns where a store that was there is kept.
 
     Raises CourseError where the store holds runs already, unless `force`.
     """

@@ -14,6 +14,14 @@ class Wrong(Exception):
     """Raised by an exercise's test; its text tells the learner what to look at."""
 
 
+def number(answer: Any) -> float:
+    """`answer` as a float, also where it is text or has a `value`; raises Wrong where it is no number."""
+    try:
+        return float(getattr(answer, "value", answer))
+    except (TypeError, ValueError):
+        raise Wrong(f"{answer!r} is not a number: give one such as 0.123, as a share and not in percent.") from None
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of a chapter, as chapters/checks/NN.py lists it.

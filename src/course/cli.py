@@ -1,22 +1,44 @@
 """The command `course`: everything behind make, also without make."""
 
+import ast
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 
 from course.chapters import select
 from course.errors import CourseError
 
+# nbformat imports jsonschema, which parses a grammar of international web addresses where it finds one: 2 s in every
+# command, for a check that no notebook needs.
+sys.modules.setdefault("rfc3987_syntax", None)
 
-class _Commands(click.Group):
+
+class _Command(click.Command):
+    """Names the options when one is misspelled."""
+
+    def parse_args(self, context, args):
+        try:
+            return super().parse_args(context, args)
+        except click.NoSuchOption as error:
+            options = ", ".join(name for one in self.get_params(context) for name in one.opts if name.startswith("-"))
+            raise click.UsageError(f"There is no option {error.option_name}: the options are {options}.") from None
+
+
+class _Commands(_Command, click.Group):
     """Shows a CourseError as one sentence, and names the commands when one is misspelled."""
+
+    command_class = _Command
 
     def invoke(self, context):
         try:
             return super().invoke(context)
         except CourseError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:  # a full disk, a folder of somebody else's
+            raise click.ClickException(f"{error}: `course doctor` looks for what stops the course here.") from None
 
     def resolve_command(self, context, args):
         if args and self.get_command(context, args[0]) is None:
@@ -31,13 +53,9 @@ def main():
 
 @main.command()
 @click.argument("chapters", required=False)
-@click.option(
-    "-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A chapter's parameter, repeatable."
-)
-@click.option(
-    "--tracking-uri", help="The store to use: http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded one."
-)
-@click.option("--timeout", default=120.0, show_default=True, help="Seconds that one cell may take.")
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
+@click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
+@click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 def run(chapters, pairs, tracking_uri, timeout):
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
     from course import runner
@@ -47,8 +65,13 @@ def run(chapters, pairs, tracking_uri, timeout):
         name, equals, value = pair.partition("=")
         if not equals:
             raise CourseError(f"The parameter {pair} has no value: write it as market=nasdaq.")
-        values[name] = value
+        try:
+            values[name] = ast.literal_eval(value)  # a number, True, None
+        except (ValueError, SyntaxError):
+            values[name] = value
     if tracking_uri:
+        if tracking_uri.startswith("sqlite:///"):  # relative to here, not to notebooks/
+            tracking_uri = f"sqlite:///{Path(tracking_uri[10:]).resolve().as_posix()}"
         values["tracking_uri"] = tracking_uri
     results = runner.run(select(chapters), values, timeout)
     if any(result.failure for result in results):
@@ -74,14 +97,20 @@ def ui(browser):
     lab.ui(browser)
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@main.command(
+    add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def mlflow(arguments):
     """MLflow's own command, on the store in use."""
     from course.session import choose_store
 
     choose_store(None)
-    sys.exit(subprocess.run([sys.executable, "-m", "mlflow", *arguments]).returncode)
+    command = [sys.executable, "-P", "-m", "mlflow", *arguments]
+    if os.name == "nt":
+        sys.exit(subprocess.run(command).returncode)
+    sys.stdout.flush()
+    os.execv(command[0], command)  # so that a signal reaches MLflow itself
 
 
 @main.command()
@@ -117,7 +146,9 @@ def checkpoint(chapter, force):
     """Start CHAPTER as if you had finished all chapters before it."""
     from course import checkpoints
 
-    target = select(chapter)[0]
+    target, *more = select(chapter)
+    if more:
+        raise CourseError(f"A checkpoint is of one chapter, not of {chapter}: name the chapter that you want to start.")
     kept = checkpoints.restore(target, force)
     if kept:
         print(f"The store that was there is kept as {kept}.")

@@ -26,7 +26,7 @@ def packages() -> str | None:
         except metadata.PackageNotFoundError:
             wrong.append(f"{requirement.name} is missing")
             continue
-        if found not in requirement.specifier:
+        if not found or found not in requirement.specifier:
             wrong.append(f"{requirement.name} is {found}, the lock says {requirement.specifier}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -42,14 +42,13 @@ def kernel() -> str | None:
     from jupyter_client.manager import KernelManager
 
     try:
-        program = shutil.which(KernelManager(kernel_name="python3").format_kernel_cmd()[0])
+        manager = KernelManager(kernel_name="python3")
+        program, place = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
     except NoSuchKernel:
-        program = None
-    if not (program and Path(program).samefile(sys.executable)):
-        return (
-            f"the Jupyter kernel python3 starts {program or 'no program'}, not this environment's Python: "
-            f"run `{sys.executable} -m ipykernel install --sys-prefix`"
-        )
+        return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
+    # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
+    if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
+        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {place}"
 
 
 def tracking_uri() -> str | None:
@@ -101,7 +100,10 @@ def examine() -> bool:
     """Print a line for each check; True where all passed."""
     healthy = True
     for name, look in CHECKS.items():
-        failure = look()
+        try:
+            failure = look()
+        except Exception as error:
+            failure = f"the check itself failed ({type(error).__name__}: {error}): run `python install.py` again"
         healthy = healthy and failure is None
         print(f"[ ok ] {name}" if failure is None else f"[fail] {name}: {failure}")
     return healthy

@@ -40,10 +40,9 @@ def stop(child: subprocess.Popen) -> None:
 
 
 def main() -> int:
-    for name in (
-        "SIGINT",
-        "SIGHUP",
-    ):  # Ctrl-C and a closed terminal reach the whole foreground group; wait for the pipe
+    parent = os.getppid()
+    # Ctrl-C and a closed terminal reach the whole foreground group: leave it to the starter, and wait for the pipe
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     ended = threading.Event()
@@ -51,7 +50,8 @@ def main() -> int:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
 
     def wait_for_the_pipe():
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not sys.stdin, whose lock a thread may not hold when Python ends
+            pass
         ended.set()
 
     def wait_for_the_child():
@@ -60,7 +60,8 @@ def main() -> int:
 
     for wait in (wait_for_the_pipe, wait_for_the_child):
         threading.Thread(target=wait, daemon=True).start()
-    while not ended.wait(timeout=1):
+    # a child that the starter forked without exec keeps the pipe open when the starter is killed: look at it, too
+    while not ended.wait(timeout=1) and os.getppid() == parent:
         pass
     code = child.poll()
     stop(child)

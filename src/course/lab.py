@@ -34,26 +34,25 @@ def copy_notebooks() -> list[str]:
 
 def renew_notebook(chapter) -> Path | None:
     """Put the course's notebook into work/ again. Returns the name under which the learner's own is kept."""
-    kept = None
+    kept, fresh = None, chapter.built()
     chapter.working_copy.parent.mkdir(exist_ok=True)
     if chapter.working_copy.exists():
         kept = kept_name(chapter.working_copy)
         chapter.working_copy.rename(kept)
-    shutil.copyfile(chapter.notebook, chapter.working_copy)
+    shutil.copyfile(fresh, chapter.working_copy)
     return kept
 
 
 def start_ui() -> Server:
-    """The MLflow UI on the embedded store, on a free port of 127.0.0.1."""
-    store.ensure(store.folder())
+    """The MLflow UI on the store in use, on a free port of 127.0.0.1."""
+    uri = os.environ.get("COURSE_TRACKING_URI") or store.uri(store.folder())
+    folder = store.place(uri) or store.folder()
+    if folder == store.folder():
+        store.ensure(folder)
+    # one worker: more are slower and take 0.5 GB each
     return start_server(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}"]
-        + [
-            "--backend-store-uri",
-            store.uri(store.folder()),
-            "--workers",
-            "1",
-        ],  # one: more are slower and take 0.5 GB each
+        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+        + ["--backend-store-uri", uri, "--default-artifact-root", store.artifact_root(folder)],
         # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
         env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
         cwd=state(),
@@ -76,6 +75,11 @@ def start_lab(token: str) -> Server:
     )
 
 
+def _server_in_use() -> str | None:
+    address = os.environ.get("COURSE_TRACKING_URI", "")
+    return address if address.startswith("http") else None
+
+
 def wait(servers: list[Server]) -> None:
     """Return when a server ends or the person at the terminal stops the command."""
     stopped = threading.Event()
@@ -90,7 +94,7 @@ def wait(servers: list[Server]) -> None:
 
 def ui(open_browser: bool) -> None:
     """Show the store in use in the MLflow UI until Ctrl-C."""
-    if address := os.environ.get("COURSE_TRACKING_URI"):
+    if address := _server_in_use():
         print(f"The store in use is a server, and shows itself: {address}")
         return
     with start_ui() as server:
@@ -106,7 +110,7 @@ def lab(open_browser: bool) -> None:
     if copied:
         print(f"Copied to work/, where you change them: {', '.join(copied)}")
     token = secrets.token_urlsafe(24)
-    shown = os.environ.get("COURSE_TRACKING_URI")
+    shown = _server_in_use()
     servers = []
     try:
         if not shown:

@@ -1,5 +1,6 @@
 """Run chapters from top to bottom with papermill, stop at the first that fails, and say where and why."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -50,6 +51,10 @@ def kernel_environment():
     """What each kernel gets: an IPython folder of its own (they lock its history), and this environment's programs."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
+        profile = Path(folder) / "profile_default"
+        profile.mkdir()
+        # a kernel's own log (it says that loopback is not encrypted) would stand between the runner's lines
+        (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 50")
         os.environ.update(QUIET_MLFLOW)
         os.environ.update(
             IPYTHONDIR=folder,
@@ -67,19 +72,16 @@ def kernel_environment():
 def run_chapter(chapter: Chapter, parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> Result:
     """Run one chapter's notebook; the executed copy is kept whether it passes or fails."""
     import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if not chapter.notebook.exists():
-        raise CourseError(
-            f"Chapter {chapter.number} has no notebook yet: `make notebooks` makes {chapter.notebook.name}."
-        )
-    executed = state() / "runs" / chapter.notebook.name
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is said in `failure`
+    executed = state() / "runs" / chapter.built().name
     executed.parent.mkdir(parents=True, exist_ok=True)
+    begun = []  # the code cells that the kernel was given, in order
     failure, start = None, time.monotonic()
     with kernel_environment():
         try:
-            papermill.execute_notebook(
+            notebook = papermill.execute_notebook(
                 chapter.notebook,
                 executed,
                 parameters=parameters or {},
@@ -87,26 +89,34 @@ def run_chapter(chapter: Chapter, parameters: dict | None = None, timeout: float
                 execution_timeout=timeout,
                 progress_bar=_progress_bar(chapter),
                 cwd=root() / "notebooks",
+                on_cell_execute=lambda cell, cell_index: begun.append((cell_index + 1, cell.source)),
             )
-        except PapermillExecutionError as error:
-            failure = f"cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-        except CellTimeoutError:
-            failure = f"cell {_unfinished_cell(executed)}: did not end within {timeout:g} s (--timeout sets the limit)"
-        except DeadKernelError:
-            failure = f"cell {_unfinished_cell(executed)}: the kernel died (killed, or out of memory)"
+            if notebook.metadata.papermill["exception"]:  # papermill lets sys.exit(0) pass, the cells after it unrun
+                failure = place(*begun[-1]) + "SystemExit: it ends the notebook before its last cell"
+        except PapermillExecutionError as error:  # two markers, at the top and at the cell, stand before it in the copy
+            failure = place(error.cell_index + 3, error.source) + reason(error, timeout)
+        except (TimeoutError, RuntimeError) as error:
+            failure = (place(*begun[-1]) if begun else "its start: ") + reason(error, timeout)
     return Result(chapter, executed, time.monotonic() - start, failure)
 
 
-def _unfinished_cell(executed: Path) -> int:
-    """The number of the cell that was running when papermill had to give up."""
-    import nbformat
+def place(number: int, source: str) -> str:
+    """How a person finds a cell: its number, counted from the top over text and code, and its first line."""
+    return f"cell {number}, `{source.strip().splitlines()[0]}`: "
 
-    cells = nbformat.read(executed, as_version=4).cells
-    states = [cell.metadata.get("papermill", {}).get("status") for cell in cells]
-    code = [number for number, cell in enumerate(cells, 1) if cell.cell_type == "code"]
-    begun = [number for number in code if states[number - 1] in ("running", "failed")]
-    done = [number for number in code if states[number - 1] == "completed" and cells[number - 1].execution_count]
-    return begun[0] if begun else done[-1] if done else code[0]
+
+def reason(error: Exception, timeout: float) -> str:
+    """Why a cell did not end well, in a line."""
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    if isinstance(error, CellTimeoutError):
+        return f"it did not end within {timeout:g} s (`course run --timeout` sets the limit)"
+    if isinstance(error, DeadKernelError):
+        return "the kernel died (killed, or out of memory)"
+    if hasattr(error, "ename"):
+        text = (error.evalue.splitlines() or [""])[0]
+        return text if error.ename == "CourseError" else f"{error.ename}: {text}"
+    return f"the kernel did not start ({error}); `course doctor` looks for the reason"
 
 
 def run(chapters: list[Chapter], parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> list[Result]:
@@ -134,7 +144,7 @@ def print_table(chapters: list[Chapter], results: list[Result]) -> None:
     for result in results:
         if result.failure:
             print(f"\nChapter {result.chapter.number} failed in {result.failure}")
-            print(f"The executed copy shows the cell with its error: {_short(result.executed)}")
+            print(f"The executed copy shows what it did until then: {_short(result.executed)}")
 
 
 def _short(path: Path) -> str:
@@ -148,12 +158,10 @@ def _check_parameters(chapter: Chapter, given: dict) -> None:
     """
     import papermill
 
-    if not chapter.notebook.exists():
-        return
-    known = papermill.inspect_notebook(str(chapter.notebook))
+    known = papermill.inspect_notebook(str(chapter.built()))
     for name, value in given.items():
         if name not in known:
-            raise CourseError(f"Chapter {chapter.number} has no parameter {name}: it has {', '.join(known)}.")
+            raise CourseError(f"Chapter {chapter.number} has no parameter {name}: it has {', '.join(known) or 'none'}.")
         values = known[name]["help"].split(" or ")
         if len(values) > 1 and str(value) not in values:
             raise CourseError(f"{name} cannot be {value} in chapter {chapter.number}: it is {known[name]['help']}.")

@@ -103,7 +103,7 @@ def _launch(command, env, cwd, log) -> Server:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as output:
         guard = subprocess.Popen(
-            [sys.executable, "-m", "course.guard", *(str(word).replace("{port}", str(port)) for word in command)],
+            [sys.executable, "-P", "-m", "course.guard", *(str(word).replace("{port}", str(port)) for word in command)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

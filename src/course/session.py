@@ -1,13 +1,15 @@
 """`course.begin`: the second code cell of every chapter. It chooses the store, and settles what an earlier try left."""
 
+import hashlib
 import logging
 import os
+import platform
 import sys
 import time
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 
@@ -20,6 +22,8 @@ from course.paths import state
 HARMLESS_WARNINGS = [
     # MLflow 3.17 calls scikit-learn's log_loss by the argument's old name; no number depends on it.
     ("`y_pred` was renamed to `y_proba`", FutureWarning),
+    # tqdm misses widgets, which break in headless runs: text bars are what the course wants.
+    ("IProgress not found", Warning),
 ]
 
 QUIET_MLFLOW = {
@@ -28,6 +32,9 @@ QUIET_MLFLOW = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # widgets break in headless runs
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes where a server is gone
 }
+
+# For the first request alone: where a server is gone or silent, the reader is told within seconds.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
 _session: dict = {}
 
@@ -40,6 +47,8 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
 
     Raises CourseError where the store does not answer or something needed is missing.
     """
+    for message, category in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
     chapter = select(number)[0]
     uri = choose_store(tracking_uri)
     _session.update(chapter=number, parameters=parameters)
@@ -51,13 +60,14 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     _show_warnings_without_dates()
-    client = mlflow.MlflowClient()
     try:
-        experiments = list(client.search_experiments())
+        with patch.dict(os.environ, IMPATIENT):
+            client = mlflow.MlflowClient()
+            experiments = list(client.search_experiments())
     except mlflow.MlflowException as error:
         raise CourseError(
-            f"The tracking store {uri} does not answer ({str(error).splitlines()[0][:200]}): start it, or unset "
-            "COURSE_TRACKING_URI to use the embedded store."
+            f"The tracking store {uri} does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away "
+            f"to use the embedded store ({str(error).splitlines()[0][:200]})."
         ) from None
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
@@ -79,16 +89,16 @@ def choose_store(tracking_uri: str | None) -> str:
     uri = course_uri or store.uri(store.folder())
     stray = os.environ.get("MLFLOW_TRACKING_URI")
     if stray and stray != uri:
-        print(f"MLFLOW_TRACKING_URI is set to {stray}; this chapter does not use it (COURSE_TRACKING_URI would count).")
+        print(f"MLFLOW_TRACKING_URI is set to {stray}, and is not used here: COURSE_TRACKING_URI would count.")
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         os.environ.pop(name, None)  # left by a shell or an earlier chapter, they would redirect what is logged here
     os.environ.update(QUIET_MLFLOW)
     use_python_of_this_course()
     if course_uri is None:
         store.ensure(store.folder())
-        os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(store.folder())
-    else:
-        os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
+    os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
+    if place := store.place(uri):
+        os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(place)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
     return uri
 
@@ -110,22 +120,18 @@ def _show_warnings_without_dates() -> None:
     for handler in logger.handlers:
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for message, category in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message=message, category=category)
 
 
 def _session_id() -> str:
-    """This process on this installation: enough to tell later whether it is still alive."""
+    """This process of this installation: enough to tell later whether it is still alive."""
     process = psutil.Process()
     return f"{_installation()}:{process.pid}:{int(process.create_time())}"
 
 
 def _installation() -> str:
-    file = state() / "installation"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:12])
-    return file.read_text()
+    """This machine and this state folder: another of the same content, copied from this one, is another."""
+    state().mkdir(parents=True, exist_ok=True)
+    return hashlib.sha256(f"{platform.node()} {state().stat().st_ino}".encode()).hexdigest()[:12]
 
 
 def _is_dead(session: str) -> bool:
@@ -134,7 +140,8 @@ def _is_dead(session: str) -> bool:
     if installation != _installation():
         return False
     try:
-        return abs(psutil.Process(int(pid)).create_time() - int(created)) > 2
+        process = psutil.Process(int(pid))
+        return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - int(created)) > 2
     except psutil.NoSuchProcess:
         return True
 

@@ -11,7 +11,8 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
+
+import psutil
 
 from course.paths import state
 
@@ -29,6 +30,11 @@ def uri(store: Path) -> str:
     return f"sqlite:///{(store / 'mlflow.db').as_posix()}"
 
 
+def place(uri: str) -> Path | None:
+    """The folder of the store with that tracking URI; None where a server keeps it."""
+    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
+
+
 def artifact_root(store: Path) -> str:
     return (store / "artifacts").as_uri()
 
@@ -37,32 +43,46 @@ def ensure(store: Path) -> None:
     """Make the store if there is none. It appears whole or not at all."""
     if (store / "mlflow.db").exists():
         return
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    new = store.with_name(f"{store.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
+    for name in ("mlflow", "alembic"):  # after the import, which sets their levels
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    new = scratch(store)
     (new / "artifacts").mkdir(parents=True)
     SqlAlchemyStore(uri(new), artifact_root(new)).engine.dispose()
     _rewrite(new, new, store)
-    try:
-        new.rename(store)
-    except OSError:  # another process made it meanwhile
-        shutil.rmtree(new, ignore_errors=True)
+    _put(new, store)
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a store to a folder that does not exist yet. The copy is whole when the original is gone."""
-    new = target.with_name(f"{target.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
+    new = scratch(target)
     new.mkdir(parents=True)
     with closing(sqlite3.connect(source / "mlflow.db")) as old, closing(sqlite3.connect(new / "mlflow.db")) as copied:
         old.backup(copied)
     if (source / "artifacts").exists():
         shutil.copytree(source / "artifacts", new / "artifacts")
     _rewrite(new, source, target)
-    new.rename(target)
+    _put(new, target)
+
+
+def scratch(target: Path) -> Path:
+    """A name beside `target` to make it under; what an interrupted process left under such a name is removed."""
+    for left in target.parent.glob(f"{target.name}.new-*"):
+        if not psutil.pid_exists(pid := int(left.name.rpartition("-")[2])) or pid == os.getpid():
+            shutil.rmtree(left, ignore_errors=True)
+    return target.with_name(f"{target.name}.new-{os.getpid()}")
+
+
+def _put(new: Path, target: Path) -> None:
+    """Let the whole appear at once; where another process was faster, its result stays."""
+    try:
+        new.rename(target)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        if not (target / "mlflow.db").exists():
+            raise
 
 
 def runs(store: Path) -> int:
@@ -76,7 +96,7 @@ def runs(store: Path) -> int:
 def _spellings(path: Path) -> list[str]:
     """The ways MLflow writes a path down: plain, as part of a URL, inside JSON."""
     plain = path.as_posix()
-    return list(dict.fromkeys([plain, quote(plain), json.dumps(plain)[1:-1]]))
+    return list(dict.fromkeys([plain, path.as_uri().removeprefix("file://"), json.dumps(plain)[1:-1]]))
 
 
 def _rewrite(store: Path, old: Path, new: Path) -> None:
@@ -86,7 +106,7 @@ def _rewrite(store: Path, old: Path, new: Path) -> None:
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (table,) in tables:
             columns = database.execute(f'PRAGMA table_info("{table}")').fetchall()
-            for column in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT"))]:
+            for column in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT", "JSON", "CLOB"))]:
                 for before, after in pairs:
                     database.execute(
                         f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)',

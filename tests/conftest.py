@@ -1,0 +1,46 @@
+"""What all tests share. No test touches the checkout's own .course: the state folder is a temporary one."""
+
+import os
+import warnings
+
+import pytest
+from course_root import FOREIGN, CourseRoot
+
+from course import store
+from course.paths import state
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--screenshots", action="store_true", help="test_browser.py: renew the pictures in chapters/figures/"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_elsewhere(tmp_path_factory):
+    """Nothing that steers the course comes in from outside, and all state goes to a temporary folder."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    os.environ["COURSE_STATE"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    yield state()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """A fresh store, made once: MLflow takes seconds for it. Copy it with store.copy, never write into it."""
+    folder = tmp_path_factory.mktemp("stores") / "empty"
+    with warnings.catch_warnings(action="ignore"):  # SQLAlchemy's, about MLflow's own code
+        store.ensure(folder)
+    return folder
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """A course without chapters, in a folder whose name has a space and a letter outside ASCII."""
+    course = CourseRoot(tmp_path / "Kurs für alle")
+    yield course
+    course.end_all()

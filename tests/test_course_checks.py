@@ -1,0 +1,63 @@
+"""`course.check`: says what to do next, and never raises."""
+
+import pytest
+
+import course
+from course import checks
+
+FILE = """
+from course.checks import Exercise, Wrong
+
+def three(answer, market):
+    if answer + 1 > 4:
+        raise Wrong(f"Too many for {market}.")
+    if answer != 3:
+        raise Wrong("Count again.")
+
+EXERCISES = [Exercise("01.1", "How many?", "Look at the table.", three, [2, 4])]
+"""
+
+
+@pytest.fixture
+def here(fake, monkeypatch):
+    chapter = fake.chapter("01", "x = 1")
+    fake.chapter("02", "x = 1")
+    with fake.here():
+        chapter.checks.write_text(FILE)
+        monkeypatch.setattr(checks.session, "_session", {"parameters": {"market": "sp500"}})
+        yield chapter
+
+
+class Awkward:
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __ne__ = __add__ = __eq__
+
+
+@pytest.mark.parametrize(
+    "exercise, answer, printed",
+    [
+        ("01.1", ..., "Exercise 01.1: not answered yet: replace the ... in the cell above, then run both cells."),
+        ("01.1", 3, "Exercise 01.1: right."),
+        ("01.1", 2, "Exercise 01.1: not yet. Count again."),
+        ("01.1", 4, "Exercise 01.1: not yet. Too many for sp500."),
+        ("01.1", "3", "Exercise 01.1: not yet: Look at the table. (Checking it ended in TypeError:"),
+        ("01.1", None, "Exercise 01.1: not yet: Look at the table. (Checking it ended in TypeError:"),
+        ("01.1", Awkward(), "Exercise 01.1: not yet: Look at the table. (Checking it ended in RuntimeError: no)"),
+        ("01.7", 3, "Exercise 01.7: the check did not work: there is no exercise 01.7; this chapter has 01.1."),
+        ("02.1", 3, "Exercise 02.1: the check did not work: there is no exercise 02.1; this chapter has none."),
+        ("09.1", 3, "Exercise 09.1: the check did not work: There is no chapter 09: the chapters are 01, 02,"),
+        (1, 3, "Exercise 1: the check did not work:"),
+    ],
+)
+def test_check_answers_in_a_line(here, capsys, exercise, answer, printed):
+    course.check(exercise, answer)
+    out = capsys.readouterr().out
+    assert out.startswith(printed) and out.count("\n") == 1
+
+
+def test_a_damaged_checks_file_does_not_stop_run_all(here, capsys):
+    here.checks.write_text("EXERCISES = [")
+    course.check("01.1", 3)
+    assert "Exercise 01.1: the check did not work: " in capsys.readouterr().out

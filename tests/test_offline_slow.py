@@ -1,0 +1,124 @@
+"""The course with the network cut, as an ordinary user, from a path with spaces and letters outside ASCII."""
+
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from course.chapters import all_chapters
+from course.paths import root
+
+NOBODY = 65534
+SYSTEM_PYTHON = "/usr/bin/python3"  # one that every user may run; root's own may lie in root's home
+PROGRAMS = ("unshare", "setpriv", "ip", "make", "git")
+
+REQUIRED = bool(os.environ.get("COURSE_REQUIRE_NETWORK_CUT"))  # set by .ci/run
+
+pytestmark = pytest.mark.slow
+
+
+def unable() -> str | None:
+    """Why this machine cannot cut the network for another user; None where it can."""
+    if platform.system() != "Linux" or os.geteuid() != 0:
+        return "cutting the network and changing the user needs root on Linux"
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        return f"the programs {', '.join(missing)} are missing"
+    able = "import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))"
+    if not Path(SYSTEM_PYTHON).exists() or subprocess.run([SYSTEM_PYTHON, "-c", able], capture_output=True).returncode:
+        return f"{SYSTEM_PYTHON} is no Python 3.11 to 3.13 with ensurepip (on Debian: python3-venv)"
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        return "this container may not make network namespaces"
+    return None
+
+
+@pytest.fixture(scope="module")
+def clone():
+    """A set-up copy of the checkout under a name that is hard to spell, which the ordinary user may write in."""
+    if reason := unable():
+        if REQUIRED:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
+    try:
+        base.chmod(0o755)
+        folder, home = base / "Kurs für alle", base / "home"
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=root(), capture_output=True, text=True, check=True).stdout.split("\0")
+        for name in filter(None, names):
+            if (root() / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root() / name, folder / name)
+        home.mkdir()
+        done = make(folder, "setup")
+        assert done.returncode == 0, done.stdout[-3000:]
+        for path in [folder, home, *(path for path in folder.rglob("*") if ".venv" not in path.parts)]:
+            os.chown(path, NOBODY, NOBODY)
+        yield folder
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def make(folder: Path, target: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PIP_", "UV_", "SSL_")
+    env = {name: value for name, value in os.environ.items() if name.startswith(keep)}
+    if before:  # another user's home, and a PATH without this environment or anything in root's home
+        env |= {"HOME": str(folder.parent / "home"), "USER": "nobody", "LOGNAME": "nobody"}
+        env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": "/tmp"}
+    else:
+        env |= {"HOME": os.environ.get("HOME", "/root")}
+    return subprocess.run(
+        [*before, "make", target, f"PYTHON={SYSTEM_PYTHON}"],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def cut_off(command: str) -> tuple[str, ...]:
+    """`command`, then what follows, in a network of its own that reaches nothing but itself, as the ordinary user."""
+    drop = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --no-new-privs"
+    return "unshare", "--net", "sh", "-c", f'{shutil.which("ip")} link set lo up && {command} exec {drop} "$@"', "sh"
+
+
+ADDRESSES = "import socket; print(*(name for _, name in socket.if_nameindex()))"
+REACH_OUT = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
+
+
+def test_the_network_is_cut():
+    """The proof below proves something: nothing but loopback is there, and no way out."""
+    if reason := unable():
+        pytest.skip(reason)
+    inside = [*cut_off(""), SYSTEM_PYTHON, "-c"]
+    shown = subprocess.run([*inside, ADDRESSES], capture_output=True, text=True)
+    assert shown.stdout.split() == ["lo"], shown
+    reached = subprocess.run([*inside, REACH_OUT], capture_output=True, text=True)
+    assert reached.returncode and "Network is unreachable" in reached.stderr
+    user = subprocess.run([*inside, "import os; print(os.getuid(), os.getgroups())"], capture_output=True, text=True)
+    assert user.stdout.strip() == f"{NOBODY} []"
+
+
+def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
+    for attempt in (1, 2):
+        done = make(clone, "course", before=cut_off(""))
+        assert done.returncode == 0, f"run {attempt}:\n{done.stdout[-5000:]}"
+        assert "Setting up" not in done.stdout
+        for chapter in all_chapters():
+            assert re.search(rf"^{chapter.name} +passed", done.stdout, re.MULTILINE), done.stdout[-3000:]
+        print(re.search(r"(?ms)^chapter .*", done.stdout)[0])
+    database = clone / ".course" / "store" / "mlflow.db"
+    assert database.stat().st_uid == NOBODY
+    with closing(sqlite3.connect(database)) as connection:
+        statuses = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status"))
+    assert statuses.keys() == {"FINISHED"} and statuses["FINISHED"] % 2 == 0, statuses
+    stray = [path for name in ("mlruns", "mlflow.db") for path in clone.rglob(name) if ".course" not in path.parts]
+    assert [path for path in stray if ".venv" not in path.parts] == []
