@@ -76,13 +76,6 @@ def _group(item) -> str | None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_order)
-    if not config.getoption("loadgroup", False):  # no worker of pytest-xdist
-        return
-    # pytest-xdist 3.8 marks groups in `_nodeid`, which pytest 9.2 no longer reads: without a word, tests of one group
-    # run on two workers (pytest-dev/pytest-xdist#1386). To be removed when that is mended.
-    for item in items:
-        if (group := _group(item)) and not item.nodeid.endswith(f"@{group}"):
-            item._id = type(item._id).parse(f"{item.nodeid}@{group}")
 
 
 # --- the stores -------------------------------------------------------------------------------------------------------

@@ -17,7 +17,18 @@ SETTINGS = {
     "exclude_patterns": "chapters/*.md",
     "html_theme": "basic",
 }
-PAGES = ("README.md", "WORKSHOP.md", "CONTRIBUTING.md", "LICENSE", "book", "data", "notebooks", "projects", "chapters")
+PAGES = (
+    "README.md",
+    "WORKSHOP.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "LICENSE-TEXT.md",
+    "book",
+    "data",
+    "notebooks",
+    "projects",
+    "chapters",
+)
 
 
 def build(source, target) -> str:

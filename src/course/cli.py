@@ -105,7 +105,9 @@ def mlflow(arguments):
     """MLflow's own command, on the store in use."""
     from course.session import choose_store
 
-    choose_store(None)
+    uri = choose_store(None)
+    if uri.startswith("sqlite:"):
+        os.environ.setdefault("MLFLOW_BACKEND_STORE_URI", uri)  # `course mlflow server` shows the store in use
     command = [sys.executable, "-P", "-m", "mlflow", *arguments]
     if os.name == "nt":
         sys.exit(subprocess.run(command).returncode)

@@ -65,17 +65,19 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
             client = mlflow.MlflowClient()
             experiments = list(client.search_experiments())
     except mlflow.MlflowException as error:
-        raise CourseError(
-            f"The tracking store {uri} does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away "
-            f"to use the embedded store ({str(error).splitlines()[0][:200]})."
-        ) from None
+        reason = str(error).splitlines()[0][:200]
+        if "database schema" in reason:
+            mend = "was changed by another version of MLflow: open it with that one, or begin with an empty store"
+        else:
+            mend = "does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away"
+        raise CourseError(f"The tracking store {uri} {mend} ({reason}).") from None
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
     embedded = uri == store.uri(store.folder())
     print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
     print("To see it in the MLflow UI, type in a terminal: course ui")
     for experiment, maker in (needs or {}).items():
-        _require(client, experiment, maker, number)
+        _require(client, experiment, maker, number, embedded)
 
 
 def parameters() -> dict:
@@ -157,11 +159,12 @@ def _end_dead_runs(client, experiments, number: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED", end_time=int(time.time() * 1000))
 
 
-def _require(client, experiment: str, maker: str, number: str) -> None:
+def _require(client, experiment: str, maker: str, number: str, embedded: bool) -> None:
     found = client.get_experiment_by_name(experiment)
     finished = found and client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1)
     if not finished:
+        shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if embedded else ""
         raise CourseError(
             f"Chapter {number} reads the runs of the experiment `{experiment}`, and this store has none: run chapter "
-            f"{maker} first, or type `course checkpoint {number}` in a terminal to start as if you had."
+            f"{maker} with the same parameters first{shortcut}."
         )
