@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 import webbrowser
+import zlib
 from pathlib import Path
 
 from course import store
 from course.chapters import all_chapters
 from course.errors import CourseError
 from course.paths import kept_name, root, state
-from course.servers import Server, start_server
+from course.servers import Server, free_port, launch
 from course.session import QUIET_MLFLOW
 
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
@@ -43,29 +44,35 @@ def renew_notebook(chapter) -> Path | None:
     return kept
 
 
-def start_ui() -> Server:
+def launch_ui() -> Server:
     """The MLflow UI on the store in use, on a free port of 127.0.0.1."""
     uri = os.environ.get("COURSE_TRACKING_URI") or store.uri(store.folder())
     folder = store.place(uri) or store.folder()
     if folder == store.folder():
         store.ensure(folder)
     # one worker: more are slower and take 0.5 GB each
-    return start_server(
+    return launch(
         [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
         + ["--backend-store-uri", uri, "--default-artifact-root", store.artifact_root(folder)],
         # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
+        port=free_port(_usual_port()),
         env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )
 
 
-def start_lab(token: str) -> Server:
+def _usual_port() -> int:
+    """The same port for a checkout each time, where it is free: the browser keeps the UI's settings by address."""
+    return 5100 + zlib.crc32(str(state()).encode()) % 800
+
+
+def launch_lab(token: str) -> Server:
     settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(NO_POP_UP))
-    return start_server(
+    return launch(
         [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}"]
         + ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root()}", "--allow-root"],
         health="/login",
@@ -97,7 +104,7 @@ def ui(open_browser: bool) -> None:
     if address := _server_in_use():
         print(f"The store in use is a server, and shows itself: {address}")
         return
-    with start_ui() as server:
+    with launch_ui().wait_until_healthy() as server:
         print(f"MLflow UI  {server.url}\nStop it with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(server.url)
@@ -113,12 +120,14 @@ def lab(open_browser: bool) -> None:
     shown = _server_in_use()
     servers = []
     try:
+        servers.append(launch_lab(token))
         if not shown:
-            servers.append(start_ui())
-            shown = servers[0].url
-        servers.append(start_lab(token))
+            servers.append(launch_ui())
+            shown = servers[1].url
+        for server in servers:
+            server.wait_until_healthy()
         first = min((chapter.working_copy.name for chapter in all_chapters()), default="")
-        address = f"{servers[-1].url}/lab/tree/work/{first}?token={token}"
+        address = f"{servers[0].url}/lab/tree/work/{first}?token={token}"
         print(f"JupyterLab  {address}\nMLflow UI   {shown}\nStop both with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(address)

@@ -20,10 +20,13 @@ from course.paths import state
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on now."""
+def free_port(preferred: int = 0) -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on now: the preferred one if it is free."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return free_port()
         return probe.getsockname()[1]
 
 
@@ -36,15 +39,38 @@ def answers(url: str, timeout: float = 2) -> bool:
         return False
 
 
-class Server:
-    """A running server: its `url`, its `port`, the path of its `log`. Use it in a `with`, or call `stop()`."""
+class PortTaken(CourseError):
+    """The port was free when it was chosen, and somebody else bound it first."""
 
-    def __init__(self, guard: subprocess.Popen, port: int, log: Path):
-        self._guard, self.port, self.log = guard, port, log
+
+class Server:
+    """A server of this process: its `url`, its `port`, the path of its `log`. Use it in a `with`, or call `stop()`."""
+
+    def __init__(self, guard: subprocess.Popen, port: int, log: Path, health: str, name: str):
+        self._guard, self.port, self.log, self._health, self._name = guard, port, log, health, name
         self.url = f"http://127.0.0.1:{port}"
 
     def running(self) -> bool:
         return self._guard.poll() is None
+
+    def wait_until_healthy(self, timeout: float = 90) -> "Server":
+        """Return once it answers; raises CourseError, with the end of its log, if it ends first or takes too long."""
+        try:
+            deadline = time.monotonic() + timeout
+            while self.running() and time.monotonic() < deadline:
+                if answers(self.url + self._health):
+                    return self
+                time.sleep(0.1)
+        except BaseException:
+            self.stop()
+            raise
+        ended = not self.running()
+        self.stop()
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        kind = PortTaken if ended and "address already in use" in text.lower() else CourseError
+        reason = "ended before it answered" if ended else f"did not answer on {self._health} within {timeout:.0f} s"
+        tail = "\n".join(text.splitlines()[-15:])
+        raise kind(f"The server `{self._name} …` {reason}; the end of its log:\n{tail}")
 
     def stop(self) -> None:
         """End the server and everything it started; returns when they are gone."""
@@ -62,52 +88,40 @@ class Server:
         return f"<server: {'running' if self.running() else 'stopped'}>"
 
 
-def start_server(
+def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 90, **options) -> Server:
+    """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
+
+    `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy`.
+    """
+    for _ in range(2):
+        try:
+            return launch(command, health, **options).wait_until_healthy(timeout)
+        except PortTaken:
+            pass  # another port, then
+    return launch(command, health, **options).wait_until_healthy(timeout)
+
+
+def launch(
     command: Sequence[str],
     health: str = "/health",
     *,
-    timeout: float = 90,
+    port: int | None = None,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     log: Path | None = None,
 ) -> Server:
-    """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
-
-    Raises CourseError with the end of the server's log if it exits first, or after `timeout` seconds.
-    """
-    for _ in range(3):  # a port can be taken by somebody else before the server binds it
-        server = _launch(command, env, cwd, log)
-        try:
-            deadline = time.monotonic() + timeout
-            while server.running() and time.monotonic() < deadline:
-                if answers(server.url + health):
-                    return server
-                time.sleep(0.1)
-        except BaseException:
-            server.stop()
-            raise
-        ended = not server.running()
-        server.stop()
-        text = server.log.read_text(encoding="utf-8", errors="replace")
-        if not (ended and "address already in use" in text.lower()):
-            break
-    reason = "ended before it answered" if ended else f"did not answer on {health} within {timeout:.0f} s"
-    tail = "\n".join(text.splitlines()[-15:])
-    raise CourseError(f"The server `{' '.join(map(str, command[:3]))} …` {reason}; the end of its log:\n{tail}")
-
-
-def _launch(command, env, cwd, log) -> Server:
-    port = free_port()
-    if log is None:
-        log = state() / "logs" / f"server-{port}.log"
+    """Start `command` and return at once, so that several servers can come up side by side."""
+    port = port or free_port()
+    log = log or state() / "logs" / f"server-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    words = [str(word).replace("{port}", str(port)) for word in command]
     with open(log, "wb") as output:
         guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "course.guard", *(str(word).replace("{port}", str(port)) for word in command)],
+            [sys.executable, "-P", "-m", "course.guard", *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             cwd=cwd,
         )
-    return Server(guard, port, log)
+    return Server(guard, port, log, health, " ".join(words[:3]))

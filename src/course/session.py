@@ -75,7 +75,7 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     print(f"Chapter {number}: {chapter.title}")
     embedded = uri == store.uri(store.folder())
     print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
-    print("To see it in the MLflow UI, type in a terminal: course ui")
+    print("To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui")
     for experiment, maker in (needs or {}).items():
         _require(client, experiment, maker, number, embedded)
 
@@ -166,5 +166,5 @@ def _require(client, experiment: str, maker: str, number: str, embedded: bool) -
         shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if embedded else ""
         raise CourseError(
             f"Chapter {number} reads the runs of the experiment `{experiment}`, and this store has none: run chapter "
-            f"{maker} with the same parameters first{shortcut}."
+            f"{maker} first{shortcut}."
         )

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from arch.bootstrap import MovingBlockBootstrap, optimal_block_length
 from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, roc_auc_score
 from sklearn.metrics import log_loss as log_loss_score
 from sklearn.model_selection import TimeSeriesSplit
@@ -215,11 +214,15 @@ def block_length(y) -> int:
         raise ValueError(f"{len(y)} rows are too few for an interval: give at least {MIN_ROWS}.")
     if y.min() == y.max():
         raise ValueError(f"all {len(y)} outcomes are {y[0]:.0f}: scores and intervals need both classes.")
+    from arch.bootstrap import optimal_block_length  # late: arch takes 1.5 s to import, and a split needs none of it
+
     return max(MIN_BLOCK, int(np.ceil(optimal_block_length(y)["circular"].iloc[0])))
 
 
 def _resamples(y: np.ndarray, replicates: int, seed: int) -> np.ndarray:
     """How often each row occurs in each resample, (replicates, rows): sums over resamples become matrix products."""
+    from arch.bootstrap import MovingBlockBootstrap
+
     bootstrap = MovingBlockBootstrap(block_length(y), np.arange(len(y)), seed=seed)
     draws = (positional[0] for positional, _ in bootstrap.bootstrap(replicates))
     return np.stack([np.bincount(draw, minlength=len(y)) for draw in draws]).astype("float64")
