@@ -23,7 +23,7 @@ from course.chapters import Chapter
 CHECKOUT = Path(__file__).resolve().parents[1]
 COURSE = shutil.which("course", path=str(Path(sys.executable).parent)) or "course is not installed beside this Python"
 HEADER = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
-FOREIGN = ("COURSE_", "MLFLOW_", "_MLFLOW_", "JUPYTER", "IPYTHONDIR")
+FOREIGN = ("COURSE_", "MLFLOW_", "_MLFLOW_", "JUPYTER", "IPYTHONDIR", "MAKE", "MFLAGS")
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -109,7 +109,7 @@ print(json.dumps(runs()))
         sentence,
         "Chapter 01: Do step 01",
         "Tracking to the embedded store",
-        "To see it in the MLflow UI, type in a terminal: course ui",
+        "To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui",
     ]
     assert out.count("is set to") == 1
     found = last_line(out)

@@ -162,7 +162,7 @@ def test_make_lists_its_commands_and_clean_keeps_work(copy):
     shutil.copy(CHECKOUT / "Makefile", copy)
     for name in (".course/store/__pycache__", "work/__pycache__", "src/pystock/__pycache__", ".venv/bin"):
         (copy / name).mkdir(parents=True)
-    listed = subprocess.run(["make"], cwd=copy, capture_output=True, text=True).stdout
+    listed = subprocess.run(["make"], cwd=copy, capture_output=True, text=True, env=clean_environment()).stdout
     wanted = {"course", "lab", "ui", "test", "test-slow", "notebooks", "bench", "clean", "help", "setup", "lock"}
     assert wanted <= {line.split()[0] for line in listed.splitlines()}
     assert all(re.match(r"[a-z-]+ {2,}\S", line) for line in listed.splitlines())

@@ -6,7 +6,7 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from course.checks import Exercise, Wrong, number
+from course.checks import Exercise, Wrong, is_near
 from pystock.data import load, named
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -19,13 +19,13 @@ def _held_out(market):
 
 def like_today(answer, market):
     X_test, y_test = _held_out(market)
-    answer = number(answer)
-    if abs(answer - y_test.mean()) < 0.0006:
+    if is_near(answer, (X_test["day_14"] == y_test).mean()):
+        return
+    if is_near(answer, y_test.mean()):
         raise Wrong("That is the accuracy of saying up every day. This forecast says what day_14 says.")
-    if abs(answer - (X_test["day_13"] == y_test).mean()) < 0.0006:
+    if is_near(answer, (X_test["day_13"] == y_test).mean()):
         raise Wrong("That is the day before: the newest input is day_14.")
-    if abs(answer - (X_test["day_14"] == y_test).mean()) > 0.0006:
-        raise Wrong("Compare day_14 of X_test with y_test, day by day, and take the share of equal ones.")
+    raise Wrong("Compare day_14 of X_test with y_test, day by day, and take the share of equal ones.")
 
 
 def shallow_forest(answer, market):

@@ -4,7 +4,7 @@ import mlflow
 import numpy as np
 from sklearn.metrics import brier_score_loss, f1_score
 
-from course.checks import Exercise, Wrong, number
+from course.checks import Exercise, Wrong, is_near
 from pystock.data import load, named
 from pystock.evaluation import frozen_base_rate, rolling_base_rate, time_split
 from pystock.features import dataset
@@ -19,26 +19,26 @@ def _outcomes(market, target="big_move"):
 def always_big(answer, market):
     _, _, y_test = _outcomes(market)
     _, _, direction = _outcomes(market, "direction")
-    answer = number(answer)
-    if abs(answer - y_test.mean()) < 0.0006:
+    if is_near(answer, f1_score(y_test, np.ones(len(y_test)))):
+        return
+    if is_near(answer, y_test.mean()):
         raise Wrong("That is the share of big moves, the precision of this forecast. F1 also counts its recall.")
-    if abs(answer - f1_score(direction, np.ones(len(direction)))) < 0.0006:
+    if is_near(answer, f1_score(direction, np.ones(len(direction)))):
         raise Wrong("That is the F1 of saying up every day. The question is about big_move.")
-    if abs(answer - f1_score(y_test, np.ones(len(y_test)))) > 0.0006:
-        raise Wrong("Give f1_score the held-out outcomes of big_move, y_big_test, and a one for each of them.")
+    raise Wrong("Give f1_score the held-out outcomes of big_move, y_big_test, and a one for each of them.")
 
 
 def frozen_skill(answer, market):
     y, y_train, y_test = _outcomes(market)
     rolling = brier_score_loss(y_test, rolling_base_rate(y, y_test.index))
     frozen = brier_score_loss(y_test, frozen_base_rate(y_train, y_test.index))
-    answer = number(answer)
-    if abs(answer - (1 - rolling / frozen)) < 0.0006:
+    if is_near(answer, 1 - frozen / rolling):
+        return
+    if is_near(answer, 1 - rolling / frozen):
         raise Wrong("You measured the rolling rate against the frozen one. The reference belongs under the line.")
-    if abs(answer - (1 - round(frozen, 3) / round(rolling, 3))) < 0.0006:
+    if is_near(answer, 1 - round(frozen, 3) / round(rolling, 3)):
         raise Wrong("Close: you divided the rounded scores. Compute them from the forecasts, and round at the end.")
-    if abs(answer - (1 - frozen / rolling)) > 0.0006:
-        raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling), on the held-out days; mind its sign.")
+    raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling), on the held-out days; mind its sign.")
 
 
 def own_prototype(answer, market):

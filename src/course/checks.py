@@ -14,10 +14,13 @@ class Wrong(Exception):
     """Raised by an exercise's test; its text tells the learner what to look at."""
 
 
-def number(answer: Any) -> float:
-    """`answer` as a float, also where it is text or has a `value`; raises Wrong where it is no number."""
+def is_near(answer: Any, value: float) -> bool:
+    """Whether `answer`, a number or text that is one, rounds to `value` at three decimals.
+
+    Raises Wrong for anything else.
+    """
     try:
-        return float(getattr(answer, "value", answer))
+        return abs(float(getattr(answer, "value", answer)) - value) < 0.0006
     except (TypeError, ValueError):
         raise Wrong(f"{answer!r} is not a number: give one such as 0.123, as a share and not in percent.") from None
 
