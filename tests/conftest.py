@@ -1,6 +1,7 @@
 """What all tests share. No test touches the checkout's own .course: the state folder is a temporary one."""
 
 import os
+import signal
 import warnings
 
 import pytest
@@ -8,6 +9,10 @@ from course_root import FOREIGN, CourseRoot
 
 from course import store
 from course.paths import state
+
+# Who starts the tests in the background of a script leaves SIGINT ignored, and every program would inherit that. With a
+# handler here, those that the tests interrupt take it as from a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
