@@ -2,7 +2,7 @@
 
     python3 install.py          # what `make` runs before anything else; Windows users run it directly
 
-Needs only Python's standard library. The first run takes about half a minute with a warm package cache; a run with
+Needs only Python's standard library. The first run takes about a minute with a warm package cache; a run with
 nothing to do returns at once. An interrupted run is mended by the next one: the stamp is written last.
 """
 
@@ -100,7 +100,7 @@ def main():
     marks, last = wanted(), stamped()
     if last == marks:
         return
-    print("Setting up the course in .venv (once; half a minute, or a few minutes to download 1 GB first)", flush=True)
+    print("Setting up the course in .venv (once; a minute, and more where the packages must be downloaded first)", flush=True)
     if last:
         os.remove(STAMP)
     # without a stamp .venv may be half, and moved or on another Python its programs start the wrong one: begin anew

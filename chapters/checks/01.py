@@ -2,11 +2,10 @@
 
 import json
 
-import mlflow
 import pandas as pd
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
-from course.checks import Exercise, Wrong, is_near
+from course.checks import Exercise, Wrong, is_near, run_in
 from pystock.data import load, named
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -29,15 +28,7 @@ def like_today(answer, market):
 
 
 def shallow_forest(answer, market):
-    if not isinstance(answer, str):
-        raise Wrong("Give the id as text: run.info.run_id of the run that start_run gave you.")
-    try:
-        run = mlflow.get_run(answer)
-    except mlflow.MlflowException:
-        raise Wrong(f"The store has no run with the id {answer!r}: give run.info.run_id, not a name.") from None
-    experiment = named("stockpred", market)
-    if mlflow.get_experiment(run.info.experiment_id).name != experiment:
-        raise Wrong(f"That run is in another experiment: set {experiment} before you start it.")
+    run = run_in(named("stockpred", market), answer)
     if run.info.run_name != "shallow-forest":
         raise Wrong(f"That run is named {run.info.run_name}: pass run_name='shallow-forest' to start_run.")
     if run.data.params.get("max_depth") != "3":

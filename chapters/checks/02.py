@@ -1,10 +1,9 @@
 """The exercises of chapter 02."""
 
-import mlflow
 import numpy as np
 from sklearn.metrics import brier_score_loss, f1_score
 
-from course.checks import Exercise, Wrong, is_near
+from course.checks import Exercise, Wrong, is_near, run_in
 from pystock.data import load, named
 from pystock.evaluation import frozen_base_rate, rolling_base_rate, time_split
 from pystock.features import dataset
@@ -42,15 +41,7 @@ def frozen_skill(answer, market):
 
 
 def own_prototype(answer, market):
-    if not isinstance(answer, str):
-        raise Wrong("Give the id as text: mlflow.last_active_run().info.run_id, right after prototype(…).")
-    try:
-        run = mlflow.get_run(answer)
-    except mlflow.MlflowException:
-        raise Wrong(f"The store has no run with the id {answer!r}: an id has 32 letters and digits.") from None
-    experiment = named("ideation", market)
-    if mlflow.get_experiment(run.info.experiment_id).name != experiment:
-        raise Wrong(f"That run is in another experiment: set {experiment} before you log the prototype.")
+    run = run_in(named("ideation", market), answer)
     if run.data.params.get("target") != "big_move":
         raise Wrong(f"That run answers {run.data.params.get('target')}: the exercise asks about big_move.")
     if "LogisticRegression" in run.data.params.get("model", ""):

@@ -25,6 +25,21 @@ def is_near(answer: Any, value: float) -> bool:
         raise Wrong(f"{answer!r} is not a number: give one such as 0.123, as a share and not in percent.") from None
 
 
+def run_in(experiment: str, answer: Any):
+    """The run whose id is `answer`; raises Wrong unless it is one of `experiment`."""
+    import mlflow
+
+    if not isinstance(answer, str):
+        raise Wrong("Give the id of the run as text: run.info.run_id.")
+    try:
+        run = mlflow.get_run(answer)
+    except mlflow.MlflowException:
+        raise Wrong(f"The store has no run with the id {answer!r}: give run.info.run_id, not a name.") from None
+    if mlflow.get_experiment(run.info.experiment_id).name != experiment:
+        raise Wrong(f"That run is in another experiment: set {experiment} before you start it.")
+    return run
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of a chapter, as chapters/checks/NN.py lists it.
