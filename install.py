@@ -100,7 +100,7 @@ def main():
     marks, last = wanted(), stamped()
     if last == marks:
         return
-    print("Setting up the course in .venv (once; a minute, and more where the packages must be downloaded first)", flush=True)
+    print("Setting up the course in .venv (once; a minute, and more where packages must be downloaded)", flush=True)
     if last:
         os.remove(STAMP)
     # without a stamp .venv may be half, and moved or on another Python its programs start the wrong one: begin anew
