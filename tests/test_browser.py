@@ -161,8 +161,10 @@ def connected(lab: Lab) -> bool:
     token = {"Authorization": f"token {lab.address.partition('token=')[2]}"}
     with requests.Session() as session:
         session.trust_env = False  # no proxy
-        kernels = session.get(f"{lab.server}/api/kernels", headers=token, timeout=10).json()
-    return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in kernels)
+        answer = session.get(f"{lab.server}/api/kernels", headers=token, timeout=10)
+    if not answer.ok:  # while a kernel comes up, the server may answer with an error
+        return False
+    return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in answer.json())
 
 
 def menu(page: Page, title: str, entry: str) -> None:
@@ -173,7 +175,13 @@ def menu(page: Page, title: str, entry: str) -> None:
 def shown(notebook, number: int) -> Locator:
     """Scroll a cell to the top of the window; JupyterLab draws only what is near."""
     cell = notebook.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
-    cell.evaluate("cell => cell.scrollIntoView()")
+    for _ in range(30):  # JupyterLab may scroll back while it measures the cells that it draws
+        cell.evaluate("cell => cell.scrollIntoView()")
+        notebook.page.wait_for_timeout(300)
+        if cell.evaluate(
+            "cell => { const box = cell.getBoundingClientRect(); return box.bottom > 100 && box.top < 600 }"
+        ):
+            break
     expect(cell).to_be_in_viewport()
     return cell
 
