@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from course.chapters import Chapter
 from course.errors import CourseError
@@ -174,14 +175,6 @@ def _check_parameters(chapter: Chapter, given: dict) -> None:
 @contextmanager
 def state_folder(folder: Path):
     """Let everything inside use another state folder, and with it another embedded store."""
-    before = {name: os.environ.get(name) for name in ("COURSE_STATE", "COURSE_TRACKING_URI")}
-    os.environ["COURSE_STATE"] = str(folder)
-    os.environ.pop("COURSE_TRACKING_URI", None)
-    try:
+    with patch.dict(os.environ, COURSE_STATE=str(folder)):  # puts the environment back at the end
+        os.environ.pop("COURSE_TRACKING_URI", None)
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
