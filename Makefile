@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab ui test test-slow notebooks screenshots bench lock clean
+.PHONY: help setup course lab ui workbench test test-docker test-slow notebooks screenshots bench lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +20,14 @@ lab: setup ## open JupyterLab on your copies in work/, with the MLflow UI beside
 ui: setup ## open the MLflow UI on your runs
 	@$(BIN)/course ui
 
+workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
+	@$(BIN)/course workbench
+
 test: setup ## prove it: every notebook three times, and everything else
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow" tests
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
+
+test-docker: setup ## the workbench in containers, where a Docker engine answers
+	@$(BIN)/python -m pytest -m docker tests
 
 test-slow: setup ## the long proofs: network cut, another user, fresh environments
 	@$(BIN)/python -m pytest -m slow tests
@@ -30,7 +36,7 @@ notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
 	@$(BIN)/course notebooks
 
 screenshots: setup ## renew the committed screenshots (for authors)
-	@$(BIN)/python -m pytest -m "not slow" --screenshots tests/test_browser.py
+	@$(BIN)/python -m pytest -m "not slow and not docker" --screenshots tests/test_browser.py
 
 bench: setup ## measure; writes bench/results.json
 	@$(BIN)/python bench/bench.py

@@ -1,8 +1,14 @@
-"""The machinery that runs the course. A notebook uses four names of it: begin, check, start_server, CourseError."""
+"""The machinery that runs the course. A notebook uses five names of it, those in _WHERE."""
 
 import importlib
 
-_WHERE = {"begin": "session", "check": "checks", "start_server": "servers", "CourseError": "errors"}
+_WHERE = {
+    "begin": "session",
+    "check": "checks",
+    "start_server": "servers",
+    "start_workbench": "workbench",
+    "CourseError": "errors",
+}
 __all__ = list(_WHERE)
 
 

@@ -97,6 +97,16 @@ def ui(browser):
     lab.ui(browser)
 
 
+@main.command()
+@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
+def workbench(browser, auth):
+    """Start PostgreSQL, the MLflow server and JupyterLab together."""
+    from course import workbench
+
+    workbench.workbench(browser, auth)
+
+
 @main.command(
     add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
@@ -155,6 +165,27 @@ def checkpoint(chapter, force):
     if kept:
         print(f"The store that was there is kept as {kept}.")
     print(f"The embedded store is as it is before chapter {target.number}.")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--docker", is_flag=True, help="Of the workbench in containers.")
+def backup(file, docker):
+    """Write all that the workbench holds into FILE: runs, models, artifacts and accounts."""
+    from course import backup
+
+    print(f"{file} holds {backup.backup(file, docker=docker)}.")
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--docker", is_flag=True, help="Into the workbench in containers.")
+@click.option("--force", is_flag=True, help="Keep a workbench that is there aside first.")
+def restore(file, docker, force):
+    """Put the workbench of a backup FILE in place."""
+    from course import backup
+
+    print(f"The workbench holds what {file} does: {backup.restore(file, docker=docker, force=force)}.")
 
 
 @main.command()

