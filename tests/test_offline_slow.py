@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import tempfile
@@ -65,7 +66,7 @@ def clone():
         shutil.rmtree(base, ignore_errors=True)
 
 
-def make(folder: Path, target: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+def environment(folder: Path, before: tuple[str, ...] = ()) -> dict[str, str]:
     keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PIP_", "UV_", "SSL_")
     env = {name: value for name, value in os.environ.items() if name.startswith(keep)}
     if before:  # another user's home, and a PATH without this environment or anything in root's home
@@ -73,10 +74,14 @@ def make(folder: Path, target: str, before: tuple[str, ...] = ()) -> subprocess.
         env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": "/tmp"}
     else:
         env |= {"HOME": os.environ.get("HOME", "/root")}
+    return env
+
+
+def make(folder: Path, target: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
     return subprocess.run(
         [*before, "make", target, f"PYTHON={SYSTEM_PYTHON}"],
         cwd=folder,
-        env=env,
+        env=environment(folder, before),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -122,3 +127,36 @@ def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
     assert statuses.keys() == {"FINISHED"} and statuses["FINISHED"] % 2 == 0, statuses
     stray = [path for name in ("mlruns", "mlflow.db") for path in clone.rglob(name) if ".course" not in path.parts]
     assert [path for path in stray if ".venv" not in path.parts] == []
+
+
+def test_the_workbench_starts_and_stops_without_network_as_an_ordinary_user(clone):
+    """PostgreSQL under the user's own account, all data in the folder."""
+    before = cut_off("")
+    command = [*before, str(clone / ".venv/bin/course"), "workbench", "--no-browser"]
+    for attempt in (1, 2):
+        process = subprocess.Popen(
+            command,
+            cwd=clone,
+            env=environment(clone, before),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("Stop all three"):
+                    break
+            assert process.poll() is None and len(said) >= 4, f"start {attempt}: {''.join(said)}"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(40) == 0, process.stdout.read()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdout.close()
+    data = clone / ".course" / "workbench" / "postgres"
+    assert data.stat().st_uid == NOBODY and data.stat().st_mode & 0o777 == 0o700
+    assert not (data / "postmaster.pid").exists()

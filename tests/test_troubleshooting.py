@@ -10,11 +10,13 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import venv
 import zipfile
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from chapter_text import blocks
@@ -22,7 +24,7 @@ from click.testing import CliRunner
 from course_root import CHECKOUT, COURSE, clean_environment, until
 
 import course
-from course import servers, store
+from course import servers, store, workbench
 from course.chapters import all_chapters
 from course.cli import main
 
@@ -434,6 +436,52 @@ def test_an_old_mlruns(learner, tmp_path, monkeypatch):
         return said_by(mlflow.search_experiments)
     finally:
         begin("01")
+
+
+# --- the workbench ----------------------------------------------------------------------------------------------------
+
+
+@provokes("A workbench runs on")
+def test_a_second_workbench(tmp_path):
+    (tmp_path / "logs").mkdir()
+    with workbench._lock(tmp_path) as first:
+        first.write('{"MLflow": "http://127.0.0.1:5100"}')
+        first.flush()
+        return said_by(workbench._lock, tmp_path)
+
+
+@provokes("is taken by another program")
+def test_a_taken_port_of_the_workbench(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert workbench._port("MLflow", taken.getsockname()[1]) != taken.getsockname()[1]
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def open_folder():
+    """One that PostgreSQL's account may enter, also as root."""
+    with tempfile.TemporaryDirectory(prefix="course-", dir="/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@provokes("ended by itself")
+def test_a_damaged_database(open_folder):
+    (open_folder / "postgres").mkdir(mode=0o700)
+    (open_folder / "postgres" / "PG_VERSION").write_text("9\n")
+    if os.geteuid() == 0:
+        shutil.chown(open_folder / "postgres", "nobody")
+    return said_by(workbench.start, open_folder)
+
+
+@provokes("PostgreSQL does not run as root")
+def test_a_folder_closed_to_others(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("you are not root")
+    tmp_path.chmod(0o700)
+    return said_by(workbench.start, tmp_path / "workbench")
 
 
 # --- in a notebook ----------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def usual_port(folder: Path) -> int:
 def command(port: int | str) -> list[str]:
     """JupyterLab on that port of 127.0.0.1, rooted at the checkout."""
     settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
-    if not settings.exists():
+    if not settings.exists() and os.access(sys.prefix, os.W_OK):  # in an environment of somebody else's it asks
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(NO_POP_UP))
     return [

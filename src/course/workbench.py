@@ -74,7 +74,9 @@ def folder() -> Path:
     return state() / "workbench"
 
 
-def start(folder: Path, *, jupyter: bool = False, auth: bool = False, timeout: float = 90) -> Workbench:
+def start(
+    folder: Path, *, mlflow: bool = True, jupyter: bool = False, auth: bool = False, timeout: float = 90
+) -> Workbench:
     """Start the workbench of that folder, made first where there is none, and return once every part answers.
 
     Raises CourseError where one runs there already, where PostgreSQL cannot work, and where a part does not come up.
@@ -88,8 +90,7 @@ def start(folder: Path, *, jupyter: bool = False, auth: bool = False, timeout: f
         postgres.refuse_what_it_cannot_reach(data)
         if not data.exists():
             postgres.make(data)
-        # in /tmp itself, because the path of a socket has at most 107 bytes
-        socket = Path(tempfile.mkdtemp(prefix="course-pg-", dir="/tmp"))
+        socket = _temporary("socket")
         if os.geteuid() == 0:
             os.chown(socket, postgres.account(data), -1)
         (logs / "ended.log").unlink(missing_ok=True)
@@ -102,6 +103,7 @@ def start(folder: Path, *, jupyter: bool = False, auth: bool = False, timeout: f
         env |= {"WORKBENCH_POSTGRES": shlex.join(postgres.command(data, socket))}
         env |= {"WORKBENCH_POSTGRES_USER": str(postgres.account(data)), "WORKBENCH_PYTHON": shlex.quote(sys.executable)}
         env |= {"WORKBENCH_MLFLOW": shlex.join(_mlflow(folder, socket, mlflow_port, auth))}
+        env |= {"WORKBENCH_WITH_MLFLOW": str(mlflow).lower()}
         env |= {"WORKBENCH_WITH_JUPYTER": str(jupyter).lower(), "WORKBENCH_JUPYTER": "false"}
         url = f"http://127.0.0.1:{mlflow_port}"
         env |= {"MLFLOW_TRACKING_URI": url, "COURSE_TRACKING_URI": url}
@@ -130,7 +132,7 @@ def start(folder: Path, *, jupyter: bool = False, auth: bool = False, timeout: f
         raise
     bench = Workbench(folder, socket, server, address, lock)
     try:
-        _wait_until_healthy(bench, lab_port, timeout)
+        _wait_until_healthy(bench, mlflow, lab_port, timeout)
     except BaseException:
         bench.stop()
         raise
@@ -231,11 +233,11 @@ def _end_the_last_one(folder: Path) -> None:
             continue
 
 
-def _wait_until_healthy(bench: Workbench, lab_port: int | None, timeout: float) -> None:
+def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     waiting = {
         "postgres": lambda: postgres.is_ready(bench._socket),
-        "mlflow": lambda: answers(bench.url + "/health"),
+        "mlflow": lambda: not mlflow or answers(bench.url + "/health"),
         "jupyter": lambda: lab_port is None or answers(f"http://127.0.0.1:{lab_port}/login"),
     }
     while waiting:
@@ -248,19 +250,24 @@ def _wait_until_healthy(bench: Workbench, lab_port: int | None, timeout: float) 
         time.sleep(0.1)
 
 
+def _temporary(what: str) -> Path:
+    """A new folder in /tmp itself: the path of a socket has at most 107 bytes. Those of dead processes are removed."""
+    for left in Path("/tmp").glob(f"course-{what}-*"):
+        pid = left.name.split("-")[2]
+        if os.geteuid() in (0, left.stat().st_uid) and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"course-{what}-{os.getpid()}-", dir="/tmp"))
+
+
 def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbench:
     """PostgreSQL and the MLflow server on it for a notebook, in a temporary folder unless one is named.
 
     `stop()` keeps the folder, so that `start_workbench(bench.folder)` finds its data again, under the same address;
-    `discard()` removes it. The folders that killed notebooks left are removed here.
+    `discard()` removes it.
     """
-    for left in Path("/tmp").glob("course-workbench-*"):
-        pid = left.name.split("-")[2]
-        if left.stat().st_uid == os.geteuid() and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
     if folder is None:
         postgres.program("postgres")
-        folder = Path(tempfile.mkdtemp(prefix=f"course-workbench-{os.getpid()}-", dir="/tmp"))
+        folder = _temporary("workbench")
         folder.chmod(0o711)  # as root PostgreSQL runs under another account, which has to get in
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return start(folder, auth=auth)
