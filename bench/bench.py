@@ -84,6 +84,9 @@ def main():
     for name in tries[0]["chapters"]:
         for key in ("seconds", "runner adds"):
             figures[f"{name}, {key}"] = summary([one["chapters"][name][key] for one in tries])
+    import team
+
+    figures["workbench"] = team.measure()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     about = {
         "unit": "seconds",

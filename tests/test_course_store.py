@@ -202,9 +202,9 @@ def test_checkpoint(course_of_two):
     assert (Path(unquote(urlparse(place).path)) / "notes.txt").read_text() == "kept"
 
 
-def test_checkpoint_refuses_a_server(course_of_two):
-    done = course_of_two.run("checkpoint", "02", COURSE_TRACKING_URI="http://127.0.0.1:9")
-    assert done.returncode == 1 and "COURSE_TRACKING_URI is set" in done.stderr
+def test_checkpoint_refuses_another_store(course_of_two):
+    done = course_of_two.run("checkpoint", "02", COURSE_TRACKING_URI="sqlite:////tmp/another.db")
+    assert done.returncode == 1 and "COURSE_TRACKING_URI names neither a server nor the embedded store" in done.stderr
 
 
 def test_a_checkpoint_is_made_anew_when_an_earlier_chapter_changed(course_of_two):

@@ -24,7 +24,8 @@ from click.testing import CliRunner
 from course_root import CHECKOUT, COURSE, clean_environment, until
 
 import course
-from course import servers, store, workbench
+import workbench
+from course import servers, store
 from course.chapters import all_chapters
 from course.cli import main
 

@@ -17,8 +17,10 @@ import pytest
 import sqlalchemy
 from course_root import COURSE, CourseRoot, until
 
-from course import lab, postgres, servers, workbench
+import workbench
+from course import lab, servers
 from course.errors import CourseError
+from workbench import postgres
 
 AS_ROOT = os.name != "nt" and os.geteuid() == 0
 

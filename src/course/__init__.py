@@ -3,11 +3,11 @@
 import importlib
 
 _WHERE = {
-    "begin": "session",
-    "check": "checks",
-    "start_server": "servers",
+    "begin": "course.session",
+    "check": "course.checks",
+    "start_server": "course.servers",
     "start_workbench": "workbench",
-    "CourseError": "errors",
+    "CourseError": "course.errors",
 }
 __all__ = list(_WHERE)
 
@@ -17,4 +17,4 @@ def __getattr__(name: str):
     # lists a model's requirements: what is imported here would count as a package that every model needs.
     if name not in _WHERE:
         raise AttributeError(f"module 'course' has no attribute {name!r}: it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"course.{_WHERE[name]}"), name)
+    return getattr(importlib.import_module(_WHERE[name]), name)

@@ -9,7 +9,7 @@ from course import store
 from course.chapters import Chapter, before
 from course.errors import CourseError
 from course.paths import kept_name, root, state
-from course.runner import run_chapter, state_folder
+from course.runner import Result, run, run_chapter, state_folder
 
 
 def fingerprint(chapter: Chapter) -> str:
@@ -67,9 +67,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
     """
     current = store.folder()
     if os.environ.get("COURSE_TRACKING_URI"):
-        raise CourseError(
-            "COURSE_TRACKING_URI is set, and a checkpoint changes the embedded store alone: unset it first."
-        )
+        raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
     if (count := store.runs(current)) and not force:
         raise CourseError(
             f"The embedded store holds {count} run{'s' if count > 1 else ''}, and a checkpoint takes its place: add "
@@ -79,6 +77,12 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
     kept = set_aside()
     store.copy(checkpoint, current)
     return kept
+
+
+def on_server(chapter: Chapter) -> list[Result]:
+    """Run the chapters before this one on the server in use, where what they log stays beside what is there."""
+    earlier = before(chapter)
+    return run(earlier) if earlier else []
 
 
 def set_aside() -> Path | None:

@@ -102,7 +102,7 @@ def ui(browser):
 @click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
 def workbench(browser, auth):
     """Start PostgreSQL, the MLflow server and JupyterLab together."""
-    from course import workbench
+    import workbench
 
     workbench.workbench(browser, auth)
 
@@ -161,6 +161,13 @@ def checkpoint(chapter, force):
     target, *more = select(chapter)
     if more:
         raise CourseError(f"A checkpoint is of one chapter, not of {chapter}: name the chapter that you want to start.")
+    if os.environ.get("COURSE_TRACKING_URI", "").startswith("http"):
+        results = checkpoints.on_server(target)
+        if any(result.failure for result in results):
+            sys.exit(1)
+        seconds = sum(result.seconds for result in results)
+        print(f"The server is as it is before chapter {target.number}: that took {seconds:.0f} s.")
+        return
     kept = checkpoints.restore(target, force)
     if kept:
         print(f"The store that was there is kept as {kept}.")
@@ -172,7 +179,7 @@ def checkpoint(chapter, force):
 @click.option("--docker", is_flag=True, help="Of the workbench in containers.")
 def backup(file, docker):
     """Write all that the workbench holds into FILE: runs, models, artifacts and accounts."""
-    from course import backup
+    from workbench import backup
 
     print(f"{file} holds {backup.backup(file, docker=docker)}.")
 
@@ -183,9 +190,18 @@ def backup(file, docker):
 @click.option("--force", is_flag=True, help="Keep a workbench that is there aside first.")
 def restore(file, docker, force):
     """Put the workbench of a backup FILE in place."""
-    from course import backup
+    from workbench import backup
 
     print(f"The workbench holds what {file} does: {backup.restore(file, docker=docker, force=force)}.")
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def learners(file):
+    """Make a workspace, and an account where there are accounts, for each name in FILE on the server in use."""
+    from workbench import learners
+
+    learners.learners(file)
 
 
 @main.command()

@@ -59,7 +59,12 @@ def launch_ui() -> Server:
         + ["--backend-store-uri", uri, "--default-artifact-root", store.artifact_root(folder)],
         # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
         port=free_port(usual_port(state())),
-        env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
+        env={
+            **QUIET_MLFLOW,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_TRACKING_URI": "",
+            "MLFLOW_WORKSPACE": "",
+        },
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )

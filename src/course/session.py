@@ -77,7 +77,7 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
     print("To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui")
     for experiment, maker in (needs or {}).items():
-        _require(client, experiment, maker, number, embedded)
+        _require(client, experiment, maker, number, embedded or uri == os.environ.get("COURSE_TRACKING_URI"))
 
 
 def parameters() -> dict:
@@ -159,11 +159,11 @@ def _end_dead_runs(client, experiments, number: str) -> None:
             client.set_terminated(run.info.run_id, "KILLED", end_time=int(time.time() * 1000))
 
 
-def _require(client, experiment: str, maker: str, number: str, embedded: bool) -> None:
+def _require(client, experiment: str, maker: str, number: str, checkpoint: bool) -> None:
     found = client.get_experiment_by_name(experiment)
     finished = found and client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1)
     if not finished:
-        shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if embedded else ""
+        shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if checkpoint else ""
         raise CourseError(
             f"Chapter {number} reads the runs of the experiment `{experiment}`, and this store has none: run chapter "
             f"{maker} first{shortcut}."

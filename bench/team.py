@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import psutil
 
-from course import workbench
+import workbench
 from course.servers import start_server
 
 CALLS = 300

@@ -1,5 +1,7 @@
 """PostgreSQL, the MLflow server and JupyterLab together on this machine, kept by supervisor: `course workbench`.
 
+The same three in containers lie in the folder workbench/ of the checkout; backup and learners work on both.
+
 A workbench lives in one folder: postgres/ (the database), artifacts/, logs/, and with authentication accounts.ini.
 """
 
@@ -15,14 +17,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 
-from course import lab, postgres
+from course import lab
 from course.errors import CourseError
 from course.paths import state
 from course.servers import Server, answers, free_port, launch
 from course.session import QUIET_MLFLOW
+from workbench import postgres
 
 PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyterlab.log"}
 
@@ -98,7 +102,8 @@ def start(
             _port("MLflow", lab.usual_port(folder)),
             _port("JupyterLab", lab.usual_port(folder / "lab")) if jupyter else None,
         )
-        env = {**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # the workspace belongs to the server that this process uses, and no server starts with it
+        env = {**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WORKSPACE": ""}
         env |= {"WORKBENCH_USER": str(os.geteuid())}
         env |= {"WORKBENCH_POSTGRES": shlex.join(postgres.command(data, socket))}
         env |= {"WORKBENCH_POSTGRES_USER": str(postgres.account(data)), "WORKBENCH_PYTHON": shlex.quote(sys.executable)}
@@ -270,7 +275,15 @@ def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbe
         folder = _temporary("workbench")
         folder.chmod(0o711)  # as root PostgreSQL runs under another account, which has to get in
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return start(folder, auth=auth)
+    bench = start(folder, auth=auth)
+    if workspace := os.environ.get("MLFLOW_WORKSPACE"):  # a learner's, who has to find it here, too
+        from mlflow import MlflowClient
+
+        with patch.dict(os.environ, MLFLOW_WORKSPACE="default"):
+            client = MlflowClient(bench.url)
+            if workspace not in [one.name for one in client.list_workspaces()]:
+                client.create_workspace(workspace)
+    return bench
 
 
 def workbench(open_browser: bool, auth: bool) -> None:
