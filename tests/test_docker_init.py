@@ -1,0 +1,72 @@
+"""workbench/init, and what compose says where it was not run."""
+
+import os
+import re
+import stat
+import subprocess
+
+import pytest
+from docker_workbench import HERE, docker, require_docker
+
+pytestmark = pytest.mark.docker
+SECRETS = ("TOKEN", "PASSWORD", "KEY")
+
+
+@pytest.fixture
+def init(tmp_path):
+    """workbench/init in a folder of its own with a space and an umlaut; call it to run it."""
+    folder = tmp_path / "my wörkbench"
+    folder.mkdir()
+    (folder / "init").write_bytes((HERE / "init").read_bytes())
+    (folder / "init").chmod(0o755)
+
+    def run(umask="022"):
+        return subprocess.run(["sh", "-c", f"umask {umask}; ./init"], cwd=folder, capture_output=True, text=True)
+
+    run.env = folder / ".env"
+    return run
+
+
+def test_the_secrets_are_new_and_for_you_alone(init):
+    assert init(umask="000").returncode == 0
+    assert stat.S_IMODE(init.env.stat().st_mode) == 0o600
+    first = secrets(init.env)
+    init.env.unlink()
+    init()
+    second = secrets(init.env)
+    assert len(first) == 6
+    assert all(re.fullmatch("[A-Za-z0-9]{32}", value) for value in first.values())
+    assert len({*first.values(), *second.values()}) == 12
+
+
+def secrets(env):
+    pairs = (line.split("=", 1) for line in env.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {name: value for name, value in pairs if name.endswith(SECRETS)}
+
+
+def test_an_existing_file_stays(init):
+    init.env.write_text("MINE=1\n")
+    done = init()
+    assert done.returncode == 0
+    assert done.stdout == "workbench/.env is there already, and stays as it is.\n"
+    assert init.env.read_text() == "MINE=1\n"
+
+
+def test_a_link_to_nowhere_stays(init):
+    init.env.symlink_to("nowhere")
+    assert "stays as it is" in init().stdout
+    assert os.readlink(init.env) == "nowhere" and not init.env.exists()
+
+
+def test_git_ignores_what_it_writes():
+    asked = subprocess.run(["git", "check-ignore", "--quiet", ".env"], cwd=HERE)
+    assert asked.returncode == 0
+
+
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.demo.yaml"]])
+def test_compose_names_init_where_it_was_not_run(files):
+    require_docker()
+    chosen = [word for file in files for word in ("-f", str(HERE / file))]
+    done = docker("compose", "--env-file", os.devnull, *chosen, "up", check=False)
+    assert done.returncode != 0
+    assert "run workbench/init first" in done.stderr
