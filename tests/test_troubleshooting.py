@@ -485,6 +485,56 @@ def test_a_folder_closed_to_others(tmp_path):
     return said_by(workbench.start, tmp_path / "workbench")
 
 
+@pytest.fixture(scope="module")
+def bench():
+    with workbench.start_workbench() as running:
+        yield running
+    shutil.rmtree(running.folder)
+
+
+@provokes("Connection refused")
+def test_localhost_where_nothing_listens(monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    return said_by(mlflow.MlflowClient(NOWHERE).search_experiments)
+
+
+@provokes("Permission denied")
+def test_artifacts_on_the_clients_disk(tmp_path):
+    """As an ordinary user: root could make the folder. The same between containers: test_docker_workbench.py."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    (tmp_path / "said").touch()
+    (tmp_path / "said").chmod(0o666)
+    with open(tmp_path / "said", "w") as said:
+        if (child := os.fork()) == 0:  # with all modules loaded: another user may not enter root's home
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)
+                LocalArtifactRepository("/srv/artifacts").log_artifact(__file__)
+            except OSError as error:
+                os.write(said.fileno(), f"{type(error).__name__}: {error}".encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+    return (tmp_path / "said").read_text()
+
+
+@provokes("artifact_location cannot")
+def test_an_artifact_location_on_the_workbench(bench):
+    import mlflow
+
+    return said_by(mlflow.MlflowClient(bench.url).create_experiment, "own", artifact_location="file:///srv/artifacts")
+
+
+@provokes("Workspace '")
+def test_a_workspace_that_is_not_there(bench, monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_WORKSPACE", "ada")
+    return said_by(mlflow.MlflowClient(bench.url).search_experiments)
+
+
 # --- in a notebook ----------------------------------------------------------------------------------------------------
 
 
