@@ -10,6 +10,9 @@ from course_root import FOREIGN, CourseRoot
 from course import store
 from course.paths import state
 
+# Here, before any test file imports it.
+pytest.register_assert_rewrite("notebook_passes")
+
 # Who starts the tests in the background of a script leaves SIGINT ignored, and every program would inherit that. With a
 # handler here, those that the tests interrupt take it as from a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,6 +27,7 @@ PAGES = (
     "data",
     "notebooks",
     "projects",
+    "workbench",
     "chapters",
 )
 
@@ -46,7 +47,9 @@ def pages(tmp_path):
     """A copy of all pages under an index."""
     for name in PAGES:
         if (root() / name).is_dir():
-            shutil.copytree(root() / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.csv"))
+            shutil.copytree(
+                root() / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.csv", ".env")
+            )
         elif (root() / name).exists():
             shutil.copyfile(root() / name, tmp_path / name)
     for file in (root() / "data").glob("*.csv"):

@@ -18,7 +18,11 @@ PAGES = ["README.md", "WORKSHOP.md", "CONTRIBUTING.md", "data/README.md", "book/
 
 def pages() -> list[str]:
     """The pages that are no chapters: those that must exist, and all others beside them."""
-    more = [path for pattern in ("book/*.md", "projects/*/README.md") for path in sorted(root().glob(pattern))]
+    more = [
+        path
+        for pattern in ("book/*.md", "projects/*/README.md", "workbench/*.md")
+        for path in sorted(root().glob(pattern))
+    ]
     return list(dict.fromkeys([*PAGES, *(path.relative_to(root()).as_posix() for path in more)]))
 
 

@@ -146,7 +146,7 @@ def test_in_a_terminal_a_bar_moves(fake):
         (["run", "--fast"], "There is no option --fast: the options are -p, --parameter, --tracking-uri, --timeout,"),
         (["--fast"], "There is no option --fast: the options are -h, --help."),
         (["run", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
-        (["walk"], "There is no command walk: the commands are run, lab, ui, mlflow, reset, checkpoint, doctor,"),
+        (["walk"], "There is no command walk: the commands are run, lab, ui, workbench, mlflow, reset, checkpoint,"),
         (["checkpoint", "01-02"], "A checkpoint is of one chapter, not of 01-02: name the chapter that you want to"),
         (["reset"], "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
     ],

@@ -98,7 +98,9 @@ def test_a_message_is_found_with_its_gaps_and_not_otherwise():
     assert not occurs("Port 80 (taken)", "port 80 taken")
 
 
-@pytest.mark.parametrize("page", ["book/troubleshooting.md", "CONTRIBUTING.md", "projects/stockpred/README.md"])
+@pytest.mark.parametrize(
+    "page", ["book/troubleshooting.md", "CONTRIBUTING.md", "projects/stockpred/README.md", "workbench/README.md"]
+)
 def test_the_commands_on_a_page_exist(page):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     code = "\n".join(_code(text))
