@@ -29,7 +29,6 @@ def connect():
     """Point this process at a store for one test, as a notebook's kernel is."""
     import mlflow
 
-    uris = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     outside = dict(os.environ)
 
     def to(uri: str) -> None:
@@ -38,10 +37,10 @@ def connect():
         mlflow.set_registry_uri(uri)
 
     yield to
+    mlflow.set_tracking_uri(None)  # first these, because they write into the environment
+    mlflow.set_registry_uri(None)
     os.environ.clear()
     os.environ.update(outside)
-    mlflow.set_tracking_uri(uris[0])
-    mlflow.set_registry_uri(uris[1])
 
 
 @pytest.mark.xdist_group(passes.FIRST)
