@@ -10,6 +10,7 @@ import pytest
 pytest.register_assert_rewrite("notebook_passes")
 
 import notebook_passes as passes  # noqa: E402
+from course_root import until  # noqa: E402
 
 from course.chapters import all_chapters, before  # noqa: E402
 from course.runner import run_chapter, state_folder  # noqa: E402
@@ -157,6 +158,7 @@ def test_what_a_chapter_leaves_behind_is_found(fake):
     (fake.root / "mlflow.db").touch()
     with fake.here():
         assert sorted(map(os.path.basename, passes.strays())) == ["mlflow.db", "mlruns"]
-    with fake.started("sleep", "60"):
+    with fake.started("sh", "-c", "echo started; sleep 60"):
+        until(lambda: "started" in fake.output())  # a new process shows its environment a moment after its birth
         assert "sleep 60" in passes.survivors(fake.state, seconds=0)[0]
     assert passes.survivors(fake.state, seconds=0) == []

@@ -102,20 +102,25 @@ def _server_in_use() -> str | None:
     return address if address.startswith("http") else None
 
 
-def wait(running: Callable[[], bool]) -> bool:
-    """Return True when the person at the terminal stops the command, False once `running()` is no longer true."""
+def told_to_stop() -> threading.Event:
+    """Set when the person at the terminal stops the command; made before the command says how to stop it."""
     stopped = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: stopped.set())
+    return stopped
+
+
+def wait(stopped: threading.Event, running: Callable[[], bool]) -> bool:
+    """Return True once `stopped` is set, False once `running()` is no longer true."""
     while not stopped.wait(timeout=0.5):
         if not running():
             return False
     return True
 
 
-def _serve(servers: list[Server]) -> None:
-    if not wait(lambda: all(server.running() for server in servers)):
+def _serve(stopped: threading.Event, servers: list[Server]) -> None:
+    if not wait(stopped, lambda: all(server.running() for server in servers)):
         ended = next(server for server in servers if not server.running())
         raise CourseError(f"A server ended by itself; the reason is at the end of {ended.log}.")
 
@@ -126,10 +131,11 @@ def ui(open_browser: bool) -> None:
         print(f"The store in use is a server, and shows itself: {address}")
         return
     with launch_ui().wait_until_healthy() as server:
+        stopped = told_to_stop()
         print(f"MLflow UI  {server.url}\nStop it with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(server.url)
-        _serve([server])
+        _serve(stopped, [server])
 
 
 def lab(open_browser: bool) -> None:
@@ -147,12 +153,13 @@ def lab(open_browser: bool) -> None:
             shown = servers[1].url
         for server in servers:
             server.wait_until_healthy()
+        stopped = told_to_stop()
         first = min((chapter.working_copy.name for chapter in all_chapters()), default="")
         address = f"{servers[0].url}/lab/tree/work/{first}?token={token}"
         print(f"JupyterLab  {address}\nMLflow UI   {shown}\nStop both with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(address)
-        _serve(servers)
+        _serve(stopped, servers)
     finally:
         for server in servers:
             server.stop()

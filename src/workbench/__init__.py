@@ -290,11 +290,12 @@ def workbench(open_browser: bool, auth: bool) -> None:
     """All three until Ctrl-C."""
     lab.copy_notebooks()
     with start(folder(), jupyter=True, auth=auth) as bench:
+        stopped = lab.told_to_stop()
         print(f"JupyterLab  {bench.lab}\nMLflow      {bench.url}\nPostgreSQL  {bench.database}")
         if auth:
             print(f"MLflow asks for a name and a password: admin, and what {folder() / 'accounts.json'} holds.")
         print("Stop all three with Ctrl-C. Your runs stay, and the next start finds them.", flush=True)
         if open_browser:
             lab.webbrowser.open(bench.lab)
-        if not lab.wait(bench.running):
+        if not lab.wait(stopped, bench.running):
             raise bench.why_it_ended()
