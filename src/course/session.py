@@ -75,7 +75,10 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     print(f"Chapter {number}: {chapter.title}")
     embedded = uri == store.uri(store.folder())
     print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
-    print("To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui")
+    if uri.startswith("http"):
+        print("To see it in the MLflow UI: that address in a browser; for containers workbench/README.md has another")
+    else:
+        print("To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui")
     for experiment, maker in (needs or {}).items():
         _require(client, experiment, maker, number, embedded or uri == os.environ.get("COURSE_TRACKING_URI"))
 
