@@ -1,9 +1,13 @@
 """The profile `auth` and a class: who may do what, and that nothing is published without asking who comes."""
 
+import csv
 import json
+import re
 import socket
+import subprocess
 
 import pytest
+from course_root import COURSE, clean_environment
 from docker_workbench import Workbench, docker, require_docker, status
 
 pytestmark = pytest.mark.docker
@@ -114,6 +118,34 @@ def test_a_class_never_reaches_jupyter(shared, outside):
     with pytest.raises(OSError):
         socket.create_connection((outside, int(shared.settings["JUPYTER_PORT"])), timeout=5)
     assert status(f"{shared.jupyter}/login")[0] == 200
+
+
+LEARNER = """
+import mlflow
+mlflow.set_experiment("prices")
+mlflow.log_text("mine", "note.txt")
+print(*sorted(one.name for one in mlflow.search_experiments()))
+try:
+    mlflow.set_workspace("default")
+    mlflow.set_experiment("not mine")
+except mlflow.MlflowException as error:
+    print("403" if "403" in str(error) or "Permission denied" in str(error) else error)
+"""
+
+
+def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
+    """As workbench/README.md says: from this machine, with the administrator's password."""
+    names = tmp_path / "names.txt"
+    names.write_text("cora\n")
+    teacher = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": shared.env["MLFLOW_ADMIN_PASSWORD"]}
+    outside = clean_environment(COURSE_STATE=tmp_path / "state", COURSE_TRACKING_URI=shared.mlflow, **teacher)
+    done = subprocess.run([COURSE, "learners", names], capture_output=True, text=True, timeout=60, env=outside)
+    assert done.returncode == 0, done.stderr
+    with open(names.with_name("names.txt-accounts"), newline="") as book:
+        (account,) = csv.DictReader(book)
+    lines = dict(re.findall(r"(\w+)=(\S+)", account["lines"]))
+    shown = shared.python(LEARNER, env=lines | {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}).splitlines()
+    assert shown == ["prices", "403"]
 
 
 # What is refused
