@@ -98,33 +98,18 @@ def start(
         if os.geteuid() == 0:
             os.chown(socket, postgres.account(data), -1)
         (logs / "ended.log").unlink(missing_ok=True)
-        mlflow_port, lab_port = (
-            _port("MLflow", lab.usual_port(folder)),
-            _port("JupyterLab", lab.usual_port(folder / "lab")) if jupyter else None,
-        )
-        # the workspace belongs to the server that this process uses, and no server starts with it
-        env = {**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WORKSPACE": ""}
-        env |= {"WORKBENCH_USER": str(os.geteuid())}
-        env |= {"WORKBENCH_POSTGRES": shlex.join(postgres.command(data, socket))}
-        env |= {"WORKBENCH_POSTGRES_USER": str(postgres.account(data)), "WORKBENCH_PYTHON": shlex.quote(sys.executable)}
-        env |= {"WORKBENCH_MLFLOW": shlex.join(_mlflow(folder, socket, mlflow_port, auth))}
-        env |= {"WORKBENCH_WITH_MLFLOW": str(mlflow).lower()}
-        env |= {"WORKBENCH_WITH_JUPYTER": str(jupyter).lower(), "WORKBENCH_JUPYTER": "false"}
-        url = f"http://127.0.0.1:{mlflow_port}"
-        env |= {"MLFLOW_TRACKING_URI": url, "COURSE_TRACKING_URI": url}
-        address = None
-        if auth:
-            env |= _accounts(folder, socket)
+        port = _port("MLflow", lab.usual_port(folder))
+        lab_port = _port("JupyterLab", lab.usual_port(folder / "lab")) if jupyter else None
+        env, address = _parts(folder, socket, port, mlflow, auth), None
         if jupyter:
-            token, token_file = secrets.token_urlsafe(24), folder / "jupyter-token"
-            _write_secret(token_file, token)
-            env |= lab.ENVIRONMENT | {"JUPYTER_TOKEN_FILE": str(token_file)}
-            env |= {"WORKBENCH_JUPYTER": shlex.join(lab.command(lab_port))}
+            token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
             address = f"http://127.0.0.1:{lab_port}/lab/tree/work?token={token}"
+            env |= lab.ENVIRONMENT | {"JUPYTER_TOKEN_FILE": str(folder / "jupyter-token")}
+            env |= {"WORKBENCH_WITH_JUPYTER": "true", "WORKBENCH_JUPYTER": shlex.join(lab.command(lab_port))}
         command = [sys.executable, "-P", "-m", "supervisor.supervisord", "--configuration"]
         server = launch(
             [*command, str(Path(__file__).with_name("supervisord.conf"))],
-            port=mlflow_port,
+            port=port,
             env=env,
             cwd=logs,
             log=logs / "console.log",
@@ -142,9 +127,30 @@ def start(
         bench.stop()
         raise
     lock.seek(0)
-    lock.write(json.dumps({"MLflow": bench.url, "JupyterLab": address and address.split("/lab")[0]}).ljust(400))
+    lock.write(json.dumps({"MLflow": bench.url, "JupyterLab": bench.lab and bench.lab.split("/lab")[0]}).ljust(400))
     lock.flush()
     return bench
+
+
+def _parts(folder: Path, socket: Path, port: int, mlflow: bool, auth: bool) -> dict[str, str]:
+    """What supervisord.conf looks up in the environment, and what PostgreSQL and MLflow read there; no JupyterLab."""
+    data, url = folder / "postgres", f"http://127.0.0.1:{port}"
+    return {
+        **QUIET_MLFLOW,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_WORKSPACE": "",  # belongs to the server that this process uses, and no server starts with it
+        "MLFLOW_TRACKING_URI": url,
+        "COURSE_TRACKING_URI": url,
+        "WORKBENCH_USER": str(os.geteuid()),
+        "WORKBENCH_PYTHON": shlex.quote(sys.executable),
+        "WORKBENCH_POSTGRES": shlex.join(postgres.command(data, socket)),
+        "WORKBENCH_POSTGRES_USER": str(postgres.account(data)),
+        "WORKBENCH_WITH_MLFLOW": str(mlflow).lower(),
+        "WORKBENCH_MLFLOW": shlex.join(_mlflow(folder, socket, port, auth)),
+        "WORKBENCH_WITH_JUPYTER": "false",
+        "WORKBENCH_JUPYTER": "false",
+        **(_accounts(folder, socket) if auth else {}),
+    }
 
 
 def _mlflow(folder: Path, socket: Path, port: int, auth: bool) -> list[str]:
@@ -188,10 +194,12 @@ def admin(folder: Path) -> tuple[str, str] | None:
     return ("admin", json.loads(kept.read_text())["admin"]) if kept.exists() else None
 
 
-def _write_secret(path: Path, text: str) -> None:
+def _write_secret(path: Path, text: str) -> str:
+    """Write it into a file that only this account may read; returns the text."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+    return text
 
 
 def _port(part: str, usual: int) -> int:
