@@ -12,37 +12,37 @@ setup: ## set up .venv from requirements.lock (the others do it by themselves)
 	@$(PYTHON) install.py
 
 course: setup ## run every notebook in order
-	@$(BIN)/course run
+	@"$(BIN)/course" run
 
 lab: setup ## open JupyterLab on your copies in work/, with the MLflow UI beside it
-	@$(BIN)/course lab
+	@"$(BIN)/course" lab
 
 ui: setup ## open the MLflow UI on your runs
-	@$(BIN)/course ui
+	@"$(BIN)/course" ui
 
 workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
-	@$(BIN)/course workbench
+	@"$(BIN)/course" workbench
 
 test: setup ## prove it: every notebook three times, and everything else
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
+	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
 
 test-docker: setup ## the workbench in containers, where a Docker engine answers
-	@$(BIN)/python -m pytest -m docker tests
+	@"$(BIN)/python" -m pytest -m docker tests
 
 test-slow: setup ## the long proofs: network cut, another user, fresh environments
-	@$(BIN)/python -m pytest -m slow tests
+	@"$(BIN)/python" -m pytest -m slow tests
 
 notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
-	@$(BIN)/course notebooks
+	@"$(BIN)/course" notebooks
 
 screenshots: setup ## renew the committed screenshots (for authors)
-	@$(BIN)/python -m pytest -m "not slow and not docker" --screenshots tests/test_browser.py
+	@"$(BIN)/python" -m pytest -m "not slow and not docker" --screenshots tests/test_browser.py
 
 bench: setup ## measure; writes bench/results.json
-	@$(BIN)/python bench/bench.py
+	@"$(BIN)/python" bench/bench.py
 
 lock: setup ## renew requirements.lock from pyproject.toml (for authors)
-	@$(BIN)/uv pip compile --universal --fork-strategy fewest --generate-hashes --all-extras --python-version 3.11 \
+	@"$(BIN)/uv" pip compile --universal --fork-strategy fewest --generate-hashes --all-extras --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.lock
 
 clean: ## remove .venv and caches, never your runs or your notebooks

@@ -396,6 +396,11 @@ def test_the_demo_trains_and_serves(bench):
     bench.compose("rm", "--stop", "--force", "serve", "train", demo=True)
 
 
+def test_the_doctor_finds_the_jupyter_container_healthy(bench):
+    done = bench.run("jupyter", "course", "doctor", check=False)
+    assert done.returncode == 0 and "fail" not in done.stdout, done.stdout
+
+
 def test_the_chapters_run_in_the_jupyter_container(bench):
     """Last, because it takes longest."""
     chapters = list((CHECKOUT / "chapters").glob("[0-9][0-9]_*.md"))

@@ -18,7 +18,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf 
 RUN useradd --uid 1000 --create-home --shell /bin/bash learner \
  && install -d -o learner -g learner /home/learner/course /home/learner/course/work /home/learner/course/.course
 WORKDIR /home/learner/course
-ENV PATH=/opt/venv/bin:$PATH SHELL=/bin/bash GIT_PYTHON_REFRESH=quiet PYDEVD_DISABLE_FILE_VALIDATION=1
+ENV PATH=/opt/venv/bin:$PATH SHELL=/bin/bash GIT_PYTHON_REFRESH=quiet PYDEVD_DISABLE_FILE_VALIDATION=1 COURSE_SUBSET=1
 
 # The course's code, importable where it lies. No package comes with it.
 COPY --chown=learner:learner pyproject.toml README.md LICENSE ./

@@ -24,6 +24,8 @@ def packages() -> str | None:
         try:
             found = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
+            if os.environ.get("COURSE_SUBSET"):  # set in an image that leaves out what tests and builds the course
+                continue
             wrong.append(f"{requirement.name} is missing")
             continue
         if not found or found not in requirement.specifier:
