@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import urllib.error
 import urllib.request
@@ -545,6 +546,18 @@ def test_a_cell_above_was_not_run():
     notebook = json.loads(all_chapters()[0].notebook.read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return said_by(exec, next(cell for cell in code if cell.startswith("round(forest.score")), {})
+
+
+@provokes("No module named 'tensorflow'")
+def test_a_machine_without_tensorflow(tmp_path):
+    """All of this environment but TensorFlow, and nothing else."""
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("tensorflow"):
+            (tmp_path / entry.name).symlink_to(entry)
+    command = [PYTHON, "-S", "-c", "import keras"]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=clean_environment(PYTHONPATH=str(tmp_path))
+    ).stderr
 
 
 @provokes("is already active")
