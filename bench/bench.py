@@ -86,7 +86,11 @@ def main():
         for key in ("seconds", "runner adds"):
             figures[f"{name}, {key}"] = summary([one["chapters"][name][key] for one in tries])
     import team
+    import tracking
+    import tuning
 
+    figures["tracked over untracked training"] = tracking.measure()
+    figures["trials of a study"] = tuning.measure()
     figures["workbench"] = team.measure()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     about = {

@@ -20,6 +20,7 @@ import psutil
 import pytest
 import requests
 from course_root import CHECKOUT, CourseRoot, until
+from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -33,6 +34,7 @@ SWITCHES = (
 )
 NAME = "01_first_tracked_pipeline"
 HELD_OUT = "RandomForestClassifier_score_X_test"
+COMPARISON = CHECKOUT / "notebooks" / "04_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 PATIENCE = 30  # seconds for a page to react on a busy machine
 
@@ -317,6 +319,75 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     page.get_by_role("gridcell").get_by_role("link", name="model", exact=True).click()
     expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="forest", exact=True).first).to_be_visible()  # the run that made it
+
+
+@pytest.fixture
+def comparison(lab):
+    """The nine runs of chapter 04, logged to the lab's store with the figures that its notebook shows.
+
+    To run the chapter here would show the same and take a minute.
+    """
+    outputs = [
+        o.data["text/plain"]
+        for c in nbformat.read(COMPARISON, as_version=4).cells
+        for o in c.get("outputs", [])
+        if "text/plain" in o.get("data", {})
+    ]
+    row = re.compile(r"^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", re.MULTILINE)
+    found = [row.findall(text) for text in outputs]
+    (rows,) = [each for each in found if each]
+    assert len(rows) == 9
+    client = MlflowClient(lab.ui)
+    experiment = client.create_experiment("comparison")
+    for target, features, family, *figures in rows:
+        tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
+        name = f"{target}-{features}-{family}".replace("_", "-")
+        run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        for end, figure in zip(("value", "low", "high"), figures):
+            client.log_metric(run, f"brier_skill_{end}", float(figure))
+        client.set_terminated(run)
+    return rows
+
+
+def test_the_comparison_is_sorted_in_the_mlflow_ui(lab, comparison):
+    page = lab.window()
+    page.goto(lab.ui)
+    page.get_by_role("button", name="Model training", exact=True).click()
+    question = page.get_by_placeholder("Ask a question...")
+    question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
+    page.get_by_role("link", name="comparison", exact=True).click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
+
+    page.get_by_text("Columns", exact=True).click()
+    tree = page.get_by_test_id("column-selector-tree")
+    hidden = ("Dataset", "Source", "Models")
+    for column in (*hidden, "brier_skill_low", "brier_skill_value", "brier_skill_high"):
+        page.get_by_placeholder("Search columns").fill(column)
+        tree.locator("[class$=tree-title]").filter(has_text=re.compile(rf"^{column}$")).click()
+    page.keyboard.press("Escape")
+    expect(tree).to_be_hidden()
+    page.get_by_role("heading", name="Runs").click()
+    for column in ("low", "value", "high"):
+        header = page.locator(".ag-header-cell", has_text=f"brier_skill_{column}")
+        header.locator(".ag-header-cell-resize").dblclick()  # as wide as its name
+    low = {
+        f"{target}-{features}-{family}".replace("_", "-"): float(low)
+        for target, features, family, _, low, _ in comparison
+    }
+    best = page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))
+    page.get_by_test_id("sort-header-brier_skill_low").click()
+    expect(best).to_be_visible()
+    expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
+    lab.picture(page, "04_mlflow_compare")
+
+    # the filter of the chapter's cell
+    search = page.get_by_placeholder("metrics.rmse")
+    search.fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
+    search.press("Enter")
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
+    for name in low:
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
 
 
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):

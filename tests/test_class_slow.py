@@ -52,14 +52,14 @@ def test_two_learners_run_the_chapters_at_once(tmp_path):
                 COURSE_STATE=tmp_path / account["learner"], **ONE_THREAD, **variables(account)
             )
             with open(tmp_path / f"{account['learner']}.log", "w") as log:
-                command = [COURSE, "run", "--timeout", "300"]
+                command = [COURSE, "run", "01-03", "--timeout", "300"]
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
         codes = [process.wait(timeout=900) for process in running]
         outputs = [(tmp_path / f"{account['learner']}.log").read_text() for account in accounts]
         print(f"both: {time.monotonic() - begun:.0f} s; memory, MiB: {memory_of(bench.folder)}", *outputs, sep="\n")
         assert codes == [0, 0]
         for output in outputs:
-            for chapter in all_chapters():
+            for chapter in all_chapters()[:3]:
                 assert re.search(rf"^{chapter.name} +passed", output, re.MULTILINE), output
         seen = {}
         for account in accounts:

@@ -87,6 +87,7 @@ mlflow.set_experiment("mine")
 mlflow.start_run(run_name="interrupted")
 begin("01", market="sp500")   # the cell is run once more, in the same kernel
 assert mlflow.active_run() is None
+assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0" and "tensorflow" not in sys.modules  # told, and not loaded
 with mlflow.start_run(run_name="here") as run:
     mlflow.log_text("x", "x.txt")
 subprocess.run([sys.executable, "-c", '''

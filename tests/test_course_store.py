@@ -82,6 +82,48 @@ def test_a_copy_is_whole_when_the_original_is_gone(fake, empty_store):
     assert not list(fake.root.parent.rglob("mlruns")) and not list(fake.root.rglob("mlflow.db"))
 
 
+STUDY = """
+import optuna
+from course import study_storage
+from course.session import begin
+begin("01")
+study = optuna.create_study(study_name="kept", storage=study_storage(), load_if_exists=True)
+study.tell(study.ask(), 1.5)
+print(len(study.trials), study_storage())
+"""
+
+
+def test_the_studies_move_with_the_store(fake, empty_store):
+    """Into a copy, and aside with `course reset --store`."""
+    fake.use_store(empty_store)
+    fake.chapter("01", "x = 1")
+    fake.python(STUDY)
+    copied = fake.root.parent / "größer als" / "store"
+    store.copy(fake.state / "store", copied)
+    with closing(sqlite3.connect(copied / store.STUDIES)) as studies:
+        assert studies.execute("SELECT study_name FROM studies").fetchall() == [("kept",)]
+        assert studies.execute("SELECT count(*) FROM trials").fetchall() == [(1,)]
+    fake.python(STUDY)
+    with closing(sqlite3.connect(copied / store.STUDIES)) as studies:
+        assert studies.execute("SELECT count(*) FROM trials").fetchall() == [(1,)], "the copy is no copy"
+    assert fake.run("reset", "--store", "--yes").returncode == 0
+    assert (fake.state / "store.kept-1" / store.STUDIES).exists() and not (fake.state / "store").exists()
+
+
+def test_where_studies_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_STATE", str(tmp_path / "state"))
+    for tracking, folder in (
+        (store.uri(tmp_path / "a store"), tmp_path / "a store"),
+        ("http://127.0.0.1:9", tmp_path / "state"),
+        ("", tmp_path / "state"),
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+        assert store.study_storage() == f"sqlite:///{(folder / store.STUDIES).as_posix()}"
+        assert folder.is_dir()
+    monkeypatch.setenv("COURSE_STUDY_STORAGE", "postgresql+psycopg://optuna@/studies?host=/run")
+    assert store.study_storage() == "postgresql+psycopg://optuna@/studies?host=/run"
+
+
 def test_every_text_of_a_store_is_rewritten(fake, empty_store):
     """Also in columns and tables that later versions of MLflow add."""
     original = fake.use_store(empty_store)

@@ -404,7 +404,7 @@ def test_the_doctor_finds_the_jupyter_container_healthy(bench):
 def test_the_chapters_run_in_the_jupyter_container(bench):
     """Last, because it takes longest."""
     chapters = list((CHECKOUT / "chapters").glob("[0-9][0-9]_*.md"))
-    done = bench.run("jupyter", "course", "run", seconds=300)
+    done = bench.run("jupyter", "course", "run", seconds=600)
     assert done.stdout.count(" passed ") == len(chapters) >= 2
     experiments = bench.python("import mlflow; print([e.name for e in mlflow.MlflowClient().search_experiments()])")
     assert "stockpred" in experiments  # on the server, not in the embedded store

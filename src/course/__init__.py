@@ -1,4 +1,4 @@
-"""The machinery that runs the course. A notebook uses five names of it, those in _WHERE."""
+"""The machinery that runs the course. A notebook uses six names of it, those in _WHERE."""
 
 import importlib
 
@@ -7,6 +7,7 @@ _WHERE = {
     "check": "course.checks",
     "start_server": "course.servers",
     "start_workbench": "workbench",
+    "study_storage": "course.store",
     "CourseError": "course.errors",
 }
 __all__ = list(_WHERE)

@@ -33,6 +33,14 @@ QUIET_MLFLOW = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes where a server is gone
 }
 
+# For the chapters that import TensorFlow, before they do; the others never load it.
+QUIET_TENSORFLOW = {
+    "KERAS_BACKEND": "tensorflow",  # whatever a keras.json in the home folder says
+    # oneDNN picks an order of summation for the machine's instructions, so that last digits differ, and announces it
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "1",  # drops informational lines (which instructions the machine has), not warnings
+}
+
 # For the first request alone: where a server is gone or silent, the reader is told within seconds.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
@@ -97,7 +105,7 @@ def choose_store(tracking_uri: str | None) -> str:
         print(f"MLFLOW_TRACKING_URI is set to {stray}, and is not used here: COURSE_TRACKING_URI would count.")
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         os.environ.pop(name, None)  # left by a shell or an earlier chapter, they would redirect what is logged here
-    os.environ.update(QUIET_MLFLOW)
+    os.environ.update(QUIET_MLFLOW | QUIET_TENSORFLOW)
     use_python_of_this_course()
     if course_uri is None:
         store.ensure(store.folder())

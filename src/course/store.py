@@ -1,4 +1,6 @@
-"""The embedded store: one SQLite file and one folder of artifacts. Make it, copy it, count what is in it.
+"""The embedded store: one SQLite file and one folder of artifacts, beside them a file for the studies of Optuna.
+
+Make it, copy it, count what is in it.
 
 SQLite stores hold absolute artifact paths (experiments, runs, logged models, model versions, MLmodel files). Whoever
 copies one has to rewrite them, or the copy writes into the original.
@@ -19,6 +21,7 @@ from course.paths import state
 # MLflow's own server hands its artifact root to its workers in this variable. Set in a client, it is where
 # `mlflow.set_experiment` puts the artifacts of a new experiment; without it that is ./mlruns of the working directory.
 ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
+STUDIES = "optuna.db"  # beside mlflow.db; not in it, since both keep a table `alembic_version`
 
 
 def folder() -> Path:
@@ -33,6 +36,19 @@ def uri(store: Path) -> str:
 def place(uri: str) -> Path | None:
     """The folder of the store with that tracking URI; None where a server keeps it."""
     return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
+
+
+def study_storage() -> str:
+    """Where Optuna keeps the studies of the store in use, as the URL of a database.
+
+    COURSE_STUDY_STORAGE where it is set, such as a PostgreSQL (not MLflow's own database); else a file beside a SQLite
+    store; for a tracking server, which offers no place for it, a file in the state folder.
+    """
+    if given := os.environ.get("COURSE_STUDY_STORAGE"):
+        return given
+    beside = place(os.environ.get("MLFLOW_TRACKING_URI", "")) or state()
+    beside.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{(beside / STUDIES).as_posix()}"
 
 
 def artifact_root(store: Path) -> str:
@@ -59,8 +75,10 @@ def copy(source: Path, target: Path) -> None:
     """Copy a store to a folder that does not exist yet. The copy is whole when the original is gone."""
     new = scratch(target)
     new.mkdir(parents=True)
-    with closing(sqlite3.connect(source / "mlflow.db")) as old, closing(sqlite3.connect(new / "mlflow.db")) as copied:
-        old.backup(copied)
+    for database in ("mlflow.db", STUDIES):
+        if (source / database).exists():
+            with closing(sqlite3.connect(source / database)) as old, closing(sqlite3.connect(new / database)) as copied:
+                old.backup(copied)
     if (source / "artifacts").exists():
         shutil.copytree(source / "artifacts", new / "artifacts")
     _rewrite(new, source, target)

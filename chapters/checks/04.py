@@ -1,0 +1,106 @@
+"""The exercises of chapter 04."""
+
+from course.checks import Exercise, Wrong, run_in
+from pystock.data import named
+
+
+def beats_filter(answer, market):
+    import mlflow
+
+    if not isinstance(answer, str) or not answer.strip():
+        raise Wrong("Give the filter as text, in quotes: \"tags.family = 'net'\".")
+    experiment = named("comparison", market)
+    try:
+        found = mlflow.search_runs(experiment_names=[experiment], filter_string=answer, output_format="list")
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_PARAMETER_VALUE: ")
+        raise Wrong(f"MLflow cannot read it: {reason}") from None
+    everything = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+    right = {run.info.run_id for run in everything if _beats(run)}
+    missing, extra = right - {run.info.run_id for run in found}, [run for run in found if not _beats(run)]
+    for run in extra:
+        if run.data.metrics.get("brier_skill_low", -1) <= 0:
+            raise Wrong(
+                f"It also finds {run.info.run_name}, whose interval does not lie above zero: ask for its low end."
+            )
+        raise Wrong(f"It also finds {run.info.run_name}: ask for the tag target and for the status FINISHED.")
+    if missing:
+        raise Wrong(f"It finds {len(found)} runs and misses {len(missing)} that beat the base rate.")
+    for word in ("brier_skill_low", "target", "status"):
+        if word not in answer:  # on this store it finds the right runs by chance
+            raise Wrong(f"Today it finds the right runs, tomorrow it may not: it says nothing about {word}.")
+
+
+def _beats(run):
+    return (
+        run.data.tags.get("target") == "big_move"
+        and run.data.metrics.get("brier_skill_low", -1) > 0
+        and run.info.status == "FINISHED"
+    )
+
+
+def forest(answer, market):
+    run = run_in(named("comparison", market), answer)
+    if run.info.run_name != "big-move-volatility-forest":
+        raise Wrong(f"That run is named {run.info.run_name}: the agreed name is big-move-volatility-forest.")
+    agreed = {"target": "big_move", "features": "volatility", "family": "forest", "market": market}
+    for name, value in agreed.items():
+        if run.data.tags.get(name) != value:
+            raise Wrong(f"Its tag {name} is {run.data.tags.get(name)}, not {value}: begin the run with start(…).")
+    if f"{market}-big_move-volatility" not in [each.dataset.name for each in run.inputs.dataset_inputs]:
+        raise Wrong("That run has no data set of the agreed name: log what describe(…) gives.")
+    if "brier_skill_low" not in run.data.metrics:
+        raise Wrong("That run has no metric brier_skill_low: let judge(…) score it inside the run.")
+    if run.info.status != "FINISHED":
+        raise Wrong(f"That run is {run.info.status}: begin it with `with`, so that it ends.")
+
+
+def mended(answer, market):
+    run = run_in(named("practice", market), answer)
+    if "waited_for" in run.data.metrics:
+        raise Wrong("That is the run of the chapter: make one of your own with client.create_run.")
+    if run.data.params.get("C") is None:
+        raise Wrong("That run has no parameter C: log it with client.log_param.")
+    if run.info.status == "RUNNING":
+        raise Wrong("That run is still RUNNING: nobody ends it unless you do, with client.set_terminated.")
+    if run.info.status != "KILLED":
+        raise Wrong(f"That run is {run.info.status}, as if all had gone well: pass status='KILLED'.")
+    if not run.data.tags.get("mlflow.note.content", "").strip():
+        raise Wrong("That run has no note: set the tag mlflow.note.content.")
+
+
+EXERCISES = [
+    Exercise(
+        "04.1",
+        question="Write the filter for `search_runs` that finds, in the experiment of this chapter, the finished runs "
+        "on `big_move` that beat the base rate. Your answer is the text of the filter.",
+        hint="Three conditions, joined by `and`: the tag `target`, the metric in which the criterion stands, and "
+        "`attributes.status = 'FINISHED'`. `newest(experiment.name, answer)` tries it.",
+        test=beats_filter,
+        wrong=[
+            "tags.target = 'big_move' and attributes.status = 'FINISHED'",
+            "tags.target = 'big_move' and metrics.brier_skill_value > 0 and attributes.status = 'FINISHED'",
+        ],
+    ),
+    Exercise(
+        "04.2",
+        question="Add a random forest, `forest`, to the comparison on `big_move` with `volatility`, under the same "
+        "split, evaluation and names, with tags and data set. Your answer is the id of its run.",
+        hint='`compare("big_move", "volatility", "forest")` does all of it, once `families["forest"]` is a function '
+        "from training rows and outcomes to a function from rows to probabilities. "
+        "`RandomForestClassifier(min_samples_leaf=20, random_state=0)` is less sure of itself than the forest of "
+        "chapter 01.",
+        test=forest,
+        wrong=["big-move-volatility-forest", "0" * 32],
+    ),
+    Exercise(
+        "04.3",
+        question="A training on another machine was killed and left a run behind. Make such a run with "
+        "`client.create_run(practice.experiment_id)`, which starts a run and ends nothing, log the parameter `C` to "
+        "it, and then mend it: it ends as KILLED, with a note. Your answer is its id.",
+        hint='`client.log_param(run_id, "C", 0.1)` logs to a run that is not active. You ended a killed run and gave '
+        "it a note further above, with two calls.",
+        test=mended,
+        wrong=["lost", "0" * 32],
+    ),
+]

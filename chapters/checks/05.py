@@ -1,0 +1,117 @@
+"""The exercises of chapter 05."""
+
+from course.checks import Exercise, Wrong, is_near, run_in
+from pystock import tuning
+from pystock.data import named
+
+
+def _study_run(market):
+    """The newest finished run of a study of XGBoost."""
+    import mlflow
+
+    runs = mlflow.search_runs(
+        experiment_names=[named("tuning", market)],
+        filter_string="tags.family = 'xgboost' and tags.trials != '' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not runs:
+        raise Wrong("This store has no study of XGBoost yet: run the chapter up to its exercises first.")
+    return runs[0]
+
+
+def _children(market, **search):
+    import mlflow
+
+    parent = _study_run(market)
+    return mlflow.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and attributes.status = 'FINISHED'",
+        output_format="list",
+        **search,
+    )
+
+
+def _best(market):
+    complete = [run for run in _children(market) if run.data.tags["state"] == "complete"]
+    return max(complete, key=lambda run: (run.data.metrics["skill"], -int(run.data.tags["trial"])))
+
+
+def random_draws(answer, market):
+    try:
+        number = int(str(answer))
+    except ValueError:
+        raise Wrong("Give a whole number of settings.") from None
+    if number == 59:
+        return
+    if number == 20:
+        raise Wrong("After 20 draws all are bad with a chance of 0.36: on average one is good, and often none is.")
+    if number == 58:
+        raise Wrong("Nearly: after 58 draws all are bad with a chance of 0.051, which is above 0.05.")
+    raise Wrong("Compute 0.95 ** n for some n, and look for the first that is at most 0.05.")
+
+
+def four_years(answer, market):
+    best = _best(market)
+    settings = {
+        "learning_rate": float(best.data.params["learning_rate"]),
+        "max_depth": int(best.data.params["max_depth"]),
+        "min_child_weight": float(best.data.params["min_child_weight"]),
+        "subsample": float(best.data.params["subsample"]),
+    }
+    X, y = tuning.training_data(market, "big_move", "volatility")
+    by_fold = list(tuning.skills(tuning.build("xgboost", **settings), X, y, years=4))
+    if is_near(answer, by_fold[-1]):
+        return
+    if is_near(answer, best.data.metrics["skill"]):
+        raise Wrong("That is the score of the best trial, with its own number of years: put 4 in its place.")
+    if any(is_near(answer, value) for value in by_fold[:-1]):
+        raise Wrong("That is the skill after an earlier fold: the last of the five numbers counts.")
+    raise Wrong("Take study.best_params, put 4 in place of its years, and score that on the folds.")
+
+
+def mirrored_again(answer, market):
+    from mlflow.entities import ViewType
+
+    run = run_in(named("tuning", market), answer)
+    best = _best(market)
+    number = best.data.tags["trial"]
+    if run.info.lifecycle_stage == "deleted":
+        raise Wrong("That is the run that you deleted: give the one that put_in_order has made.")
+    if run.data.tags.get("trial") != number:
+        raise Wrong(f"That run is not the child run of the best trial, which has the number {number}.")
+    gone = _children(market, run_view_type=ViewType.DELETED_ONLY)
+    if not any(each.data.tags["trial"] == number for each in gone):
+        raise Wrong("No child run of the best trial was deleted: delete it first, then put the study in order.")
+
+
+EXERCISES = [
+    Exercise(
+        "05.1",
+        question="In some space one setting in twenty is good. How many settings must a random search draw so that at "
+        "least one of them is good with a chance of 95 % or more?",
+        hint="The chance that all of *n* draws are bad is `0.95 ** n`. Look for the smallest *n* for which that is at "
+        "most `0.05`.",
+        test=random_draws,
+        wrong=[20, 58],
+    ),
+    Exercise(
+        "05.2",
+        question="Suppose the desk had kept the last four years of prices only. What skill do the settings of the best "
+        "XGBoost trial reach on the folds with `years=4`? Give it to three decimals.",
+        hint='`study.best_params` is a dictionary with the settings and `years`. `score("xgboost", **params)` scores '
+        "such a dictionary on the folds.",
+        test=four_years,
+        wrong=[0.099, 0.141],
+    ),
+    Exercise(
+        "05.3",
+        question="Somebody deletes the child run of the best XGBoost trial. Do that with `mlflow.delete_run`, and then "
+        "bring the trial back from the study. Your answer is the id of the new child run.",
+        hint="`children(study)` lists the child runs, with the number of the trial in the column `tags.trial`. "
+        "`tuning.put_in_order(study)` mirrors every finished trial that has no child run.",
+        test=mirrored_again,
+        wrong=["trial-000", "0" * 32],
+    ),
+]

@@ -1,0 +1,191 @@
+"""A search for hyperparameters that may be broken off anywhere, and goes on from the trials it has.
+
+The trials stand in an Optuna study in a database. MLflow mirrors them: one run for the study, and a child run for each
+trial that has finished. One process at a time works on a study: a second one would fail the trial that the first is at.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import mlflow
+import optuna
+import pandas as pd
+from mlflow.entities import Metric, Param, Run
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.trial import FrozenTrial, TrialState
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from xgboost import XGBClassifier
+
+from pystock.data import load
+from pystock.evaluation import TEST_END, rolling_base_rate, time_split, walk_forward
+from pystock.features import dataset
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+YEAR = 252  # trading days
+
+# `years`: how much of the past a model learns from; there are not quite 11 in the training period. No whole numbers as
+# numbers: TPE sorts the values of all trials, and equal ones come out in an order that depends on the processor.
+SPACES = {
+    "logistic": {
+        "C": FloatDistribution(1e-4, 100, log=True),
+        "class_weight": CategoricalDistribution([None, "balanced"]),
+        "years": FloatDistribution(2, 11),
+    },
+    "xgboost": {
+        "learning_rate": FloatDistribution(0.01, 0.3, log=True),
+        "max_depth": CategoricalDistribution([1, 2, 3, 4]),
+        "min_child_weight": FloatDistribution(1, 100, log=True),
+        "subsample": FloatDistribution(0.3, 1),
+        "years": FloatDistribution(2, 11),
+    },
+}
+
+
+PRUNER = optuna.pruners.MedianPruner(n_startup_trials=10)  # as many as TPE draws at random before it models anything
+
+
+def build(family: str, *, years: float | None = None, **params):
+    """A classifier of the family, `logistic` or `xgboost`, with hyperparameters of its space.
+
+    `years` stands in every space and is no setting of the model: it is for whoever trains it.
+    """
+    if family == "logistic":
+        # On few columns the fastest solver of scikit-learn; so small a tolerance leaves no digit to the machine.
+        return make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8, **params))
+    return XGBClassifier(**{"n_estimators": 100, "max_bin": 64, "random_state": 0, "n_jobs": 1} | params)
+
+
+def skills(model, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[float]:
+    """The Brier skill of all days validated so far, after each of five walk-forward folds.
+
+    X and y are those of the training period; the model learns from the last `years` before each fold. The reference is
+    the rolling base rate.
+    """
+    reference = rolling_base_rate(y, y.index[YEAR:]).reindex(y.index).to_numpy()
+    X, y = X.to_numpy(), y.to_numpy()
+    error = reference_error = 0
+    for past, days in walk_forward(5, max_train_size=round(YEAR * years)).split(X):
+        probability = model.fit(X[past], y[past]).predict_proba(X[days])[:, 1]
+        error += ((probability - y[days]) ** 2).sum()
+        reference_error += ((reference[days] - y[days]) ** 2).sum()
+        yield 1 - error / reference_error
+
+
+def training_data(market: str, target: str, features: str) -> tuple[pd.DataFrame, pd.Series]:
+    """X and y of the training period: all that a search may look at."""
+    X, _, y, _ = time_split(*dataset(load(market, end=TEST_END), target, features))
+    return X, y
+
+
+# The study, and its mirror in MLflow ------------------------------------------------------------------------------
+
+
+def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.Study:
+    """The newest study of that name where trials are left to do, else a new one; they are called name-1, name-2 …
+
+    `storage` is the URL of a database, and not of MLflow's own: both keep a table `alembic_version`. `about` says what
+    is searched: market, target, features, family. A study with another `about`, space or number of trials is left as
+    it is.
+    """
+    space = {key: json.loads(distribution_to_json(kind)) for key, kind in SPACES[about["family"]].items()}
+    attributes = {**about, "trials": trials, "space": space}
+    known = [known for known in optuna.get_all_study_names(storage) if re.fullmatch(rf"{re.escape(name)}-\d+", known)]
+    newest = max([int(each.rpartition("-")[2]) for each in known], default=0)
+    if newest:
+        study = load_study(f"{name}-{newest}", storage)
+        if {key: study.user_attrs.get(key) for key in attributes} == attributes and left(study):
+            return study
+    optuna.create_study(study_name=f"{name}-{newest + 1}", storage=storage, direction="maximize")
+    study = load_study(f"{name}-{newest + 1}", storage)
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    return study
+
+
+def load_study(name: str, storage: str) -> optuna.Study:
+    """The study as it stands in the storage."""
+    return optuna.load_study(study_name=name, storage=storage, pruner=PRUNER)
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have a result: complete ones and pruned ones."""
+    return study.get_trials(deepcopy=False, states=FINISHED)
+
+
+def left(study: optuna.Study) -> int:
+    """How many trials are left to do."""
+    return study.user_attrs["trials"] - len(finished(study))
+
+
+def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
+    """Do the trials that are left, one for each step of a loop over this, each mirrored into MLflow.
+
+    What a killed process has left behind is put in order first. `evaluate` is called as `skills` is.
+    """
+    about = study.user_attrs
+    X, y = training_data(about["market"], about["target"], about["features"])
+    run = put_in_order(study)
+    for done in range(len(finished(study)), about["trials"]):
+        # A sampler with one fixed seed would begin its numbers anew after a restart; so the seed is what is finished.
+        study.sampler = optuna.samplers.TPESampler(seed=done)
+        trial = study.ask(SPACES[about["family"]])
+        state = TrialState.COMPLETE
+        for fold, value in enumerate(evaluate(build(about["family"], **trial.params), X, y, trial.params["years"])):
+            value = round(value, 6)  # digits in which processors differ must not decide which trial is better
+            trial.report(value, fold)
+            if trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        ended = study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        mirror(ended, run)
+        yield ended
+
+
+def mirror(trial: FrozenTrial, run: Run) -> None:
+    """Write a finished trial into MLflow, as a child of the study's run; no dearer for the last than for the first."""
+    tags = {"trial": str(trial.number), "state": trial.state.name.lower()}
+    name, experiment = f"trial-{trial.number:03}", run.info.experiment_id
+    with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=run.info.run_id, tags=tags) as child:
+        params = [Param(key, str(value)) for key, value in trial.params.items()]
+        metrics = [Metric("skill", value, 0, fold) for fold, value in trial.intermediate_values.items()]
+        mlflow.MlflowClient().log_batch(child.info.run_id, metrics=metrics, params=params)
+
+
+def put_in_order(study: optuna.Study) -> Run:
+    """Mend what a killed process has left, and return the study's run, which is made where this store has none.
+
+    Trials that the process was at are failed. Finished trials without a finished child run get one, and a child run
+    that was being written is ended. The study's run is open only while it is written to, so that no kill leaves it
+    running.
+    """
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+    run = _run_of(study)
+    mirrored = set()
+    children = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    for child in mlflow.search_runs([run.info.experiment_id], children, output_format="list"):
+        if child.info.status == "RUNNING":
+            mlflow.MlflowClient().set_terminated(child.info.run_id, "KILLED")
+        elif child.info.status == "FINISHED":
+            mirrored.add(child.data.tags["trial"])
+    for trial in finished(study):
+        if str(trial.number) not in mirrored:
+            mirror(trial, run)
+    return run
+
+
+def _run_of(study: optuna.Study) -> Run:
+    about = {key: str(value) for key, value in study.user_attrs.items() if key not in ("run_id", "space")}
+    try:
+        run = mlflow.get_run(study.user_attrs["run_id"])
+        if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active":
+            return run
+    except (KeyError, mlflow.MlflowException):  # a new study; or it was begun on another tracking store
+        pass
+    with mlflow.start_run(run_name=study.study_name, tags={"stage": "tuning", **about}) as run:
+        mlflow.log_dict(study.user_attrs["space"], "space.json")
+    study.set_user_attr("run_id", run.info.run_id)
+    return mlflow.get_run(run.info.run_id)

@@ -1,0 +1,104 @@
+"""What runs record: the commit, also where there is none, and the scores without loss."""
+
+import shutil
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from pystock import evaluation, runs
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The package as if it lay in a folder of its own, where git finds no configuration of the person."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "none"))
+    for name in ("GIT_DIR", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "a checkout"
+    (folder / "src" / "pystock").mkdir(parents=True)
+    monkeypatch.setattr(runs, "__file__", str(folder / "src" / "pystock" / "runs.py"))
+    return folder
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+needs_git = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+
+
+@needs_git
+def test_the_commit_is_that_of_the_packages_checkout(elsewhere, tmp_path, monkeypatch):
+    git(elsewhere, "init", "--quiet")
+    git(elsewhere, "commit", "--quiet", "--allow-empty", "--message", "first")
+    monkeypatch.chdir(tmp_path)  # the working directory does not count
+    first = runs.git_commit()
+    assert len(first) >= 4 and git(elsewhere, "rev-parse", "HEAD").startswith(first)
+    git(elsewhere, "commit", "--quiet", "--allow-empty", "--message", "second")
+    assert runs.git_commit() != first
+
+
+@needs_git
+def test_no_commit_is_unknown(elsewhere):
+    assert runs.git_commit() == "unknown"  # no repository
+    git(elsewhere, "init", "--quiet")
+    assert runs.git_commit() == "unknown"  # and one without a commit
+
+
+def test_no_git_is_unknown(elsewhere, monkeypatch):
+    monkeypatch.setenv("PATH", str(elsewhere))
+    assert runs.git_commit() == "unknown"
+
+
+def test_a_git_that_hangs_is_unknown(monkeypatch):
+    def hangs(*arguments, **options):
+        raise subprocess.TimeoutExpired("git", options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert runs.git_commit() == "unknown"
+
+
+def test_scores_become_flat_metrics():
+    scores = pd.DataFrame({"value": [0.1, 0.6], "low": [-0.1, 0.5], "high": [0.2, 0.7]}, index=["brier_skill", "auc"])
+    assert runs.metrics_of(scores) == {
+        "brier_skill_value": 0.1,
+        "brier_skill_low": -0.1,
+        "brier_skill_high": 0.2,
+        "auc_value": 0.6,
+        "auc_low": 0.5,
+        "auc_high": 0.7,
+    }
+
+
+def test_a_real_table_comes_back_from_the_store_as_it_was(tmp_path):
+    y = np.random.default_rng(0).integers(0, 2, 200)
+    probability = np.random.default_rng(1).random(200)
+    metrics = runs.metrics_of(evaluation.score_table(y, probability, np.full(200, 0.5), replicates=50))
+    assert len(metrics) == 18 and all(type(value) is float for value in metrics.values())
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.create_run(client.create_experiment("scores", (tmp_path / "artifacts").as_uri()))
+    for name, value in metrics.items():
+        client.log_metric(run.info.run_id, name, value)
+    assert client.get_run(run.info.run_id).data.metrics == metrics
+
+
+def test_a_score_without_a_value_keeps_its_name():
+    scores = pd.DataFrame({"value": [np.nan], "low": [0.0], "high": [1.0]}, index=["auc"])
+    assert np.isnan(runs.metrics_of(scores)["auc_value"])
+
+
+def test_the_package_leaves_tensorflow_alone():
+    """It takes seconds to import, and most chapters need none of it."""
+    code = (
+        "import sys, pystock.data, pystock.evaluation, pystock.features, pystock.runs, course.session; "
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
