@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from unittest.mock import patch
 
 import mlflow
 import numpy as np
@@ -28,12 +29,13 @@ def tracked(empty_store, tmp_path, monkeypatch):
     """A tracking store of this test's own, with an experiment; returns the URL of the storage for studies."""
     store.copy(empty_store, tmp_path / "store")
     uri = store.uri(tmp_path / "store")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.create_experiment("tuning", artifact_location=store.artifact_root(tmp_path / "store"))
-    mlflow.set_experiment("tuning")
-    yield store.study_storage()
-    mlflow.set_tracking_uri(None)
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what is set here ends with the test
+    with patch.dict(os.environ, MLFLOW_TRACKING_URI=uri):
+        mlflow.set_tracking_uri(uri)
+        mlflow.create_experiment("tuning", artifact_location=store.artifact_root(tmp_path / "store"))
+        mlflow.set_experiment("tuning")
+        yield store.study_storage()
+        mlflow.set_tracking_uri(None)
 
 
 def quick(model, X, y, years):
