@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ import time
 from contextlib import closing
 from datetime import date
 from pathlib import Path
+
+from summary import summary
 
 ROOT = Path(__file__).parents[1]
 RUNS = 3  # of `make course`; the machine is noisy
@@ -66,10 +67,6 @@ def course(clone: Path) -> dict:
     return figures
 
 
-def summary(values: list[float]) -> dict:
-    return {"median": round(statistics.median(values), 1), "min": round(min(values), 1), "max": round(max(values), 1)}
-
-
 def main():
     if git("status", "--porcelain", "--untracked-files=no"):
         print("Uncommitted changes are not measured: the clone holds the last commit.", file=sys.stderr)
@@ -80,11 +77,11 @@ def main():
         figures = {"set-up": round(timed("make", "setup", folder=clone), 1)}
         figures["set-up, nothing to do"] = round(timed("make", "setup", folder=clone), 1)
         tries = [course(clone) for _ in range(RUNS)]
-    figures["make course, once set up"] = summary([one["seconds"] for one in tries])
-    figures["make course to the first run in the store"] = summary([one["first run after"] for one in tries])
+    figures["make course, once set up"] = summary([one["seconds"] for one in tries], 1)
+    figures["make course to the first run in the store"] = summary([one["first run after"] for one in tries], 1)
     for name in tries[0]["chapters"]:
         for key in ("seconds", "runner adds"):
-            figures[f"{name}, {key}"] = summary([one["chapters"][name][key] for one in tries])
+            figures[f"{name}, {key}"] = summary([one["chapters"][name][key] for one in tries], 1)
     import team
     import tracking
     import tuning

@@ -1,7 +1,6 @@
 """Measure the workbench without Docker: start, memory, a call, a class of 30. Part of `make bench`."""
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import psutil
+from summary import summary
 
 import workbench
 from course.servers import start_server
@@ -45,10 +45,6 @@ def memory(folder: Path) -> float:
         rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
         total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total / 1024
-
-
-def summary(values: list[float]) -> dict:
-    return {"median": round(statistics.median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
 def measure() -> dict:

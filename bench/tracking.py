@@ -6,12 +6,13 @@ figures are ratios: seconds tracked, from the start of the run to its end, over 
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from summary import summary
 
 ROUNDS = 5
 ROWS, COLUMNS = 2752, 14  # the training table of chapter 04
@@ -76,10 +77,6 @@ def compare() -> dict:
                 seconds[framework]["tracked"].append(tracked)
                 seconds[framework]["untracked"].append(untracked)
     return seconds
-
-
-def summary(values: list[float]) -> dict:
-    return {"median": round(statistics.median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
 def measure() -> dict:

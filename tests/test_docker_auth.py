@@ -1,14 +1,11 @@
 """The profile `auth` and a class: who may do what, and that nothing is published without asking who comes."""
 
-import csv
 import json
-import re
 import socket
-import subprocess
 
 import pytest
-from course_root import COURSE, clean_environment
 from docker_workbench import Workbench, docker, require_docker, status
+from test_course_learners import accounts_in, run_learners, variables
 
 pytestmark = pytest.mark.docker
 
@@ -138,13 +135,10 @@ def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("cora\n")
     teacher = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": shared.env["MLFLOW_ADMIN_PASSWORD"]}
-    outside = clean_environment(COURSE_STATE=tmp_path / "state", COURSE_TRACKING_URI=shared.mlflow, **teacher)
-    done = subprocess.run([COURSE, "learners", names], capture_output=True, text=True, timeout=60, env=outside)
+    done = run_learners(names, COURSE_TRACKING_URI=shared.mlflow, **teacher)
     assert done.returncode == 0, done.stderr
-    with open(names.with_name("names.txt-accounts"), newline="") as book:
-        (account,) = csv.DictReader(book)
-    lines = dict(re.findall(r"(\w+)=(\S+)", account["lines"]))
-    shown = shared.python(LEARNER, env=lines | {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}).splitlines()
+    (account,) = accounts_in(names.with_name("names.txt-accounts"))
+    shown = shared.python(LEARNER, env=variables(account) | {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}).splitlines()
     assert shown == ["prices", "403"]
 
 

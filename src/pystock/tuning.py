@@ -98,8 +98,8 @@ def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.
         study = load_study(f"{name}-{newest}", storage)
         if {key: study.user_attrs.get(key) for key in attributes} == attributes and left(study):
             return study
-    optuna.create_study(study_name=f"{name}-{newest + 1}", storage=storage, direction="maximize")
-    study = load_study(f"{name}-{newest + 1}", storage)
+    name = f"{name}-{newest + 1}"
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", pruner=PRUNER)
     for key, value in attributes.items():
         study.set_user_attr(key, value)
     return study
