@@ -47,6 +47,7 @@ def execute(notebook: nbformat.NotebookNode, chapter: Chapter) -> None:
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        shutdown_kernel="immediate",  # asked to shut down, a kernel may write a traceback of its own while it does
         coalesce_streams=True,  # how often a cell's output is flushed differs from run to run
         on_cell_execute=lambda cell, cell_index: begun.append((cell_index + 1, cell.source)),
         resources={"metadata": {"path": str(root() / "notebooks")}},
