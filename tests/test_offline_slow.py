@@ -126,7 +126,9 @@ def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
         statuses = dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status"))
         practice = "experiment_id IN (SELECT experiment_id FROM experiments WHERE name = 'practice')"
         broken = connection.execute(f"SELECT count(*) FROM runs WHERE status <> 'FINISHED' AND NOT {practice}")
-        assert broken.fetchone() == (0,), statuses  # chapter 04 leaves failed and killed runs, in an experiment of its own
+        assert broken.fetchone() == (0,), (
+            statuses
+        )  # chapter 04 leaves failed and killed runs, in an experiment of its own
     assert "RUNNING" not in statuses and all(count % 2 == 0 for count in statuses.values()), statuses
     stray = [path for name in ("mlruns", "mlflow.db") for path in clone.rglob(name) if ".course" not in path.parts]
     assert [path for path in stray if ".venv" not in path.parts] == []
