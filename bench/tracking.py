@@ -37,7 +37,7 @@ def fits() -> dict:
 
     def trees():
         matrix = xgboost.DMatrix(X, y)
-        settings = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.05}
+        settings = {"objective": "binary:logistic", "max_depth": 3, "eta": 0.05, "nthread": 1}
         xgboost.train(settings, matrix, num_boost_round=150, evals=[(matrix, "train")], verbose_eval=False)
 
     def net():
