@@ -242,6 +242,35 @@ def test_beats_is_the_designs_criterion(held_out):
     assert interval.low < 0 < interval.high and evaluation.beats(y, noisy, rolling) is False
 
 
+def test_the_difference_of_two_brier_scores_by_arch(held_out):
+    """By matrix products as by arch and scikit-learn, one resample at a time, both forecasts on the same rows."""
+    y, probability, rolling, _ = (np.asarray(each) for each in held_out)
+    bootstrap = MovingBlockBootstrap(evaluation.block_length(y), y, probability, rolling, seed=7)
+
+    def difference(y, probability, other):
+        return brier_score_loss(y, probability) - brier_score_loss(y, other)
+
+    expected = np.quantile([difference(*resample) for resample, _ in bootstrap.bootstrap(40)], [0.025, 0.975])
+    found = evaluation.brier_difference(y, probability, rolling, replicates=40, seed=7)
+    assert found == pytest.approx((difference(y, probability, rolling), *expected))
+
+
+def test_a_difference_is_that_of_the_pair(held_out):
+    y, probability, rolling, _ = held_out
+    better = evaluation.brier_difference(y, probability, rolling)
+    assert better.high < 0 and better.value == pytest.approx(
+        -evaluation.brier_difference(y, rolling, probability).value
+    )
+    assert evaluation.brier_difference(y, probability, probability) == (0, 0, 0)
+    # Two forecasts that err alike: each score is unsure, their difference is not.
+    near = evaluation.brier_difference(y, probability, (probability + 0.01).clip(0, 1))
+    scores = evaluation.score_table(y, probability, rolling).loc["brier"]
+    assert near.high - near.low < (scores["high"] - scores["low"]) / 10
+    assert str(evaluation.Difference(-0.00124, -0.0031, 0.00066)) == "-0.0012 [-0.0031, +0.0007]"
+    with pytest.raises(ValueError, match="other has 1 values and y has 1257"):
+        evaluation.brier_difference(y, probability, [0.5])
+
+
 DESIGN = [  # market, target, features, AUC, skill against the rolling rate, against the frozen one
     ("sp500", "direction", "flags", 0.503, -0.013, -0.012),
     ("nasdaq", "direction", "flags", 0.495, -0.009, -0.007),

@@ -97,7 +97,7 @@ def test_a_score_without_a_value_keeps_its_name():
 def test_the_package_leaves_tensorflow_alone():
     """It takes seconds to import, and most chapters need none of it."""
     code = (
-        "import sys, pystock.data, pystock.evaluation, pystock.features, pystock.runs, course.session; "
+        "import sys, pystock.models, pystock.registry, pystock.runs, pystock.tuning, course.session; "
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

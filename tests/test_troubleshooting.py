@@ -590,6 +590,41 @@ def test_a_forest_logged_with_the_defaults(learner):
         return said_by(mlflow.sklearn.log_model, forest, name="model")
 
 
+@provokes("Can not safely convert int64")
+def test_whole_numbers_where_decimals_are_declared():
+    import pandas as pd
+    from mlflow.models import validate_schema
+    from mlflow.types import ColSpec, Schema
+
+    table = pd.DataFrame({"Volume": [2, 3]}, dtype="int64")
+    return said_by(validate_schema, table, Schema([ColSpec("double", "Volume")]))
+
+
+@provokes("Deserializing this model")
+def test_a_pickle_where_pickles_are_refused(tmp_path, monkeypatch):
+    import mlflow.sklearn
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    mlflow.sklearn.save_model(model, tmp_path / "model", serialization_format="pickle", pip_requirements=[])
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    return said_by(mlflow.sklearn.load_model, str(tmp_path / "model"))
+
+
+@provokes("is not promoted")
+def test_a_version_that_the_gate_refuses(learner):
+    """A model without signature, whose run says nothing: three conditions fail, or cannot be judged."""
+    import mlflow.sklearn
+    from sklearn.linear_model import LogisticRegression
+
+    from pystock import registry
+
+    with mlflow.start_run():
+        model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+        mlflow.sklearn.log_model(model, name="model", pip_requirements=[], registered_model_name="no-good")
+    return said_by(registry.promote, "no-good", 1, why="to see it refused")
+
+
 @provokes("Model is missing inputs")
 def test_a_missing_column(learner, tmp_path):
     import mlflow.sklearn

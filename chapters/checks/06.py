@@ -1,0 +1,133 @@
+"""The exercises of chapter 06."""
+
+import ast
+
+import numpy as np
+import pandas as pd
+from mlflow.types import Schema, TensorSpec
+
+from course.checks import Exercise, Wrong, is_near, run_in
+from pystock import tuning
+from pystock.data import named
+from pystock.evaluation import walk_forward
+
+
+def _newest(experiment, filter_string):
+    import mlflow
+
+    runs = mlflow.search_runs(
+        experiment_names=[experiment],
+        filter_string=f"{filter_string} and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not runs:
+        raise Wrong(f"This store has no such run in the experiment {experiment}: run the chapters up to here first.")
+    return runs[0]
+
+
+def _typed(text):
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
+
+
+def _on_the_folds(market):
+    """Outcomes and the candidate's probabilities on the days that the five folds validate."""
+    candidate = _newest(named("tuning", market), "tags.pilot = 'candidate'")
+    params = {name: _typed(text) for name, text in candidate.data.params.items()}
+    X, y = tuning.training_data(market, "big_move", "volatility")
+    parts = []
+    for past, days in walk_forward(5, max_train_size=round(252 * params["years"])).split(X):
+        model = tuning.build(candidate.data.tags["family"], **params).fit(X.iloc[past], y.iloc[past])
+        parts.append(pd.Series(model.predict_proba(X.iloc[days])[:, 1], index=X.index[days]))
+    probability = pd.concat(parts)
+    return y[probability.index], probability
+
+
+def nine_false_alarms(answer, market):
+    outcome, probability = _on_the_folds(market)
+
+    def cost(threshold, miss):
+        decision = probability > threshold
+        return (miss * ((outcome == 1) & ~decision) + ((outcome == 0) & decision)).mean()
+
+    if is_near(answer, cost(0.1, 9)):
+        return
+    if is_near(answer, 0.1):
+        raise Wrong("That is the threshold that follows from the cost: give what a day costs there.")
+    if is_near(answer, cost(0.1, 3)):
+        raise Wrong("The threshold is right, the cost is not: a miss costs 9 there too, so pass miss=9.")
+    if is_near(answer, cost(0.25, 9)):
+        raise Wrong("That is the cost at the old threshold: a miss of 9 gives 1 / (1 + 9).")
+    raise Wrong("Compute cost(outcome, probability > 1 / (1 + 9), miss=9), over the days of the folds.")
+
+
+def window_schema(answer, market):
+    if not isinstance(answer, Schema):
+        raise Wrong("Give a Schema: Schema([TensorSpec(np.dtype(…), (…))]).")
+    if not answer.is_tensor_spec() or len(answer.inputs) != 1:
+        raise Wrong("An array is described by one TensorSpec, not by columns.")
+    (spec,) = answer.inputs
+    if spec.type != np.dtype("float32"):
+        raise Wrong(f"Its type is {spec.type}: the network computes with float32, and MLflow converts no array.")
+    if spec.shape == (22, 3):
+        raise Wrong("That is one window. The first number of the shape is that of the windows, and -1 means any.")
+    if spec.shape != (-1, 22, 3):
+        raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
+
+
+def decision_model(answer, market):
+    import mlflow
+
+    run = run_in(named("models", market), answer)
+    if run.data.tags.get("pilot"):
+        raise Wrong("That is the run of the pilot model: begin one of your own, without the tag pilot.")
+    if not run.outputs or not run.outputs.model_outputs:
+        raise Wrong("That run has no model: call log_decision_model inside `with mlflow.start_run(…)`.")
+    uri = f"models:/{run.outputs.model_outputs[-1].model_id}"
+    info = mlflow.models.get_model_info(uri)
+    if "model_code_path" not in info.flavors["python_function"]:
+        raise Wrong("Its model is no model from code: log it with log_decision_model.")
+    if "sklearn" not in info.flavors["python_function"].get("artifacts", {}):
+        raise Wrong('Inside it is no classifier of scikit-learn: build one with tuning.build("logistic").')
+    if [each.default for each in info.signature.params] != [0.1]:
+        raise Wrong("Its default threshold is not that of a miss that costs nine false alarms, 1 / (1 + 9).")
+    if run.info.status != "FINISHED":
+        raise Wrong(f"That run is {run.info.status}: begin it with `with`, so that it ends.")
+
+
+EXERCISES = [
+    Exercise(
+        "06.1",
+        question="The desk corrects itself: a miss costs nine false alarms. What does a day cost, on the days of the "
+        "folds, at the threshold that follows? Give it to three decimals.",
+        hint="`cost` takes the cost of a miss as `miss`. The threshold is 1 over 1 plus that cost.",
+        test=nine_false_alarms,
+        wrong=[0.1, 9],
+    ),
+    Exercise(
+        "06.2",
+        question="Somebody trains a network on windows of 22 days with 3 values a day, in `float32`. Write the schema "
+        "of what it takes.",
+        hint="`Schema([TensorSpec(…)])`, with the type of the numbers and the shape. The first number of the shape is "
+        "that of the windows.",
+        test=window_schema,
+        wrong=[
+            Schema([TensorSpec(np.dtype("float32"), (22, 3))]),
+            Schema([TensorSpec(np.dtype("float64"), (-1, 22, 3))]),
+        ],
+    ),
+    Exercise(
+        "06.3",
+        question="Make a second model for the pilot to be compared with: a logistic regression with `C=0.1` on the "
+        "training days, as a decision model for a miss that costs nine false alarms, in a run of the experiment of "
+        "this chapter. Leave the tag `pilot` away. Your answer is the id of the run.",
+        hint='`tuning.build("logistic", C=0.1).fit(X_train, y_train)` is the classifier. `log_decision_model` wants an '
+        "active run, the rows and `threshold`.",
+        test=decision_model,
+        wrong=["big-move-volatility-logistic-decision", "0" * 32],
+    ),
+]

@@ -1,0 +1,160 @@
+"""The pilot model: what comes out of the store is the classifier that went in, without a pickle and without pystock."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.svm import LinearSVC
+
+from course import store
+from course.paths import root
+from pystock import models, tuning
+
+X = pd.DataFrame(np.random.default_rng(0).normal(size=(200, 3)), columns=["calm", "storm", "volume_change"])
+y = pd.Series((X["storm"] + np.random.default_rng(1).normal(size=200) > 0.5).astype(int), name="big_move")
+SETTINGS = {"logistic": {"C": 0.1}, "xgboost": {"max_depth": 2}}
+NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+
+
+@pytest.fixture
+def tracking(tmp_path, empty_store):
+    """An empty store of this test's own, with an experiment that is active."""
+    store.copy(empty_store, tmp_path / "store")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store.uri(tmp_path / "store"))
+    experiment = mlflow.create_experiment("models", artifact_location=store.artifact_root(tmp_path / "store"))
+    mlflow.set_experiment(experiment_id=experiment)
+    yield
+    mlflow.end_run()
+    mlflow.set_tracking_uri(before)
+    mlflow.tracking.fluent._active_experiment_id = None
+
+
+@pytest.fixture(params=SETTINGS)
+def fitted(request):
+    return tuning.build(request.param, **SETTINGS[request.param]).fit(X, y)
+
+
+def logged(classifier, **options):
+    with mlflow.start_run():
+        return models.log_decision_model(classifier, X, **{"threshold": 0.2} | options)
+
+
+def test_what_comes_back_is_the_classifier_and_its_decisions(tracking, fitted):
+    probability = fitted.predict_proba(X)[:, 1].astype("float64")
+    loaded = mlflow.pyfunc.load_model(logged(fitted).model_uri)
+    answer = loaded.predict(X)
+    assert (answer["probability"] == probability).all() and answer.index.equals(X.index)
+    assert (answer["decision"] == (probability > 0.2)).all()
+    assert list(map(str, answer.dtypes)) == ["float64", "int64"]
+    assert (loaded.predict(X, params={"threshold": 0.6})["decision"] == (probability > 0.6)).all()
+    assert loaded.predict(X.iloc[[7]]).equals(answer.iloc[[7]])  # alone or with others
+    assert loaded.predict(X[X.columns[::-1]]).equals(answer)  # the signature knows the order
+
+
+def test_a_classifier_fitted_on_bare_arrays_answers_by_position(tracking):
+    for family, settings in SETTINGS.items():
+        classifier = tuning.build(family, **settings).fit(X.to_numpy(), y.to_numpy())
+        answer = mlflow.pyfunc.load_model(logged(classifier).model_uri).predict(X)
+        assert (answer["probability"] == classifier.predict_proba(X.to_numpy())[:, 1]).all()
+
+
+def test_the_signature_is_the_contract(tracking, fitted):
+    info = logged(fitted, name="pilot", tags={"market": "sp500"})
+    signature = info.signature
+    assert signature.inputs.input_names() == list(X.columns)
+    assert {kind.name for kind in signature.inputs.input_types()} == {"double"}
+    assert [(each.name, each.type.name) for each in signature.outputs] == [
+        ("probability", "double"),
+        ("decision", "long"),
+    ]
+    assert [(each.name, each.dtype.name, each.default) for each in signature.params] == [("threshold", "double", 0.2)]
+    model = mlflow.get_logged_model(info.model_id)
+    assert (model.name, model.tags["market"], model.source_run_id) == ("pilot", "sp500", info.run_id)
+
+
+def test_it_loads_where_pickle_is_forbidden_and_pystock_is_not(tracking, fitted, tmp_path):
+    """In another process and folder, with every import of pystock refused."""
+    folder = mlflow.artifacts.download_artifacts(logged(fitted).model_uri, dst_path=str(tmp_path / "model"))
+    X.head(3).to_json(tmp_path / "rows.json", orient="split")
+    program = """
+import sys
+sys.modules["pystock"] = None
+import mlflow, pandas as pd
+rows = pd.read_json(sys.argv[2], orient="split")
+print(mlflow.pyfunc.load_model(sys.argv[1]).predict(rows).to_json(orient="split"))
+"""
+    command = [sys.executable, "-c", program, folder, str(tmp_path / "rows.json")]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | NO_PICKLE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer = pd.DataFrame(**json.loads(done.stdout))
+    assert np.allclose(answer["probability"], fitted.predict_proba(X.head(3))[:, 1], atol=1e-9)
+    assert not list(Path(folder).rglob("*.pkl"))
+
+
+def test_the_requirements_are_those_installed_and_agree_with_the_lock(fitted):
+    lock = (root() / "requirements.lock").read_text(encoding="utf-8")
+    requirements = models.decision_requirements(fitted)
+    assert "mlflow==" + mlflow.__version__ in requirements
+    for requirement in requirements:
+        assert f"\n{requirement} " in lock, f"{requirement} is not in requirements.lock"
+
+
+@pytest.mark.parametrize(
+    "classifier, options, complaint",
+    [
+        (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is no probability"),
+        (tuning.build("logistic").fit(X[["calm"]], y), {}, "from the 3 columns of X"),
+        (tuning.build("logistic"), {}, "from the 3 columns of X"),
+        (tuning.build("xgboost"), {}, "from the 3 columns of X"),
+        (tuning.build("xgboost").fit(X, y + (X["calm"] > 1)), {}, "probabilities of 0 and 1"),
+        (LinearSVC().fit(X, y), {}, "LinearSVC does not give probabilities"),
+        (RandomForestClassifier(n_estimators=2).fit(X, y), {}, "holds sklearn.tree._tree.Tree"),
+    ],
+)
+def test_what_cannot_be_a_decision_model_is_refused_in_a_sentence(tracking, classifier, options, complaint):
+    with pytest.raises(ValueError, match=complaint) as refused:
+        logged(classifier, **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_decision_model_belongs_to_a_run(tracking, fitted):
+    with pytest.raises(ValueError, match="no run is active"):
+        models.log_decision_model(fitted, X, threshold=0.2)
+
+
+class Harmless:
+    """Stands for a pickle from a stranger: to read it is to run what it names."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_to_load_a_pickle_is_to_run_it_and_mlflow_can_refuse(tracking, fitted, tmp_path, monkeypatch):
+    """The demonstration of chapter 06: a folder appears when the model is loaded, and does not when pickles are off."""
+    planted = tmp_path / "planted"
+    mlflow.sklearn.save_model(
+        tuning.build("logistic").fit(X, y),
+        tmp_path / "model",
+        serialization_format="pickle",
+        pip_requirements=["mlflow"],
+    )
+    (tmp_path / "model" / "model.pkl").write_bytes(pickle.dumps(Harmless(str(planted))))
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    with pytest.raises(mlflow.MlflowException, match="disallowed"):
+        mlflow.sklearn.load_model(str(tmp_path / "model"))
+    assert not planted.exists()
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+    mlflow.sklearn.load_model(str(tmp_path / "model"))
+    assert planted.exists()
