@@ -9,6 +9,7 @@ from pystock import registry
 from pystock.gate import Condition
 
 WRITES = (
+    "set_registered_model_tag",
     "create_experiment",
     "create_run",
     "log_batch",

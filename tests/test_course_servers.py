@@ -97,6 +97,17 @@ time.sleep(600)
                 fork.kill()
 
 
+def test_a_chapter_that_fails_leaves_no_server(fake):
+    """The runner kills a kernel with its whole process group."""
+    (fake.root / "server.py").write_text(SERVER)
+    start = "import sys\nfrom course import start_server\n"
+    start += "server = start_server([sys.executable, '../server.py', '{port}', 'parent'], '/')\n"
+    fake.chapter("01", start + "open('begun', 'w').close()", "raise ValueError")
+    assert fake.run("run").returncode == 1
+    assert (fake.root / "notebooks" / "begun").exists(), "no server was started"
+    fake.alone()
+
+
 def test_a_server_that_does_not_start_says_why(here):
     with pytest.raises(CourseError, match=r"(?s)` ended before it answered; the end of its log:.*no such thing"):
         start_server([sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import time
 
 import mlflow
@@ -22,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import course
 import workbench
 from course import store
 from pystock import gate, registry
@@ -525,6 +527,59 @@ def test_who_may_not_write_to_the_name_claims_nothing(tracked, no_gate, monkeypa
             registry.promote(name, 2, why="not mine")
     registry.promote(name, 3, why="the next")
     assert table(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]
+
+
+@needs_fork
+def test_on_a_server_with_accounts_rights_decide(tracked, no_gate, monkeypatch, tmp_path):
+    """Who may only read leaves nothing behind; the history knows a reviewer by the login."""
+    passwords = {who: f"a password of {who}" for who in ("admin", "ada", "rosa", "ben")}
+    (tmp_path / "auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n"
+        f"database_uri = sqlite:///{tmp_path}/accounts.db\n"
+    )
+    settings = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": passwords["admin"],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "for this test",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    command += ["--backend-store-uri", tracked, "--app-name", "basic-auth"]
+
+    def log_in(who):
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", who)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", passwords[who])
+
+    with course.start_server(command, env=settings, cwd=tmp_path, log=tmp_path / "server.log") as server:
+        from mlflow.server import get_app_client
+
+        mlflow.set_tracking_uri(server.url)
+        log_in("admin")
+        name, accounts = registered(3), get_app_client("basic-auth", server.url)
+        for who in ("ada", "rosa", "ben"):
+            accounts.create_user(who, passwords[who])
+        for who in ("rosa", "ben"):
+            accounts.grant_user_permission(who, "registered_model", name, "MANAGE")
+
+        log_in("ada")
+        with pytest.raises(registry.RegistryError, match="is not promoted, since the store .*Permission denied"):
+            registry.promote(name, 1, why="mine")
+        assert [one.name for one in mlflow.search_experiments()] == ["Default"] and table(name, "to") == []
+
+        log_in("rosa")
+        registry.promote(name, 2, why="reviewed")
+        log_in("ben")
+        with pytest.raises(registry.RegistryError, match="Permission denied"):
+            registry.promote(name, 3, why="reviewed too")
+        log_in("admin")
+        experiment = mlflow.get_experiment_by_name(registry.EXPERIMENT).experiment_id
+        accounts.grant_user_permission("ben", "experiment", experiment, "EDIT")
+        log_in("ben")
+        registry.promote(name, 3, why="reviewed too")
+        assert table(name, "who", "from", "to", "outcome") == [
+            ("rosa", None, 2, "promoted"),
+            ("ben", 2, 3, "promoted"),
+        ]
 
 
 def test_a_store_that_does_not_answer(tracked, monkeypatch):

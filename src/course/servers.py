@@ -129,5 +129,6 @@ def launch(
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
             cwd=cwd,
+            start_new_session=os.name != "nt",  # a kernel is killed with its group, and the guard has to outlive it
         )
     return Server(guard, port, log, health, " ".join(words[:3]))

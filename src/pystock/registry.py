@@ -111,7 +111,8 @@ def promote(name: str, version: int, *, why: str, who: str | None = None, margin
 
     Sets the alias `champion` and the tags `lifecycle`: Production on this version, Archived on the one that it
     replaces; it loses the alias `challenger`. `why` is for those who read the history; `who` is by default the name
-    under which this process speaks to the server, or the account it runs under (nobody checks it).
+    under which this process speaks to the server, or the account it runs under (nobody checks it). On a server with
+    accounts whoever promotes first owns the experiment `pystock-promotions`; others need EDIT on it.
 
     Raises Refused with every condition that failed; Overtaken where another promotion, or somebody by hand, has
     changed the champion meanwhile; Busy where another one is under way and does not end; RegistryError where there is
@@ -214,6 +215,8 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
     client = mlflow.MlflowClient()
     with _plainly(nothing_done), _calling() as me:
         _champion(client, name)  # no such name: say so before anything is written
+        # Where to look, and the first write: who may not write to this name is told here, and leaves nothing behind.
+        client.set_registered_model_tag(name, "promotions", EXPERIMENT)
         chain = _settle(client, name, me)
         before = _champion(client, name)
         version, conditions = decide(client, chain, before)
@@ -237,8 +240,8 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
         if not all(each.passed for each in conditions):
             _close(client, run_id, "refused")
             raise Refused(f"Version {version} of {name}", conditions)
-        # From a version to its promotion. Before the claim, too, since it shows who may not write to this name: a claim
-        # of theirs would be settled by the next call, with the rights of whoever makes that one.
+        # From a version to its promotion. Before the claim, since who may not write to the version must not make one:
+        # it would be settled by the next call, with the rights of whoever makes that one.
         client.set_model_version_tag(name, str(version), "promotion", run_id)
         winner = _claim(client, name, chain, run_id)
         if winner != run_id:

@@ -1,0 +1,100 @@
+"""The exercises of chapter 07."""
+
+from course.checks import Exercise, Wrong
+from pystock.acceptance import signature
+from pystock.data import named
+
+BODY = b'{"entity": "model_version_tag", "action": "set"}'
+
+
+def _champion(market):
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    try:
+        return client, client.get_model_version_by_alias(named("pystock-big-move", market), "champion")
+    except mlflow.MlflowException:
+        raise Wrong("This store has no champion yet: run the chapter up to its exercises first.") from None
+
+
+def training_digest(answer, market):
+    client, champion = _champion(market)
+    inputs = client.get_run(champion.run_id).inputs.dataset_inputs
+    found = {each.dataset.digest: {tag.key: tag.value for tag in each.tags} for each in inputs}
+    right = [digest for digest, tags in found.items() if tags.get("mlflow.data.context") == "training"]
+    if answer in right:
+        return
+    if answer in found:
+        raise Wrong("That is another data set of the same run: take the one with the context training.")
+    if answer in [each.dataset.name for each in inputs]:
+        raise Wrong("That is the name of the data set: two tables may bear one name, so give the digest.")
+    raise Wrong("Go from the alias to the version, to its run, and to the inputs of that run.")
+
+
+def event_signature(answer, market):
+    if not isinstance(answer, str):
+        raise Wrong("Give the text of the header, which begins with v1.")
+    right = signature("open sesame", "d-1", "1700000000", BODY)
+    if answer == right:
+        return
+    if f"v1,{answer}" == right:
+        raise Wrong("Nearly: the header begins with v1 and a comma, so that a later scheme can be told apart.")
+    if answer == signature("open sesame", "", "", BODY) or answer.count("=") != right.count("="):
+        raise Wrong("Sign the three parts joined by points, and write the 32 bytes in base64, not in hexadecimal.")
+    raise Wrong("Look at what is signed: the delivery's id, its time and the body, in this order, joined by points.")
+
+
+def put_away(answer, market):
+    import mlflow
+
+    client, champion = _champion(market)
+    name = named("pystock-big-move", market)
+    if not isinstance(answer, (int, str)) or not str(answer).isdigit():
+        raise Wrong("Give the number of the version that you put away.")
+    try:
+        version = client.get_model_version(name, str(answer))
+    except mlflow.MlflowException:
+        raise Wrong(f"{name} has no version {answer}.") from None
+    if version.version == champion.version:
+        raise Wrong(f"Version {answer} is the champion: the challenger is another.")
+    if not client.get_run(version.run_id).info.run_name.endswith("-challenger"):
+        raise Wrong(f"Version {answer} is not the challenger: its source run has another name.")
+    if (state := version.tags.get("lifecycle")) != "Archived":
+        raise Wrong(f"The tag lifecycle of version {answer} is {state}: set it to Archived.")
+    aliases = client.get_registered_model(name).aliases
+    if "challenger" in aliases:
+        raise Wrong(f"The alias challenger still points at version {aliases['challenger']}: delete it.")
+    if not (version.description or "").strip():
+        raise Wrong(f"Version {answer} has no description: say why it was put away.")
+
+
+EXERCISES = [
+    Exercise(
+        "07.1",
+        question="A colleague asks which table the version in production was trained on. Begin with the name of the "
+        "model and the alias, and nothing else. Your answer is the digest of the training data.",
+        hint="`client.get_model_version_by_alias(name, …)` gives the version, its `run_id` the run, and "
+        "`run.inputs.dataset_inputs` the data sets with their contexts.",
+        test=training_digest,
+        wrong=["champion", "sp500-big_move-volatility"],
+    ),
+    Exercise(
+        "07.2",
+        question="An event arrives with the delivery id `d-1`, the timestamp `1700000000` and the body "
+        '`{"entity": "model_version_tag", "action": "set"}`. The secret is `open sesame`. Your answer is the '
+        "signature that it must bear.",
+        hint="Three lines, as in the part on webhooks: join id, timestamp and body by points, take the HMAC with "
+        "SHA-256 of that, and write it in base64 behind `v1,`.",
+        test=event_signature,
+        wrong=["v1,b3BlbiBzZXNhbWU=", "v1,d-1.1700000000"],
+    ),
+    Exercise(
+        "07.3",
+        question="The challenger has lost. Put it away: state Archived, no alias, and a description that says why. "
+        "Your answer is the number of its version.",
+        hint="`registry.set_lifecycle` sets the state, `client.delete_registered_model_alias` removes the alias, "
+        "`client.update_model_version` writes the description.",
+        test=put_away,
+        wrong=[1, "challenger"],
+    ),
+]
