@@ -8,8 +8,7 @@ import mlflow
 from pystock import registry
 from pystock.gate import Condition
 
-WRITES = (
-    "set_registered_model_tag",
+WRITES = (  # of the protocol; the very first write of a promotion, a tag that is always the same, is no step of it
     "create_experiment",
     "create_run",
     "log_batch",
