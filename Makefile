@@ -9,7 +9,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## set up .venv from requirements.lock (the others do it by themselves)
-	@$(PYTHON) install.py
+	@"$(PYTHON)" install.py
 
 course: setup ## run every notebook in order
 	@"$(BIN)/course" run
