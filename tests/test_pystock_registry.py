@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, PERMISSION_DENIED
 from mlflow.types import ColSpec, Schema
 from promoters import compete, die, passes
 from sklearn.linear_model import LogisticRegression
@@ -527,6 +527,21 @@ def test_who_may_not_write_to_the_name_claims_nothing(tracked, no_gate, monkeypa
             registry.promote(name, 2, why="not mine")
     registry.promote(name, 3, why="the next")
     assert table(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]
+
+
+def test_a_tag_that_another_call_sets_first_is_no_obstacle(tracked, no_gate, monkeypatch):
+    """Two that set a new tag at once: the database refuses the second row, as the race above meets it now and then."""
+    name, original, calls = registered(1), mlflow.MlflowClient.set_registered_model_tag, []
+
+    def late(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise mlflow.MlflowException("(psycopg.errors.UniqueViolation)", BAD_REQUEST)
+        original(*arguments)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_tag", late)
+    registry.promote(name, 1, why="at once")
+    assert champion(name) == 1 and len(calls) == 2
 
 
 @needs_fork

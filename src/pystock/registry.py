@@ -216,7 +216,7 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
     with _plainly(nothing_done), _calling() as me:
         _champion(client, name)  # no such name: say so before anything is written
         # Where to look, and the first write: who may not write to this name is told here, and leaves nothing behind.
-        client.set_registered_model_tag(name, "promotions", EXPERIMENT)
+        _set_tag(client.set_registered_model_tag, name, "promotions", EXPERIMENT)
         chain = _settle(client, name, me)
         before = _champion(client, name)
         version, conditions = decide(client, chain, before)
@@ -242,7 +242,7 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
             raise Refused(f"Version {version} of {name}", conditions)
         # From a version to its promotion. Before the claim, since who may not write to the version must not make one:
         # it would be settled by the next call, with the rights of whoever makes that one.
-        client.set_model_version_tag(name, str(version), "promotion", run_id)
+        _set_tag(client.set_model_version_tag, name, str(version), "promotion", run_id)
         winner = _claim(client, name, chain, run_id)
         if winner != run_id:
             _close(client, run_id, "overtaken")
@@ -265,6 +265,16 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
         _move(client, name, version)
         _close(client, run_id, verb)
     return Promotion(name, version, before, verb, conditions, run_id)
+
+
+def _set_tag(call: Callable, *arguments: str) -> None:
+    """MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there."""
+    try:
+        call(*arguments)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":  # so the store names what its database refused
+            raise
+        call(*arguments)
 
 
 def _once(client, run_id: str, key: str, value: str) -> str:
