@@ -194,9 +194,8 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
     """
     import mlflow
 
-    from pystock.data import load, named
-    from pystock.evaluation import TEST_END, time_split
-    from pystock.features import dataset
+    from pystock.data import named
+    from pystock.gate import held_out
 
     client = mlflow.MlflowClient()
     source = client.get_model_version(name, version).run_id
@@ -206,8 +205,7 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
             f"version {version} of {name} cannot be tested, its source run has no tag {' or '.join(missing)}: "
             "log the model in a run that says what it is for."
         )
-    X, y = dataset(load(about["market"], end=TEST_END), about["target"], about["features"])
-    rows = time_split(X, y)[1].tail(days)
+    rows = held_out(about)[0].tail(days)
     mlflow.set_experiment(named("acceptance", about["market"]))
     tags = {"registered_model": name, "version": version, "outcome": "failed"}
     with mlflow.start_run(run_name=f"{name}-{version}", tags=tags):

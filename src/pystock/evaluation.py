@@ -116,6 +116,10 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
 # Scores, with an interval ----------------------------------------------------------------------------------------
 
 
+def _with_interval(found, digits: int) -> str:
+    return f"{found.value:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+
+
 class Skill(NamedTuple):
     """A Brier skill score and its 95 % interval; prints as `+0.135 [+0.088, +0.195]`."""
 
@@ -124,7 +128,7 @@ class Skill(NamedTuple):
     high: float
 
     def __repr__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return _with_interval(self, 3)
 
     __str__ = __repr__
 
@@ -137,7 +141,7 @@ class Difference(NamedTuple):
     high: float
 
     def __repr__(self) -> str:
-        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+        return _with_interval(self, 4)
 
     __str__ = __repr__
 

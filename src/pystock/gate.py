@@ -35,7 +35,7 @@ class Condition(NamedTuple):
         return f"{'passed' if self.passed else 'FAILED'}  {self.name}: {self.evidence}"
 
 
-class _Unjudged(Exception):
+class _Unjudged(ValueError):
     """Why a version cannot be judged."""
 
 
@@ -47,7 +47,7 @@ def judge(client, version, champion: int | None, margin: float) -> list[Conditio
     signature = signature_of(version)
     try:
         question = _question(client, version)
-        X_test, y, y_test = _held_out(question)
+        X_test, y, y_test = held_out(question)
     except _Unjudged as reason:
         later = [Condition(name, False, f"cannot be judged: {reason}") for name in ("base rate", "champion")]
         return [signature, *later, Condition("clean process", False, f"not tried: {reason}")]
@@ -108,11 +108,14 @@ def _rival(client, champion, question: dict[str, str]) -> tuple[str, pd.DataFram
     its = _question(client, champion)
     if (its["target"], its["market"]) != (question["target"], question["market"]):
         raise _Unjudged(f"that one forecasts {its['target']} on {its['market']}")
-    return _uri(champion), _held_out(its)[0]
+    return _uri(champion), held_out(its)[0]
 
 
-def _held_out(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """The features of the held-out days, the outcomes of all days up to their end, and those of the held-out days."""
+def held_out(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """The features of the held-out days, the outcomes of all days up to their end, and those of the held-out days.
+
+    `question` has the keys target, features and market. Raises ValueError where one of them names what is not there.
+    """
     try:
         X, y = dataset(load(question["market"], end=TEST_END), question["target"], question["features"])
     except ValueError as error:  # no such market, target or feature set
