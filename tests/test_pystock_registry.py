@@ -502,7 +502,8 @@ def test_a_deleted_promotion_is_named_with_the_way_to_restore_it(uri, no_gate):
 
 
 @needs_fork
-def test_a_store_that_may_only_be_read(tracked, no_gate):
+def test_a_store_that_may_only_be_read(tracked, no_gate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # SQLAlchemy makes the folders of such an address below the working directory
     name = registered(2, champion=1)
     path = tracked.removeprefix("sqlite:///")
     mlflow.set_tracking_uri(f"sqlite:///file:{path}?mode=ro&uri=true")
