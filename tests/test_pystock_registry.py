@@ -380,7 +380,7 @@ def test_an_interrupt_in_this_process(tracked, no_gate, monkeypatch, write, outc
         patch.setattr(mlflow.MlflowClient, write, interrupt)
         registry.promote(name, 2, why="too slow")
     if machine == "another":
-        monkeypatch.setattr(registry, "_machine", lambda: "elsewhere 1")
+        monkeypatch.setattr("pystock.runs.machine", lambda: "elsewhere 1")
         monkeypatch.setattr(registry, "PATIENCE", 0.2)
         assert table(name, "outcome")[-1] == ("under way",)
         if outcome == "promoted":  # it holds the place in the chain

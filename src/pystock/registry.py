@@ -16,7 +16,6 @@ So only the owner of the newest run of the chain sets the alias. MLflow cannot h
 
 import getpass
 import os
-import platform
 import time
 import uuid
 from collections.abc import Callable
@@ -25,11 +24,11 @@ from typing import NamedTuple
 
 import mlflow
 import pandas as pd
-import psutil
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from pystock.gate import Condition, first_line, judge, signature_of
+from pystock.runs import is_over, this_process
 
 EXPERIMENT = "pystock-promotions"
 MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
@@ -397,17 +396,12 @@ _calls: set[str] = set()  # the calls of this process that are under way
 @contextmanager
 def _calling():
     """A function that says who is calling and since when, in a form by which `_gone` knows later whether it lives."""
-    call, process = uuid.uuid4().hex, psutil.Process()
+    call = uuid.uuid4().hex
     _calls.add(call)
     try:
-        yield lambda: f"{_machine()}|{process.pid}|{process.create_time():.0f}|{call}|{time.time():.0f}"
+        yield lambda: f"{this_process()}|{call}|{time.time():.0f}"
     finally:
         _calls.discard(call)
-
-
-def _machine() -> str:
-    """This machine since it was started: two of one name (`localhost`) hardly start in the same second."""
-    return f"{platform.node()} {psutil.boot_time():.0f}"
 
 
 def _owners(run: Run) -> list[str]:
@@ -417,18 +411,11 @@ def _owners(run: Run) -> list[str]:
 
 def _gone(run: Run) -> bool:
     """Whether the owner of a promotion can no longer end it: known on its own machine, elsewhere after the lease."""
-    machine, pid, created, call, since = _owners(run)[-1].split("|")
-    if abs(time.time() - float(since)) > LEASE:
+    process, call, since = _owners(run)[-1].rsplit("|", 2)
+    if abs(time.time() - float(since)) > LEASE or is_over(process):
         return True
-    if machine != _machine():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        if process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - float(created)) > 2:
-            return True
-    except psutil.NoSuchProcess:
-        return True
-    return process.pid == os.getpid() and call not in _calls  # an error or an interrupt ended the call, not the process
+    # an error or an interrupt ended the call, not the process
+    return process == this_process() and call not in _calls
 
 
 # Small parts -----------------------------------------------------------------------------------------------------

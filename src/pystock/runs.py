@@ -1,9 +1,11 @@
-"""What every run of a comparison records in the same way: the code that made it, and its scores."""
+"""What every run records in the same way: the code and the process that made it, and its scores."""
 
+import platform
 import subprocess
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 
 def git_commit() -> str:
@@ -26,3 +28,28 @@ def metrics_of(scores: pd.DataFrame) -> dict[str, float]:
     and column.
     """
     return {f"{score}_{column}": float(value) for (score, column), value in scores.stack().items()}
+
+
+def this_process() -> str:
+    """This process, in a form by which `is_over` knows later whether it lives: machine, process id, time of its start.
+
+    The machine is its name and when it was started: two of one name (`localhost`) hardly start in the same second.
+    """
+    process = psutil.Process()
+    return f"{machine()}|{process.pid}|{process.create_time():.0f}"
+
+
+def machine() -> str:
+    return f"{platform.node()} {psutil.boot_time():.0f}"
+
+
+def is_over(process: str) -> bool:
+    """Whether the process that `this_process` described has ended. Of another machine's nobody knows: False."""
+    its_machine, pid, created = process.split("|")
+    if its_machine != machine():
+        return False
+    try:
+        found = psutil.Process(int(pid))
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 2
+    except psutil.NoSuchProcess:
+        return True

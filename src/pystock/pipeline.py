@@ -1,0 +1,130 @@
+"""What the pipelines share: steps as child runs of one parent, and one at a time at the same work.
+
+The scripts in projects/ are the pipelines. Each entry point is one run; `main` has a child run for each of its steps.
+All of them bear the tags `pipeline` (the project), `step` (the entry point) and `outcome` (done or skipped).
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from pystock import runs
+
+PATIENCE = 10  # seconds for another process to say where it stands in the queue
+
+
+class PipelineError(ValueError):
+    """What a pipeline cannot do; the message names the thing, the reason and the mend."""
+
+
+Step = Callable[[str], AbstractContextManager[Run]]
+
+
+@contextmanager
+def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | None = None) -> Iterator[Step]:
+    """The run of an entry point: the one that `mlflow run` has opened, or a new one where the script was called itself.
+
+    `about` are tags (market, target …) that it shares with the steps. It gives a function for `main` to open those:
+    `with step("train_model"): …`. A step that fails fails the parent, which says which it was in the tags
+    `failed_step` and `failed_because`. With `claim`, a text that names the work, a second process that starts on the
+    same work ends at once and is told who is at it. An error whose message is meant for people, a ValueError or an
+    MlflowException, ends the script with that message; any other shows where it happened.
+    """
+    tags = {"pipeline": pipeline, **about, "git_commit": runs.git_commit()}
+
+    @contextmanager
+    def step(name: str) -> Iterator[Run]:
+        parent = mlflow.active_run().info.run_id
+        try:
+            with mlflow.start_run(run_name=name, nested=True, tags=tags | {"step": name}) as child:
+                yield child
+        except BaseException as error:
+            failure = {"failed_step": name, "failed_because": _first_line(error)}
+            for tag, value in failure.items():
+                mlflow.MlflowClient().set_tag(parent, tag, value)
+            raise
+
+    try:
+        with mlflow.start_run(tags=tags | {"step": entry_point}) as opened:
+            name = pipeline if entry_point == "main" else entry_point
+            mlflow.MlflowClient().update_run(opened.info.run_id, name=name)
+            if claim:
+                _claim(opened.info.run_id, claim)
+            yield step
+    except (ValueError, MlflowException) as error:
+        sys.exit(f"{pipeline}, {entry_point}: {error}")
+
+
+def end_step(outcome: str, said: str, **tags: str) -> None:
+    """Say how the active run's step has ended: a sentence on the screen, `outcome` and `tags` on the run.
+
+    `outcome` is done or skipped; a skipped step has the tag `made_by`, the id of the run that made what it would have
+    made.
+    """
+    run_id, client = mlflow.active_run().info.run_id, mlflow.MlflowClient()
+    step = client.get_run(run_id).data.tags["step"]
+    for tag, value in {"outcome": outcome, "said": said, **tags}.items():
+        client.set_tag(run_id, tag, value)
+    print(f"{step}: {said}", flush=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+
+
+# One at a time ---------------------------------------------------------------------------------------------------
+
+
+def _claim(run_id: str, work: str) -> None:
+    """Be the only one at `work` in this store, or raise a PipelineError that names who is.
+
+    Lamport's bakery algorithm (1974, Communications of the ACM 17, 453-455): a run that is RUNNING with the tag `claim`
+    stands in the queue, a number one higher than all that it sees is its `ticket`, and the lowest ticket is served. Who
+    comes after another sees its ticket; of two that come together both see both. Clocks play no part in it.
+    """
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, "process", runs.this_process())
+    client.set_tag(run_id, "claim", work)
+    others = [other for other in _queue(work) if other.info.run_id != run_id]
+    mine = 1 + max((_ticket(other) for other in others), default=0)
+    client.set_tag(run_id, "ticket", str(mine))
+    for other in _queue(work):
+        if other.info.run_id == run_id:
+            continue
+        if runs.is_over(other.data.tags["process"]):
+            _end(client, other)
+            continue
+        deadline = time.monotonic() + PATIENCE
+        while other.info.status == "RUNNING" and not _ticket(other) and time.monotonic() < deadline:
+            time.sleep(0.05)
+            other = client.get_run(other.info.run_id)
+        if other.info.status == "RUNNING" and (_ticket(other), other.info.run_id) < (mine, run_id):
+            client.set_tag(run_id, "outcome", "refused")
+            machine = other.data.tags["process"].partition(" ")[0]
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.info.start_time / 1000))
+            raise PipelineError(
+                f"the run {other.info.run_id} on {machine} has been at {work} since {since}: wait until it has ended. "
+                "If it died on another machine, end it with MlflowClient().set_terminated(RUN_ID, 'KILLED')."
+            )
+
+
+def _queue(work: str) -> list[Run]:
+    waiting = f"attributes.status = 'RUNNING' and tags.claim = '{work}'"
+    return mlflow.search_runs(search_all_experiments=True, filter_string=waiting, output_format="list")
+
+
+def _ticket(run: Run) -> int:
+    return int(run.data.tags.get("ticket", 0))
+
+
+def _end(client: mlflow.MlflowClient, run: Run) -> None:
+    """End a run whose process is gone, and its children."""
+    children = f"attributes.status = 'RUNNING' and tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    for child in client.search_runs([run.info.experiment_id], children):
+        client.set_terminated(child.info.run_id, "KILLED")
+    client.set_terminated(run.info.run_id, "KILLED")
