@@ -144,8 +144,8 @@ def test_course_mlflow_is_mlflow_on_the_store_in_use(here):
         "name: p\nentry_points:\n  main:\n    parameters: {n: float}\n    command: python step.py {n}\n"
     )
     (project / "step.py").write_text(
-        'import sys, mlflow\nwith mlflow.start_run(): mlflow.log_metric("n", float(sys.argv[1])); '
-        'mlflow.log_text(sys.executable, "x.txt")\n'
+        'import os, sys, mlflow\nwith mlflow.start_run(): mlflow.log_metric("n", float(sys.argv[1])); '
+        'mlflow.log_text(sys.executable, "x.txt"); mlflow.log_text(os.environ["PYSTOCK_STAGES"], "stages.txt")\n'
     )
     command = ["mlflow", "run", "a project", "--env-manager", "local", "--experiment-name", "new", "-P", "n=2.5"]
     done = here.run(*command, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
@@ -154,6 +154,7 @@ def test_course_mlflow_is_mlflow_on_the_store_in_use(here):
     (artifact,) = here.state.rglob("x.txt")
     assert artifact.is_relative_to(here.state / "store" / "artifacts")
     assert artifact.read_text() == sys.executable
+    assert artifact.with_name("stages.txt").read_text() == str(here.state / "stages")
     assert store.runs(here.state / "store") == 1
     assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("mlflow.db"))
 
