@@ -50,7 +50,8 @@ def parse(description: str, *names: str) -> argparse.Namespace:
     for name in names:
         parser.add_argument(f"--{name}", **PARAMETERS[name])
     options = parser.parse_args()
-    options.force = options.force == "yes"
+    if "force" in options:
+        options.force = options.force == "yes"
     return options
 
 
