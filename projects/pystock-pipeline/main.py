@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import ExecutionException
 
 from pystock.features import FEATURES, TARGETS
@@ -34,49 +35,46 @@ def arguments() -> dict[str, str]:
     return options
 
 
-def project(name: str, **parameters: str) -> mlflow.entities.Run:
+def project(name: str, **parameters: str) -> Run:
     """Run a project of this repository in an interpreter of its own, as a child of the active run."""
-    experiment, parent = mlflow.active_run().info.experiment_id, mlflow.active_run().info.run_id
+    parent = mlflow.active_run().info
     try:
         made = mlflow.projects.run(
-            str(PROJECTS / name), parameters=parameters, env_manager="local", experiment_id=experiment
+            str(PROJECTS / name), parameters=parameters, env_manager="local", experiment_id=parent.experiment_id
         )
     except ExecutionException as error:
-        failed = mlflow.search_runs(
-            [experiment],
-            f"tags.`mlflow.parentRunId` = '{parent}'",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-            output_format="list",
-        )
-        tags = failed[0].data.tags if failed else {}
-        because = f"{tags['failed_step']}: {tags['failed_because']}" if "failed_step" in tags else str(error)
-        raise PipelineError(f"{name} failed ({because}): the lines above say more.") from None
+        tags = children(parent, "tags.step = 'main'")[0].data.tags
+        step = f"{name}, {tags['failed_step']}" if "failed_step" in tags else name
+        because = tags.get("failed_because", str(error))
+        mlflow.set_tags({"failed_step": step, "failed_because": because})
+        raise PipelineError(f"{step} failed: {because}") from None
     return mlflow.get_run(made.run_id)
 
 
-def table_of(data: mlflow.entities.Run) -> str:
+def children(parent: RunInfo, more: str) -> list[Run]:
+    """Newest first."""
+    asked = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and {more}"
+    order = ["attributes.start_time DESC"]
+    return mlflow.search_runs([parent.experiment_id], asked, order_by=order, output_format="list")
+
+
+def table_of(data: Run) -> str:
     """The id of the run that made the table: the data pipeline's last step, or the one that it found unchanged."""
-    steps = mlflow.search_runs(
-        [data.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{data.info.run_id}' and tags.step = 'feature_set_generation'",
-        output_format="list",
-    )
-    return steps[0].data.tags.get("made_by", steps[0].info.run_id)
+    step = children(data.info, "tags.step = 'feature_set_generation'")[0]
+    return step.data.tags.get("made_by", step.info.run_id)
 
 
 options = arguments()
 question = {name: options[name] for name in ("market", "target", "features")}
 claim = f"pystock-pipeline {' '.join(question.values())}"
 
-with run("pystock-pipeline", "main", question, claim=claim) as step:
-    with step("data"):
-        stages = {"stages": str(Path(options["stages"]).resolve())} if options["stages"] else {}
-        data = project(DATA_PIPELINE, **question, source=options["source"], force=options["force"], **stages)
-        end_step(data.data.tags["outcome"], data.data.tags["said"])
-    with step("training"):
-        rest = {name: options[name] for name in ("family", "settings", "promote", "force")}
-        trained = project(PIPELINE, **question, data=table_of(data), **rest)
-        end_step(trained.data.tags["outcome"], trained.data.tags["said"], model=trained.data.tags["model"])
-    outcomes = {data.data.tags["outcome"], trained.data.tags["outcome"]}
-    end_step("done" if "done" in outcomes else "skipped", f"data: {data.data.tags['said']}; {trained.data.tags['said']}")
+with run("pystock-pipeline", "main", question, claim=claim):
+    stages = {"stages": str(Path(options["stages"]).resolve())} if options["stages"] else {}
+    data = project(DATA_PIPELINE, **question, source=options["source"], force=options["force"], **stages)
+    rest = {name: options[name] for name in ("family", "settings", "promote", "force")}
+    trained = project(PIPELINE, **question, data=table_of(data), **rest)
+    ended = {name: made.data.tags for name, made in ((DATA_PIPELINE, data), (PIPELINE, trained))}
+    outcome = "done" if any(tags["outcome"] == "done" for tags in ended.values()) else "skipped"
+    end_step(
+        outcome, "; ".join(f"{name}: {tags['said']}" for name, tags in ended.items()), model=ended[PIPELINE]["model"]
+    )

@@ -235,7 +235,9 @@ def train(
     if data == "newest":
         data = newest_data_run(market, target, features) or "embedded"
         if data == "embedded":
-            note = f"; no run of {DATA_PIPELINE} in this store has made {target} on {features} for {market}, so the rows"
+            note = (
+                f"; no run of {DATA_PIPELINE} in this store has made {target} on {features} for {market}, so the rows"
+            )
             note += " come from the embedded prices"
     rows = table(data, market, target, features)
     if data != "embedded":
