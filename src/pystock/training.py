@@ -235,10 +235,8 @@ def train(
     if data == "newest":
         data = newest_data_run(market, target, features) or "embedded"
         if data == "embedded":
-            note = (
-                f"; no run of {DATA_PIPELINE} in this store has made {target} on {features} for {market}, so the rows"
-            )
-            note += " come from the embedded prices"
+            asked = f"{target} on {features} for {market}"
+            note = f"; no run of {DATA_PIPELINE} in this store has made {asked}, so the embedded prices were taken"
     rows = table(data, market, target, features)
     if data != "embedded":
         data = _data_run(data, market, target, features).info.run_id
