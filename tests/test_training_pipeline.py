@@ -236,7 +236,7 @@ def test_a_passing_model_is_promoted_once(tracked):
         {"name": "pystock-big-move", "version": 1, "gate": "passed", "reasons": ""},
     )
     (version,) = versions()
-    assert version.tags["lifecycle"] == "Production" and version.model_id == model
+    assert version.tags["lifecycle"] == "Production" and version.source == f"models:/{model}"
     history = registry.history("pystock-big-move")
     assert list(history["why"]) == [f"the run {first.made_by} of pystock-training"]
     again = in_a_run(training.register, model)
@@ -539,7 +539,7 @@ def test_killed_anywhere_the_next_call_leaves_one_version_with_a_verdict(trained
         in_a_run(training.register, model)
         (version,) = versions()
         assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production"), f"write {write}"
-        assert mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").version == "1"
+        assert mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source == f"models:/{model}"
         outcomes = list(registry.history("pystock-big-move")["outcome"])
         assert sum(each.startswith("promoted") for each in outcomes) == 1, outcomes
         write += 1
