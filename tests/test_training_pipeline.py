@@ -225,7 +225,7 @@ def test_what_evaluate_leaves(tracked):
     assert held_out.tags[0].value == "evaluation"
     linked = {each.key: each.dataset_digest for each in on_model if each.run_id == run.info.run_id}
     assert linked["average_precision"] == held_out.dataset.digest
-    assert [each.model_id for each in run.inputs.model_inputs] == [model]
+    assert [each.model_id for each in mlflow.get_run(run.info.run_id).inputs.model_inputs] == [model]
 
 
 def test_a_passing_model_is_promoted_once(tracked):
@@ -539,7 +539,10 @@ def test_killed_anywhere_the_next_call_leaves_one_version_with_a_verdict(trained
         in_a_run(training.register, model)
         (version,) = versions()
         assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production"), f"write {write}"
-        assert mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source == f"models:/{model}"
+        assert (
+            mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source
+            == f"models:/{model}"
+        )
         outcomes = list(registry.history("pystock-big-move")["outcome"])
         assert sum(each.startswith("promoted") for each in outcomes) == 1, outcomes
         write += 1
