@@ -77,10 +77,11 @@ def data_run(table=None, **tags):
         X, y = dataset(load(end=evaluation.TEST_END), "big_move", "volatility")
         table = X.assign(big_move=y)
     about = {"pipeline": "pystock-data-features", "step": "feature_set_generation", "outcome": "done"}
-    with mlflow.start_run(tags=about | QUESTION | tags) as run:
-        with tempfile.TemporaryDirectory() as folder:
-            table.to_parquet(Path(folder) / "sp500.parquet")
-            mlflow.log_artifact(str(Path(folder) / "sp500.parquet"), "training")
+    tags = about | QUESTION | tags
+    with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{tags['market']}.parquet"
+        table.to_parquet(file)
+        mlflow.log_artifact(str(file), "training")
     return run.info.run_id
 
 
@@ -371,6 +372,25 @@ def test_a_table_that_is_wrong_is_told(tracked, said):
     with pytest.raises(PipelineError, match=said) as error:
         in_a_run(training.train, **QUESTION, data=made)
     assert f"of the data run {made}" in one_sentence(error)
+
+
+def test_a_table_that_was_changed_after_its_run_is_told(tracked):
+    rows = training.table("embedded", **QUESTION)
+    digest = mlflow.data.from_pandas(rows.astype({"big_move": float}), targets="big_move").digest
+    training.table(data_run(rows, digest=digest), **QUESTION)
+    rows.iloc[100, 0] += 1e-12
+    with pytest.raises(PipelineError, match=f"has the digest [0-9a-f]+, and had {digest} when it was made") as error:
+        training.table(data_run(rows, digest=digest), **QUESTION)
+    one_sentence(error)
+
+
+def test_a_market_of_ones_own_is_trained_and_scored_and_refused_at_the_gate(tracked):
+    data_run(training.table("embedded", **QUESTION), market="mine")
+    model = in_a_run(training.train, **QUESTION | {"market": "mine"}, **FAST).model
+    assert in_a_run(training.evaluate, model).found["brier_skill_low"] > 0
+    found = in_a_run(training.register, model).found
+    assert (found["name"], found["gate"]) == ("pystock-big-move-mine", "refused")
+    assert "'mine' is no embedded market" in found["reasons"]
 
 
 def test_a_data_run_that_cannot_be_used_is_told(tracked):
