@@ -668,9 +668,9 @@ def test_the_command_and_its_rerun(here):
     parents = [run for run in found if run.data.tags["step"] == "main"]
     assert sorted(run.data.tags["outcome"] for run in parents) == ["done", "skipped"]
     assert len(versions()) == 1
-    wrong = here.run(*command, "-P", "threshold=often")
+    wrong = here.run(*command, "-P", "settings=max_depth=2,years=0")
     assert wrong.returncode != 0
-    assert "argument --threshold: 'often' is no probability: give a number from 0 to 1" in wrong.stderr
+    assert "argument --settings: The setting years is 0: give a value from 1 to 100." in wrong.stderr
     assert not list(here.root.rglob("mlruns"))
     mlflow.set_tracking_uri(None)
 
