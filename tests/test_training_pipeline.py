@@ -132,12 +132,13 @@ def test_a_wrong_setting_is_told(family, settings, said):
     assert one_sentence(error) == said
 
 
-def script(name, *arguments, **env):
+def script(name, *arguments, project=training.PIPELINE):
     """An entry point, called itself, and not by `mlflow run`."""
-    settings = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()} | env
+    settings = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), settings["PATH"]])  # MLflow calls `python`
     return subprocess.run(
         [sys.executable, name, *arguments],
-        cwd=PROJECTS / "pystock-training",
+        cwd=PROJECTS / project,
         env=settings,
         capture_output=True,
         text=True,
@@ -701,6 +702,23 @@ def test_the_whole_pipeline_as_the_workflow_calls_it(here):
     (version,) = versions("pystock-big-move-nasdaq")
     assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production")
     mlflow.set_tracking_uri(None)
+
+
+def test_a_pipeline_that_fails_is_named_by_the_run_of_both(tracked, tmp_path):
+    wrong = tmp_path / "prices.csv"
+    wrong.write_text("day,price\n2010-01-04,100\n")
+    done = script("main.py", "--source", wrong, "--stages", tmp_path / "stages", project="pystock-pipeline")
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("pystock-pipeline, main: pystock-data-features, load_raw_data failed: "), said
+    asked = {"search_all_experiments": True, "output_format": "list"}
+    (parent,) = mlflow.search_runs(filter_string="tags.pipeline = 'pystock-pipeline'", **asked)
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["failed_step"] == "pystock-data-features, load_raw_data"
+    assert str(wrong) in parent.data.tags["failed_because"]
+    # where the project says no before it has begun a step
+    done = script("main.py", "--source", tmp_path / "none.csv", project="pystock-pipeline")
+    assert done.returncode == 1 and "pystock-pipeline, main: pystock-data-features" in done.stderr.splitlines()[-1]
 
 
 def test_who_comes_second_is_told(tracked):

@@ -1,8 +1,8 @@
 """The training pipeline: fit a model on the rows of a data run, score it, and bring it to the registry's gate.
 
 Each step works inside an active run, one of its own, and finds what it needs in the tracking store: `train` in the run
-that made the table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may run
-on another machine than the one before it. A step whose result is there already is skipped, and says so.
+that made the table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may
+run on another machine than the one before it. A step whose result is there already is skipped, and says so.
 """
 
 import hashlib
