@@ -542,7 +542,7 @@ def processes():
 
 
 @needs_fork
-@pytest.mark.parametrize("write, stride", [(9, 3), pytest.param(0, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("write, stride", [(8, 3), pytest.param(0, 1, marks=pytest.mark.slow)])
 def test_killed_anywhere_the_next_call_leaves_one_version_with_a_verdict(
     trained, tmp_path, processes, monkeypatch, write, stride
 ):
