@@ -98,7 +98,7 @@ def parameters() -> dict:
 
 def choose_store(tracking_uri: str | None) -> str:
     """Point this process and those it starts at the store in use; returns its tracking URI."""
-    course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI")
+    course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI") or None  # set and empty is not set
     uri = course_uri or store.uri(store.folder())
     stray = os.environ.get("MLFLOW_TRACKING_URI")
     if stray and stray != uri:
