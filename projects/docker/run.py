@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-IMAGE = "pystock"
+IMAGE = os.environ.get("PYSTOCK_IMAGE", "pystock")
 # What the container needs to reach the server, beside the address, which MLflow hands on itself.
 ENVIRONMENT = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_WORKSPACE", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
 # MLflow puts ENVIRONMENT on a command line, and into its log. These two go by a file that holds their names alone.
@@ -48,7 +48,8 @@ def what_is_missing(project: Path, arguments: list[str]) -> str | None:
     except subprocess.TimeoutExpired:
         return "Docker has not answered for a minute: start its engine anew."
     if "no such image" in asked.stderr.lower():
-        return f"the image {IMAGE} is not built: type `docker build -f projects/docker/Dockerfile -t {IMAGE} .` first."
+        build = f"docker build -f projects/docker/Dockerfile -t {IMAGE} ."
+        return f"the image {IMAGE} is not built: type `{build}` in the checkout."
     if asked.returncode:
         return f"Docker does not answer ({asked.stderr.strip().splitlines()[-1]}): start its engine."
     return None
@@ -99,10 +100,10 @@ def main() -> int:
     project, arguments = Path(sys.argv[1]), sys.argv[2:]
     if problem := what_is_missing(project, arguments):
         sys.exit(f"run.py: {problem}")
-    name = f"{IMAGE}-{uuid.uuid4().hex[:8]}"
+    name = f"pystock-{uuid.uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         secrets = Path(folder, "secrets")
-        secrets.write_text("".join(f"{name}\n" for name in SECRETS if name in os.environ))
+        secrets.write_text("".join(f"{one}\n" for one in SECRETS if one in os.environ))
         # The host name too: on the machine's network a container has the machine's, but process numbers of its own,
         # and pystock knows a process by both.
         docker = [f"name={name}", f"hostname={name}", f"env-file={secrets}"]
