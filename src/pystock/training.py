@@ -196,10 +196,10 @@ def _checked(found: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
     return found
 
 
-def _data_set(rows: pd.DataFrame, market: str, target: str, features: str):
+def _data_set(rows: pd.DataFrame, data_run: str, market: str, target: str, features: str):
     """Rows as MLflow describes them, as in chapter 04: the outcome as float64, the name of the question."""
-    described = rows.astype({target: "float64"})
-    source = LocalArtifactDatasetSource(f"data/{market}.csv")
+    place = f"data/{market}.csv" if data_run == "embedded" else f"runs:/{data_run}/training/{market}.parquet"
+    described, source = rows.astype({target: "float64"}), LocalArtifactDatasetSource(place)
     return mlflow.data.from_pandas(described, source, target, f"{market}-{target}-{features}")
 
 
@@ -254,7 +254,7 @@ def train(
 
     X, _, y, _ = time_split(rows.drop(columns=target), rows[target], train_end, test_end)
     _log_params(params | {"train_rows": len(X)})
-    mlflow.log_input(_data_set(X.assign(**{target: y}), market, target, features), context="training")
+    mlflow.log_input(_data_set(X.assign(**{target: y}), data, market, target, features), context="training")
     settings = {name: None if value == "none" else value for name, value in chosen.items()}
     if family == "xgboost":  # logistic regression draws nothing at random
         settings["random_state"] = seed
@@ -295,7 +295,7 @@ def evaluate(model: str, *, force: bool = False) -> Result:
     reference = rolling_base_rate(y, y_test.index)
     scores = runs.metrics_of(score_table(y_test, probability, reference, threshold))
     found = nine_metrics(y_test, probability, threshold) | scores
-    held_out = _data_set(rows.loc[X_test.index], *question)
+    held_out = _data_set(rows.loc[X_test.index], about["data_run"], *question)
     mlflow.log_input(held_out, context="evaluation", model=LoggedModelInput(model))
     mlflow.log_metrics(found, model_id=model, dataset=held_out)
     predictions = pd.DataFrame(
@@ -355,22 +355,23 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> Result
     client = mlflow.MlflowClient()
     found = _version_of(client, name, model)
     tags = found.tags if found else {}
-    if not force and "gate" in tags and not (promote and tags.get("lifecycle") == "Staging"):
-        verdict = "promoted" if tags["gate"] == "passed" and tags.get("lifecycle") != "Staging" else tags["gate"]
-        said = f"the model {model} is version {found.version} of {name} already, and was {verdict}"
-        said += f": {tags['reasons']}" if verdict == "refused" else ""
+    judged = "gate" in tags
+    if not force and judged and not (promote and tags.get("lifecycle") == "Staging"):
+        verdict = (
+            f"refused: {tags['reasons']}" if tags["gate"] == "refused" else f"passed the gate, now {tags['lifecycle']}"
+        )
+        said = f"the model {model} is version {found.version} of {name} already; {verdict}"
         return _end(_registered("skipped", said, model, tags.get("pipeline_run", ""), found))
-    new = "gate" not in tags
     if found is None:
         found = _new_version(client, name, model, source.info.run_id, run.info.run_id)
     try:
-        outcome = _judge(client, name, found, promote, run.info.run_id)
+        said = _judge(client, name, found, promote, run.info.run_id)
     except BaseException:
-        if new and not _was_promoted(client, name, found.version):
+        if not judged and not _was_promoted(client, name, found.version):
             client.delete_model_version(name, found.version)
         raise
     found = client.get_model_version(name, found.version)
-    return _end(_registered("done", outcome, model, run.info.run_id, found))
+    return _end(_registered("done", said, model, run.info.run_id, found))
 
 
 def _judge(client, name: str, found, promote: bool, run_id: str) -> str:
@@ -378,7 +379,7 @@ def _judge(client, name: str, found, promote: bool, run_id: str) -> str:
     from pystock import registry  # late: with the gate it imports half of what there is, and a skipped step needs none
 
     number, failed = int(found.version), []
-    if not _was_promoted(client, name, number):  # else a killed process was, and only the verdict is missing
+    if "gate" in found.tags or not _was_promoted(client, name, number):  # else only the verdict was not written
         try:
             if promote:
                 registry.promote(name, number, why=f"the run {run_id} of {PIPELINE}")
@@ -387,26 +388,19 @@ def _judge(client, name: str, found, promote: bool, run_id: str) -> str:
         except registry.Refused as refused:
             failed = [each for each in refused.conditions if not each.passed]
         except registry.RegistryError as error:
-            if not _was_promoted(client, name, number):  # by settling what a killed process left
+            if not _was_promoted(client, name, number):  # it was by now, by settling what a killed process left
                 raise PipelineError(str(error)) from error
+    reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
     state = client.get_model_version(name, number).tags.get("lifecycle", "Development")
-    if failed:
-        if state == "Staging":  # it passed once, against another champion
-            registry.set_lifecycle(name, number, "Development")
-        reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
-        description = f"Not promoted. {reasons}"
-        said = f"version {number} of {name} is not promoted: {reasons}"
-    else:
-        reasons = ""
-        if state == "Development":
-            registry.set_lifecycle(name, number, "Staging")
-        where = "promoted" if _was_promoted(client, name, number) else "put into Staging"
-        description = f"Passed the gate, {where} by {PIPELINE}."
-        said = f"version {number} of {name} passed the gate and is {where}"
-    client.update_model_version(name, number, description=description)
+    if failed and state == "Staging":  # it passed once, against another champion
+        registry.set_lifecycle(name, number, state := "Development")
+    if not failed and state == "Development":
+        registry.set_lifecycle(name, number, state := "Staging")
+    verdict = f"not promoted: {reasons}" if failed else f"passed the gate, now in {state}"
+    client.update_model_version(name, number, description=verdict)
     client.set_model_version_tag(name, number, "reasons", reasons)
     client.set_model_version_tag(name, number, "gate", "refused" if failed else "passed")  # last: the verdict stands
-    return said
+    return f"version {number} of {name} {'is ' if failed else ''}{verdict}"
 
 
 def _new_version(client, name: str, model: str, source_run: str, run_id: str):
