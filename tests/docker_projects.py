@@ -9,6 +9,7 @@ from functools import cache
 
 from course_root import CHECKOUT, clean_environment
 from docker_workbench import docker, require_docker
+from environments import INSTALLED
 
 RUN = CHECKOUT / "projects" / "docker" / "run.py"
 MADE = ("stockpred", "pystock-training", "waits")  # images of projects, named by MLflow
@@ -39,8 +40,7 @@ def in_container(project: str, server: str, *arguments: str, seconds: float = 30
 
 def packages(image: str) -> dict[str, str]:
     """The packages of an image, by name."""
-    ask = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
-    return json.loads(docker("run", "--rm", image, "python", "-c", ask).stdout)
+    return json.loads(docker("run", "--rm", image, "python", "-c", INSTALLED).stdout)
 
 
 def megabytes(image: str) -> float:

@@ -27,18 +27,19 @@ SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 def what_is_missing(project: Path, arguments: list[str]) -> str | None:
     """The first reason why the project cannot run in a container, as a sentence; None where there is none."""
-    store = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    address = os.environ.get("MLFLOW_TRACKING_URI", "")
+    store = urlsplit(address)
     if not project.is_dir() or not mlproject(project):
         return f"{project} holds no MLproject: give the folder of a project, as projects/stockpred."
     if store.scheme not in ("http", "https"):
         return (
-            f"MLFLOW_TRACKING_URI is {store.geturl() or 'not set'}, but a container shares a server with this machine, "
+            f"MLFLOW_TRACKING_URI is {address or 'not set'}, but a container shares a server with this machine, "
             "no file: set it to the address of one, as http://127.0.0.1:5050 for the workbench."
         )
     local = store.hostname in ("localhost", "127.0.0.1", "::1")
     if local and sys.platform != "linux" and not names_network(arguments):
         return (
-            f"{store.geturl()} is this machine's own address, which containers of Docker Desktop do not reach: turn on "
+            f"{address} is this machine's own address, which containers of Docker Desktop do not reach: turn on "
             "host networking in its settings, and add -A network=host."
         )
     try:
