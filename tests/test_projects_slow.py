@@ -35,7 +35,7 @@ compares = pytest.mark.skipif(
 @compares
 def test_the_record_agrees_with_the_lock():
     tried = json.loads(RECORD.read_text(encoding="utf-8"))
-    assert sorted(tried) == ["docker", "fresh", "local"]
+    assert sorted(tried) == ["docker", "local", "uv"]
     mend = "`make test-slow` and `make test-docker` try the project again, and write the record anew"
     for environment, found in tried.items():
         assert set(found["packages"]) == set(IMPORTANT)
@@ -78,7 +78,7 @@ def store_of_its_own(tmp_path, empty_store):
     store.copy(empty_store, tmp_path / "store")
     before, uri = mlflow.get_tracking_uri(), store.uri(tmp_path / "store")
     mlflow.set_tracking_uri(uri)
-    for name in ("local", "fresh"):
+    for name in ("local", "uv"):
         mlflow.create_experiment(name, artifact_location=store.artifact_root(tmp_path / "store"))
     yield uri
     mlflow.set_tracking_uri(before)
@@ -92,17 +92,17 @@ def test_the_training_runs_in_a_fresh_environment_as_in_this_one(tmp_path, store
         PATH=activated, MLFLOW_TRACKING_URI=store_of_its_own, MLFLOW_ENV_ROOT=tmp_path / "environments"
     )
     seconds, said = {}, {}
-    for name, manager in (("local", "local"), ("fresh", "uv")):
+    for name in ("local", "uv"):
         begun = time.monotonic()
-        command = ["mlflow", "run", "projects/pystock-training", *OPTIONS, "--env-manager", manager]
+        command = ["mlflow", "run", "projects/pystock-training", *OPTIONS, "--env-manager", name]
         done = subprocess.run(
             [*command, "--experiment-name", name], cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr[-3000:]
         seconds[name], said[name] = time.monotonic() - begun, done.stderr
-    assert outcome("fresh") == outcome("local")  # every metric, and the file of predictions byte for byte
+    assert outcome("uv") == outcome("local")  # every metric, and the file of predictions byte for byte
 
-    assert "Creating a new environment in" in said["fresh"] and "Creating" not in said["local"]
+    assert "Creating a new environment in" in said["uv"] and "Creating" not in said["local"]
     (made,) = (tmp_path / "environments").iterdir()
     python = [str(made / "bin/python"), "-c"]
     number, file = ask(python, "import platform, pystock; print(platform.python_version(), pystock.__file__)").split(
@@ -116,14 +116,14 @@ def test_the_training_runs_in_a_fresh_environment_as_in_this_one(tmp_path, store
 
     command = f"mlflow run projects/pystock-training {' '.join(OPTIONS)} --env-manager"
     record(
-        "fresh",
+        "uv",
         command=f"{command} uv",
-        seconds=seconds["fresh"],
+        seconds=seconds["uv"],
         python=number,
         packages={name: packages[name] for name in IMPORTANT},
         installed=len(packages),
         megabytes=size(made),
-        outcome=outcome("fresh"),
+        outcome=outcome("uv"),
     )
     record(
         "local",
@@ -131,7 +131,7 @@ def test_the_training_runs_in_a_fresh_environment_as_in_this_one(tmp_path, store
         seconds=seconds["local"],
         python=".".join(map(str, sys.version_info[:3])),
         packages={name: version(name) for name in IMPORTANT},
-        installed=len(locked()),
+        installed=len(json.loads(ask([sys.executable, "-c"], INSTALLED))),
         megabytes=size(Path(sys.prefix)),
         outcome=outcome("local"),
     )

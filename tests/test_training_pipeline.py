@@ -539,7 +539,10 @@ def test_killed_anywhere_the_next_call_leaves_one_version_with_a_verdict(trained
         in_a_run(training.register, model)
         (version,) = versions()
         assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production"), f"write {write}"
-        assert mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source == f"models:/{model}"
+        assert (
+            mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source
+            == f"models:/{model}"
+        )
         outcomes = list(registry.history("pystock-big-move")["outcome"])
         assert sum(each.startswith("promoted") for each in outcomes) == 1, outcomes
         write += 1
