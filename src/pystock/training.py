@@ -1,8 +1,8 @@
 """The training pipeline: fit a model on the rows of a data run, score it, and bring it to the registry's gate.
 
-Each step works inside an active run and finds what it needs in the tracking store: `train` in the run that made the
-table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may run on another
-machine than the one before it. A step whose result is there already is skipped, and says so.
+Each step works inside an active run, one of its own, and finds what it needs in the tracking store: `train` in the run
+that made the table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may run
+on another machine than the one before it. A step whose result is there already is skipped, and says so.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from pystock.pipeline import PipelineError, claim_work, end_step
 PIPELINE, DATA_PIPELINE = "pystock-training", "pystock-data-features"
 THRESHOLD = 0.25  # above it the decision is 1: the desk's miss costs three false alarms (chapter 06)
 YEAR = 252  # trading days
+REMAKE = "make it again with the data pipeline and force=yes"
 NINE = (
     "accuracy",
     "average_precision",
@@ -155,10 +156,14 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
             found = pd.read_parquet(local)
         except (MlflowException, OSError, ValueError) as error:
             raise PipelineError(
-                f"The table {path} of the data run {run.info.run_id} cannot be read ({_first_line(error)}): "
-                "run the data pipeline again with force=yes."
+                f"The table {path} of the data run {run.info.run_id} cannot be read ({_first_line(error)}): {REMAKE}."
             ) from None
-    return _checked(found, target, f"The table {path} of the data run {run.info.run_id}")
+    name = f"The table {path} of the data run {run.info.run_id}"
+    found = _checked(found, target, name)
+    noted, digest = run.data.tags.get("digest"), _data_set(found, data_run, market, target, features).digest
+    if noted not in (None, digest):
+        raise PipelineError(f"{name} has the digest {digest}, and had {noted} when it was made: {REMAKE}.")
+    return found
 
 
 def _data_run(run_id: str, market: str, target: str, features: str) -> Run:
@@ -180,19 +185,18 @@ def _data_run(run_id: str, market: str, target: str, features: str) -> Run:
 
 
 def _checked(found: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
-    mend = "make it again with the data pipeline"
     if len(found.columns) < 2 or found.columns[-1] != target:
         columns = ", ".join(map(str, found.columns))
-        raise PipelineError(f"{name} has the columns {columns}, of which the last must be {target}: {mend}.")
+        raise PipelineError(f"{name} has the columns {columns}, of which the last must be {target}: {REMAKE}.")
     if not isinstance(found.index, pd.DatetimeIndex) or not (
         found.index.is_monotonic_increasing and found.index.is_unique
     ):
-        raise PipelineError(f"{name} is not in order of its dates, each once: {mend}.")
+        raise PipelineError(f"{name} is not in order of its dates, each once: {REMAKE}.")
     for column in found.columns[:-1]:
         if found[column].dtype != "float64" or not np.isfinite(found[column]).all():
-            raise PipelineError(f"{name} has values in {column} that are missing or no float64: {mend}.")
+            raise PipelineError(f"{name} has values in {column} that are missing or no float64: {REMAKE}.")
     if found[target].dtype != "int64" or not found[target].isin((0, 1)).all():
-        raise PipelineError(f"{name} has outcomes in {target} other than the whole numbers 0 and 1: {mend}.")
+        raise PipelineError(f"{name} has outcomes in {target} other than the whole numbers 0 and 1: {REMAKE}.")
     return found
 
 
@@ -364,7 +368,7 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> Result
     try:
         said = _judge(client, name, found, promote, run.info.run_id)
     except BaseException:
-        if not judged and not _was_promoted(client, name, found.version):
+        if not judged and not _is_champion(client, found) and not _was_promoted(client, found):
             client.delete_model_version(name, found.version)
         raise
     found = client.get_model_version(name, found.version)
@@ -376,16 +380,16 @@ def _judge(client, name: str, found, promote: bool, run_id: str) -> str:
     from pystock import registry  # late: with the gate it imports half of what there is, and a skipped step needs none
 
     number, failed = int(found.version), []
-    if "gate" in found.tags or not _was_promoted(client, name, number):  # else only the verdict was not written
+    if "gate" in found.tags or not _was_promoted(client, found):  # else only the verdict was not written
         try:
-            if promote:
+            if promote or _is_champion(client, found):  # the alias may be that of a promotion that died: settle it
                 registry.promote(name, number, why=f"the run {run_id} of {PIPELINE}")
             else:
                 failed = [each for each in registry.gate(name, number) if not each.passed]
         except registry.Refused as refused:
             failed = [each for each in refused.conditions if not each.passed]
         except registry.RegistryError as error:
-            if not _was_promoted(client, name, number):  # it was by now, by settling what a killed process left
+            if not _is_champion(client, found):  # it became that by settling what a killed process had left
                 raise PipelineError(str(error)) from error
     reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
     state = client.get_model_version(name, number).tags.get("lifecycle", "Development")
@@ -416,12 +420,14 @@ def _version_of(client, name: str, model: str):
     return next((each for each in found if each.source == f"models:/{model}"), None)
 
 
-def _was_promoted(client, name: str, number) -> bool:
-    """Whether a promotion of this version has been carried out."""
-    found = client.get_model_version(name, number)
-    if str(client.get_registered_model(name).aliases.get("champion")) == str(number):  # of either type, by the store
-        return True
-    promotion = _existing(found.tags.get("promotion", ""))
+def _is_champion(client, found) -> bool:
+    return str(client.get_registered_model(found.name).aliases.get("champion")) == str(found.version)
+
+
+def _was_promoted(client, found) -> bool:
+    """Whether a promotion of this version has been carried out to its end."""
+    tags = client.get_model_version(found.name, found.version).tags
+    promotion = _existing(tags.get("promotion"))
     return promotion is not None and promotion.data.tags["outcome"].startswith("promoted")
 
 
