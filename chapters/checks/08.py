@@ -1,25 +1,33 @@
 """The exercises of chapter 08."""
 
+import numpy as np
 import pandas as pd
 
-from course.checks import Exercise, Wrong, run_in
-from pystock.data import load, named
-from pystock.features import dataset
+from course.checks import Exercise, Wrong
+from pystock.data import load
+from pystock.features import FEATURES, dataset
 
 END = "2014-12-31"
-ASKED = {"step": "feature_set_generation", "target": "direction", "features": "flags"}
 
 
-def another_table(answer, market):
-    run = run_in(named("data-features", market), answer)
-    tags = run.data.tags
-    for tag, wanted in (ASKED | {"market": market}).items():
-        if tags.get(tag) != wanted:
-            raise Wrong(f"The tag {tag} of that run is {tags.get(tag)}, not {wanted}: look at what you have asked for.")
-    if run.info.status != "FINISHED" or tags.get("outcome") not in ("done", "skipped"):
-        raise Wrong(f"That run is {run.info.status} with the outcome {tags.get('outcome')}: it has made no table.")
-    if "mlflow.parentRunId" in tags:
-        raise Wrong("That run is a step of main: ask for the one step alone, with entry_point.")
+def another_feature_set(answer, market):
+    prices = load(market, end=END)
+    made = FEATURES.get("range")
+    if made is None:
+        raise Wrong("pystock.features.FEATURES has no entry `range` yet: put your function there under this name.")
+    table = made(prices)
+    if not isinstance(table, pd.DataFrame) or list(table.columns) != ["range"] or not table.index.equals(prices.index):
+        raise Wrong("Your function has to give a frame with the column `range` and a row for each day of the prices.")
+    if not np.allclose(table["range"], np.log(prices["High"] / prices["Low"])):
+        raise Wrong("The values are others than the logarithm of the high divided by the low of the same day.")
+    manifest = getattr(answer, "manifest", None)
+    if not isinstance(manifest, dict) or manifest.get("stage") != "training":
+        raise Wrong("Your answer is what make_features returns: the result of the step, with its manifest.")
+    for name, wanted in {"target": "big_move", "features": "range"}.items():
+        if (given := manifest["parameters"][name]) != wanted:
+            raise Wrong(f"That table was made for the {name} {given}, not {wanted}: give it to make_features.")
+    if manifest["market"] != market or manifest["rows"] != len(prices) - 1:
+        raise Wrong(f"That table has {manifest['rows']} rows of {manifest['market']}: take the stages in `home`.")
 
 
 def flagged_rows(answer, market):
@@ -69,13 +77,14 @@ def _said(rule, prices):
 EXERCISES = [
     Exercise(
         "08.1",
-        question="Change one thing and make only what depends on it. Run the entry point `feature_set_generation` alone, "
-        "for the target `direction` and the features `flags`, on the stages and in the experiment of this chapter. "
-        "Your answer is the id of the run.",
-        hint="`mlflow.projects.run` takes `entry_point` and `parameters`; the latter need `market`, `stages`, `target` "
-        "and `features`. What it returns has a `run_id`.",
-        test=another_table,
-        wrong=["feature_set_generation", 1],
+        question="Add a feature set of your own, and make only what depends on it. Its function takes the prices and "
+        "gives a frame with one column, `range`: the logarithm of the high divided by the low. Put it into "
+        "`pystock.features.FEATURES` under the name `range`, and let `make_features` make the table for `big_move` in "
+        "the stages in `home`. Your answer is what it returns.",
+        hint="`FEATURES` is a dictionary of functions. A column alone is `prices['High'] / prices['Low']`; `np.log` takes "
+        "the logarithm, and `.to_frame('range')` makes a frame of it.",
+        test=another_feature_set,
+        wrong=["range", {"features": "range"}],
     ),
     Exercise(
         "08.2",
@@ -89,8 +98,8 @@ EXERCISES = [
     Exercise(
         "08.3",
         question="A row whose prices are all a hundred times too large passes the contract. Write a rule that finds it: "
-        "a function from a frame of prices to a Series with False on each day whose close is more than 1.25 times the "
-        "close before it, or less than that one divided by 1.25. The first day has none before it and is good.",
+        "a function from a frame of prices to a Series with False on each day whose close is more than `1.25` times the "
+        "close before it, or less than that one divided by `1.25`. The first day has none before it and is good.",
         hint="`prices['Close'] / prices['Close'].shift()` is the ratio; `fillna(1)` takes care of the first day, "
         "`between` of both ends.",
         test=size_of_a_move,
