@@ -98,8 +98,9 @@ EXERCISES = [
     Exercise(
         "08.3",
         question="A row whose prices are all a hundred times too large passes the contract. Write a rule that finds "
-        "it: a function from a frame of prices to a Series with False on each day whose close is more than `1.25` times "
-        "the close before it, or less than that one divided by `1.25`. The first day has none before it and is good.",
+        "it: a function from a frame of prices to a Series with False on each day whose close is more than `1.25` "
+        "times the close before it, or less than that one divided by `1.25`. The first day has none before it and is "
+        "good.",
         hint="`prices['Close'] / prices['Close'].shift()` is the ratio; `fillna(1)` takes care of the first day, "
         "`between` of both ends.",
         test=size_of_a_move,
