@@ -19,8 +19,8 @@ BLUE, ORANGE, GREY = "#006BA4", "#FF800E", "#595959"  # of matplotlib's tableau-
 MOST_ROWS = 50  # of a list on the page; the whole of it is in the files beside it
 STYLE = """
 body { font: 16px/1.5 sans-serif; color: #222; background: #fff; max-width: 60em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
-th { border-bottom: 1px solid #595959 } th:first-child, td:first-child, .text { text-align: left }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right; white-space: nowrap }
+th { border-bottom: 1px solid #595959 } th:first-child, td:first-child, .text { text-align: left; white-space: normal }
 img { max-width: 100%; height: auto }"""
 
 
@@ -117,7 +117,10 @@ def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.Datetim
 
 
 def _figure(height: float = 3) -> Figure:
-    return Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(8, height))
+    # By hand: a layout that measures each text takes as long as all the rest of a page
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.96, bottom=0.75 / height, hspace=0.2)
+    return figure
 
 
 def _picture(figure: Figure, alternative: str) -> str:
