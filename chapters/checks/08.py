@@ -1,0 +1,109 @@
+"""The exercises of chapter 08."""
+
+import numpy as np
+import pandas as pd
+
+from course.checks import Exercise, Wrong
+from pystock.data import load
+from pystock.features import FEATURES, dataset
+
+END = "2014-12-31"
+
+
+def another_feature_set(answer, market):
+    prices = load(market, end=END)
+    made = FEATURES.get("range")
+    if made is None:
+        raise Wrong("pystock.features.FEATURES has no entry `range` yet: put your function there under this name.")
+    table = made(prices)
+    if not isinstance(table, pd.DataFrame) or list(table.columns) != ["range"] or not table.index.equals(prices.index):
+        raise Wrong("Your function has to give a frame with the column `range` and a row for each day of the prices.")
+    if not np.allclose(table["range"], np.log(prices["High"] / prices["Low"])):
+        raise Wrong("The values are others than the logarithm of the high divided by the low of the same day.")
+    manifest = getattr(answer, "manifest", None)
+    if not isinstance(manifest, dict) or manifest.get("stage") != "training":
+        raise Wrong("Your answer is what make_features returns: the result of the step, with its manifest.")
+    for name, wanted in {"target": "big_move", "features": "range"}.items():
+        if (given := manifest["parameters"][name]) != wanted:
+            raise Wrong(f"That table was made for the {name} {given}, not {wanted}: give it to make_features.")
+    if manifest["market"] != market or manifest["rows"] != len(prices) - 1:
+        raise Wrong(f"That table has {manifest['rows']} rows of {manifest['market']}: take the stages in `home`.")
+
+
+def flagged_rows(answer, market):
+    prices = load(market)
+    flagged = (prices["Open"] == prices["Close"].shift()) | (prices["Volume"] == 0)
+    days = dataset(prices.loc[:END], "big_move", "volatility")[0].index
+    right = int(flagged.loc[days].sum())
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)) and not hasattr(answer, "item"):
+        raise Wrong("Give a whole number: how many rows of the training table are flagged.")
+    if answer == right:
+        return
+    if answer == int(flagged.sum()):
+        raise Wrong("Those are all flagged days of staging: count the ones that are rows of the training table.")
+    if 0 < answer < 1:
+        raise Wrong("That looks like a share: give the number of rows.")
+    raise Wrong("Take the days of the training table, look them up in staging, and count where any flag is true.")
+
+
+def size_of_a_move(answer, market):
+    if not callable(answer):
+        raise Wrong("Give a function that takes the prices and says for each day whether it is good.")
+    prices = load(market, end=END)
+    day = prices.index[1000]
+    good, shifted = _said(answer, prices), prices.astype("float64")
+    if not good.all():
+        first = f"{good.index[~good][0]:%Y-%m-%d}"
+        raise Wrong(f"Your rule calls {first} bad, a true day: the first has no day before it, and crashes happen.")
+    for factor, lost in ((100, "a hundred times too large"), (0.01, "a hundred times too small")):
+        shifted.loc[day] = prices.loc[day] * factor
+        said = _said(answer, shifted)
+        if said[day]:
+            raise Wrong(f"A day whose prices are {lost} passes: compare each close with the one before, in both ways.")
+        if not said.drop(shifted.index[1000:1002]).all():
+            raise Wrong("Your rule calls days bad that are far from the damaged one: look at one day's change alone.")
+
+
+def _said(rule, prices):
+    try:
+        said = rule(prices.copy())
+    except Exception as error:
+        raise Wrong(f"On a frame of prices your function ends in {type(error).__name__}: try it on `whole`.") from None
+    if not isinstance(said, pd.Series) or not said.index.equals(prices.index) or said.dtype != bool:
+        raise Wrong("Your function has to give a Series of true and false, with one value for each day.")
+    return said
+
+
+EXERCISES = [
+    Exercise(
+        "08.1",
+        question="Add a feature set of your own, and make only what depends on it. Its function takes the prices and "
+        "gives a frame with one column, `range`: the logarithm of the high divided by the low. Put it into "
+        "`pystock.features.FEATURES` under the name `range`, and let `make_features` make the table for `big_move` in "
+        "the stages in `home`. Your answer is what it returns.",
+        hint="`FEATURES` is a dictionary of functions. A column alone is `prices['High'] / prices['Low']`; `np.log` "
+        "takes the logarithm, and `.to_frame('range')` makes a frame of it.",
+        test=another_feature_set,
+        wrong=["range", {"features": "range"}],
+    ),
+    Exercise(
+        "08.2",
+        question="A colleague would drop every day that has a flag. How many rows of the training table "
+        "(`big_move`, `volatility`, days to the end of 2014) would go?",
+        hint="The flags are columns of staging, `stale_open`, `no_volume` and `after_missing`. "
+        "`staging.loc[table.index]` takes the rows of the days that stand in the training table.",
+        test=flagged_rows,
+        wrong=[0.5, 5031],
+    ),
+    Exercise(
+        "08.3",
+        question="A row whose prices are all a hundred times too large passes the contract. Write a rule that finds "
+        "it: a function from a frame of prices to a Series with False on each day whose close is more than `1.25` "
+        "times the close before it, or less than that one divided by `1.25`. The first day has none before it and is "
+        "good.",
+        hint="`prices['Close'] / prices['Close'].shift()` is the ratio; `fillna(1)` takes care of the first day, "
+        "`between` of both ends.",
+        test=size_of_a_move,
+        wrong=[lambda prices: prices["Close"] < 10_000, lambda prices: prices["Close"].diff().abs() < 1000],
+    ),
+]
