@@ -54,7 +54,7 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
             name = pipeline if entry_point == "main" else entry_point
             mlflow.MlflowClient().update_run(opened.info.run_id, name=name)
             if claim:
-                _claim(opened.info.run_id, claim)
+                claim_work(claim)
             yield step
     except (ValueError, MlflowException) as error:
         sys.exit(f"{pipeline}, {entry_point}: {error}")
@@ -80,15 +80,16 @@ def _first_line(error: BaseException) -> str:
 # One at a time ---------------------------------------------------------------------------------------------------
 
 
-def _claim(run_id: str, work: str) -> None:
-    """Be the only one at `work` in this store, or raise a PipelineError that names who is.
+def claim_work(work: str) -> None:
+    """Be the only one at `work` in this store until the active run ends, or raise a PipelineError that names who is.
 
     Lamport's bakery algorithm (1974, Communications of the ACM 17, 453-455): a run that is RUNNING with the tag `claim`
     stands in the queue, a number one higher than all that it sees is its `ticket`, and the lowest ticket is served. Who
     comes after another sees its ticket; of two that come together both see both. Clocks play no part in it.
     """
-    client = mlflow.MlflowClient()
+    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
     client.set_tag(run_id, "process", runs.this_process())
+    client.set_tag(run_id, "ticket", "0")  # none yet: this run may have had one for other work
     client.set_tag(run_id, "claim", work)
     others = [other for other in _queue(work) if other.info.run_id != run_id]
     mine = 1 + max((_ticket(other) for other in others), default=0)

@@ -1,0 +1,80 @@
+"""Run the data pipeline and then the training pipeline, as children of one run: the command that a scheduler calls."""
+
+import argparse
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run, RunInfo
+from mlflow.exceptions import ExecutionException
+
+from pystock.features import FEATURES, TARGETS
+from pystock.pipeline import PipelineError, end_step, run
+from pystock.training import DATA_PIPELINE, PIPELINE, SETTINGS, parse_settings
+
+PROJECTS = Path(__file__).resolve().parents[1]
+
+
+def arguments() -> dict[str, str]:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--market", default="sp500", help="one market")
+    parser.add_argument("--target", choices=list(TARGETS), default="big_move")
+    parser.add_argument("--features", choices=list(FEATURES), default="volatility")
+    parser.add_argument("--source", default="embedded", help="as for pystock-data-features")
+    parser.add_argument("--stages", default="", help="folder of the stages; empty: the data pipeline's own default")
+    parser.add_argument("--family", choices=list(SETTINGS), default="xgboost")
+    parser.add_argument("--settings", default="", help="over the family's defaults: max_depth=2,years=5")
+    parser.add_argument("--promote", choices=["yes", "no"], default="yes")
+    parser.add_argument("--force", choices=["yes", "no"], default="no", nargs="?", const="yes")
+    options = vars(parser.parse_args())
+    if "," in options["market"] or options["market"] == "all":
+        parser.error(f"argument --market: {options['market']!r} is not one market: call this once for each")
+    try:
+        parse_settings(options["family"], options["settings"])
+    except PipelineError as error:
+        parser.error(f"argument --settings: {error}")
+    return options
+
+
+def project(name: str, **parameters: str) -> Run:
+    """Run a project of this repository in an interpreter of its own, as a child of the active run."""
+    parent = mlflow.active_run().info
+    try:
+        made = mlflow.projects.run(
+            str(PROJECTS / name), parameters=parameters, env_manager="local", experiment_id=parent.experiment_id
+        )
+    except ExecutionException as error:
+        tags = children(parent, "tags.step = 'main'")[0].data.tags
+        step = f"{name}, {tags['failed_step']}" if "failed_step" in tags else name
+        because = tags.get("failed_because", str(error))
+        mlflow.set_tags({"failed_step": step, "failed_because": because})
+        raise PipelineError(f"{step} failed: {because}") from None
+    return mlflow.get_run(made.run_id)
+
+
+def children(parent: RunInfo, more: str) -> list[Run]:
+    """Newest first."""
+    asked = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and {more}"
+    order = ["attributes.start_time DESC"]
+    return mlflow.search_runs([parent.experiment_id], asked, order_by=order, output_format="list")
+
+
+def table_of(data: Run) -> str:
+    """The id of the run that made the table: the data pipeline's last step, or the one that it found unchanged."""
+    step = children(data.info, "tags.step = 'feature_set_generation'")[0]
+    return step.data.tags.get("made_by", step.info.run_id)
+
+
+options = arguments()
+question = {name: options[name] for name in ("market", "target", "features")}
+claim = f"pystock-pipeline {' '.join(question.values())}"
+
+with run("pystock-pipeline", "main", question, claim=claim):
+    stages = {"stages": str(Path(options["stages"]).resolve())} if options["stages"] else {}
+    data = project(DATA_PIPELINE, **question, source=options["source"], force=options["force"], **stages)
+    rest = {name: options[name] for name in ("family", "settings", "promote", "force")}
+    trained = project(PIPELINE, **question, data=table_of(data), **rest)
+    ended = {name: made.data.tags for name, made in ((DATA_PIPELINE, data), (PIPELINE, trained))}
+    outcome = "done" if any(tags["outcome"] == "done" for tags in ended.values()) else "skipped"
+    end_step(
+        outcome, "; ".join(f"{name}: {tags['said']}" for name, tags in ended.items()), model=ended[PIPELINE]["model"]
+    )
