@@ -34,19 +34,24 @@ def named(name: str, market: str = DEFAULT_MARKET) -> str:
     return name if market == DEFAULT_MARKET else f"{name}-{market}"
 
 
+# What each row of prices must hold by itself: the reason why it is bad, and a test of a frame, True on good rows. In
+# this order: of several rules that a row breaks, the first is reported.
+ROW_RULES = {
+    "a value is missing or no number": lambda prices: np.isfinite(prices[COLUMNS]).all(axis=1),
+    "a price is not positive": lambda prices: (prices[PRICES] > 0).all(axis=1),
+    "the high is below the open or the close": lambda prices: prices["High"] >= prices[["Open", "Close"]].max(axis=1),
+    "the low is above the open or the close": lambda prices: prices["Low"] <= prices[["Open", "Close"]].min(axis=1),
+    "the volume is negative or not whole": lambda prices: (prices["Volume"] >= 0) & (prices["Volume"] % 1 == 0),
+}
+
+
 def _schema(longest_gap: int) -> pa.DataFrameSchema:
-    # In this order: of several rules that a row breaks, the first is reported. Each takes the whole frame.
-    rules = {
-        "a value is missing or no number": lambda prices: np.isfinite(prices[COLUMNS]).all(axis=1),
+    order = {
         "the date is not after the one before": lambda prices: _days(prices) > 0,
         f"the gap to the day before is longer than {longest_gap} days": lambda prices: _days(prices) <= longest_gap,
-        "a price is not positive": lambda prices: (prices[PRICES] > 0).all(axis=1),
-        "the high is below the open or the close": lambda prices: (
-            prices["High"] >= prices[["Open", "Close"]].max(axis=1)
-        ),
-        "the low is above the open or the close": lambda prices: prices["Low"] <= prices[["Open", "Close"]].min(axis=1),
-        "the volume is negative or not whole": lambda prices: (prices["Volume"] >= 0) & (prices["Volume"] % 1 == 0),
     }
+    missing, *others = ROW_RULES
+    rules = {missing: ROW_RULES[missing], **order, **{reason: ROW_RULES[reason] for reason in others}}
     return pa.DataFrameSchema(
         columns={name: pa.Column(float, nullable=True) for name in PRICES} | {"Volume": pa.Column(int, nullable=True)},
         index=pa.Index("datetime64[us]", name="Date"),
@@ -103,8 +108,7 @@ def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None
     """
     if market not in MARKETS:
         raise DataError(f"{market!r} is no embedded market: choose one of {', '.join(MARKETS)}.")
-    folder = Path(os.environ.get("PYSTOCK_DATA") or Path(__file__).resolve().parents[2] / "data")
-    prices = _read(folder / f"{market}.csv")
+    prices = _read(embedded_folder() / f"{market}.csv")
     first, last = prices.index[0], prices.index[-1]
     chosen = prices.loc[first if start is None else _date(start) : last if end is None else _date(end)]
     if chosen.empty:
@@ -113,6 +117,34 @@ def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None
             f"choose days from {first:%Y-%m-%d} to {last:%Y-%m-%d}."
         )
     return chosen
+
+
+def embedded_folder() -> Path:
+    """The folder of the embedded prices, MARKET.csv each: PYSTOCK_DATA where it is set, else the checkout's data/."""
+    return Path(os.environ.get("PYSTOCK_DATA") or Path(__file__).resolve().parents[2] / "data")
+
+
+def read_rows(path: Path, mend: str) -> pd.DataFrame:
+    """The rows of a price file as they stand in it, sound or not: text in the columns `Date` and `COLUMNS`.
+
+    The index `line` is the row's line in the file, whose first is line 2; a field that is missing is "". Raises
+    DataError, which ends in `mend`, for what is no table of these columns; of the values it asks nothing.
+    """
+    table = _table(_text(path, mend), path, mend, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    return as_rows(table, str(path), mend)
+
+
+def as_rows(table: pd.DataFrame, name: str, mend: str) -> pd.DataFrame:
+    """A table of text in the layout of `read_rows`; the arguments as in `validate`."""
+    if list(table.columns) != ["Date", *COLUMNS]:
+        raise DataError(
+            f"{name} has the columns {', '.join(map(str, table.columns))}, not Date, {', '.join(COLUMNS)}: {mend}."
+        )
+    if table.empty:
+        raise DataError(f"{name} has no rows: {mend}.")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a first field too many for the rows' names
+        raise DataError(f"{name} has more fields in its rows than columns: {mend}.")
+    return table.fillna("").set_index(pd.RangeIndex(2, len(table) + 2, name="line"))
 
 
 def _date(value: str) -> pd.Timestamp:
@@ -127,6 +159,16 @@ def _date(value: str) -> pd.Timestamp:
 
 def _read(path: Path) -> pd.DataFrame:
     mend = "make it again with `python data/make.py`, or name another folder in PYSTOCK_DATA"
+    table = _table(_text(path, mend), path, mend)
+    if "Date" not in table:
+        raise DataError(f"{path} is damaged, it has no column Date: {mend}.")
+    dates = pd.to_datetime(table.pop("Date"), format="%Y-%m-%d", errors="coerce")
+    if dates.isna().any():
+        raise DataError(f"{path} is damaged, line {dates.isna().argmax() + 2} has no date: {mend}.")
+    return validate(table.set_index(dates), str(path), mend)
+
+
+def _text(path: Path, mend: str) -> str:
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
@@ -137,17 +179,15 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} is damaged, it is no text: {mend}.") from None
     if not text.endswith("\n"):
         raise DataError(f"{path} is damaged, it is empty or ends in the middle of a line: {mend}.")
+    return text
+
+
+def _table(text: str, path: Path, mend: str, **options) -> pd.DataFrame:
     try:
-        table = pd.read_csv(io.StringIO(text))
+        return pd.read_csv(io.StringIO(text), **options)
     except ValueError as error:  # pandas' parser errors are ValueErrors
         reason = str(error).rpartition("error: ")[2].strip()
         raise DataError(f"{path} is damaged, it is no table ({reason}): {mend}.") from None
-    if "Date" not in table:
-        raise DataError(f"{path} is damaged, it has no column Date: {mend}.")
-    dates = pd.to_datetime(table.pop("Date"), format="%Y-%m-%d", errors="coerce")
-    if dates.isna().any():
-        raise DataError(f"{path} is damaged, line {dates.isna().argmax() + 2} has no date: {mend}.")
-    return validate(table.set_index(dates), str(path), mend)
 
 
 def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) -> pd.DataFrame:

@@ -1,0 +1,198 @@
+"""What the rows of the stage staging promise, and what becomes of those that do not keep it.
+
+`CONTRACT` is a pandera schema of single rows, with the rules of `pystock.data`. `examine` adds what needs more than the
+row: the days on which the exchange trades, and days that stand there twice. Rows that break a rule are bad and go to
+quarantine with the reason; what is odd, and yet a fact, is a flag on a good row. `to_yaml` is all of it as a text.
+"""
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import pandas as pd
+import pandera.pandas as pa
+import yaml
+
+from pystock.data import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
+from pystock.pipeline import PipelineError
+
+MOST_BAD = 0.01  # share of bad rows above which the source as a whole is not trusted
+UNITS = {name: "index points, or the ticker's currency" for name in PRICES} | {"Volume": "shares, or the source's unit"}
+FLAGS = {
+    "stale_open": "the open equals the close of the row before: it may be no open at all",
+    "no_volume": "the volume is 0, which is missing: an exchange day without trade does not occur",
+    "after_missing": "a trading day of the exchange is missing between the row before and this one",
+}
+TABLE_RULES = {
+    "calendar": "the day is no trading day of the exchange",
+    "same": "the day stands there twice, with the same values: the first is kept",
+    "different": "the day stands there more than once, with different values: nobody knows which is right",
+}
+EXACT = 2**53  # above it float64 leaves out whole numbers
+
+
+def _latest() -> pd.Timestamp:
+    return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)  # the earliest time zone's today
+
+
+CONTRACT = pa.DataFrameSchema(
+    columns={"Date": pa.Column("datetime64[us]", nullable=True)}
+    | {name: pa.Column(float, nullable=True) for name in COLUMNS},
+    index=pa.Index(int, name="line"),
+    # `nullable`, since what is missing is a matter of the rules, which say it in words
+    checks=[
+        pa.Check(rule, error=reason, ignore_na=False)
+        for reason, rule in {
+            "the date is no date (YYYY-MM-DD)": lambda rows: rows["Date"].notna(),
+            "the day lies before 1900 or in the future": lambda rows: rows["Date"].between("1900-01-01", _latest()),
+            **ROW_RULES,
+            "the volume is too large to be one": lambda rows: rows["Volume"] <= EXACT,
+        }.items()
+    ],
+    strict=True,
+    ordered=True,
+)
+
+
+class Examined(NamedTuple):
+    """`good`: a row a day, index `Date`, columns Open … Volume (int64) and the flags (bool), in order of date.
+    `quarantine`: the bad rows as text, index `line`, columns Date … Volume as they stood in the source, and `reason`.
+    `missing_days`: the days on which the exchange traded, between the first and the last good day, and no row has.
+    """
+
+    good: pd.DataFrame
+    quarantine: pd.DataFrame
+    missing_days: pd.DatetimeIndex
+
+
+def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | None = None) -> Examined:
+    """Part the rows of the stage raw into good and bad.
+
+    `raw` is a frame as `pystock.data.read_rows` returns it, `exchange` the name of a calendar of exchange_calendars.
+    Where `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`.
+    Raises PipelineError for an unknown calendar, days that it does not cover, and a gap of more than 7 days in which
+    the exchange traded.
+    """
+    dates = pd.to_datetime(raw["Date"], format="%Y-%m-%d", errors="coerce").astype("datetime64[us]")
+    rows = raw[COLUMNS].apply(pd.to_numeric, errors="coerce").astype("float64")
+    rows.insert(0, "Date", dates)
+    reasons = _broken_rules(rows)
+
+    sound = rows[~rows.index.isin(reasons.index)]
+    known = sound["Date"] if before is None else pd.concat([before.index.to_series(), sound["Date"]])
+    sessions = trading_days(exchange, known.min(), known.max()) if len(known) else pd.DatetimeIndex([])
+    closed = sound.index[~sound["Date"].isin(sessions)]
+    sound = sound.drop(closed)
+    again = sound["Date"].duplicated(keep=False)
+    same = again & sound.duplicated(keep=False) & ~_differs(sound)
+    reasons = pd.concat(
+        [
+            reasons,
+            pd.Series(TABLE_RULES["calendar"].replace("the exchange", exchange), closed, dtype=object),
+            pd.Series(TABLE_RULES["same"], sound.index[same & sound["Date"].duplicated()], dtype=object),
+            pd.Series(TABLE_RULES["different"], sound.index[again & ~same], dtype=object),
+        ]
+    )
+    good = sound.drop(reasons.index, errors="ignore").sort_values("Date").set_index("Date")
+    good["Volume"] = good["Volume"].astype("int64")
+    quarantine = raw.loc[reasons.index.sort_values()]
+    quarantine = quarantine.assign(reason=reasons.loc[quarantine.index].astype(object))
+
+    anchored = good if before is None else pd.concat([before[COLUMNS], good])
+    missing = sessions.difference(anchored.index)
+    if len(anchored):
+        missing = missing[(missing > anchored.index[0]) & (missing < anchored.index[-1])]
+    _no_long_gap(anchored.index, missing, exchange)
+    flags = pd.DataFrame(
+        {
+            "stale_open": anchored["Open"] == anchored["Close"].shift(),
+            "no_volume": anchored["Volume"] == 0,
+            "after_missing": pd.Series(missing.searchsorted(anchored.index), anchored.index).diff() > 0,
+        }
+    )
+    return Examined(good.join(flags.loc[good.index]), quarantine, missing)
+
+
+def _broken_rules(rows: pd.DataFrame) -> pd.Series:
+    """The first rule that each bad row breaks, by line."""
+    try:
+        CONTRACT.validate(rows, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        broken = error.failure_cases.dropna(subset=["check_number", "index"])
+        first = broken.sort_values(["index", "check_number"]).drop_duplicates("index")
+        return pd.Series(first["check"].to_numpy(dtype=object), first["index"].astype("int64"))
+    return pd.Series([], pd.Index([], dtype="int64"), dtype=object)
+
+
+def _differs(rows: pd.DataFrame) -> pd.Series:
+    """Whether there is a row of the same day with other values."""
+    distinct = rows.drop_duplicates()["Date"]
+    return rows["Date"].isin(distinct[distinct.duplicated()])
+
+
+def _no_long_gap(days: pd.DatetimeIndex, missing: pd.DatetimeIndex, exchange: str) -> None:
+    """As in `pystock.data`, but with holidays known: a long gap cannot be mended by leaving out a row."""
+    gaps = days.to_series().diff().dt.days
+    for day in gaps.index[gaps > LONGEST_GAP]:
+        first = day - pd.Timedelta(days=gaps[day])
+        lost = int(((missing > first) & (missing < day)).sum())
+        if lost:
+            raise PipelineError(
+                f"the prices have a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on "
+                f"{lost}: get the missing days, or a shorter history that begins after it."
+            )
+
+
+def trading_days(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
+    """The days from `first` to `last`, both included, on which the exchange traded."""
+    days = _sessions(exchange, first.year, last.year)
+    return days[(days >= first) & (days <= last)]
+
+
+@functools.lru_cache(4)
+def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
+    """Of whole years, so that many markets share one answer: it takes exchange_calendars half a second."""
+    with warnings.catch_warnings():
+        # exchange_calendars 4.13 takes `.values` of dates with a time zone in its own code; its answer is right
+        warnings.filterwarnings("ignore", "Series.values returning an ndarray", pd.errors.Pandas4Warning)
+        import exchange_calendars  # here, since only a check that is not skipped needs it
+
+        try:
+            calendar = exchange_calendars.get_calendar(exchange, start=f"{first}-01-01", end=f"{last}-12-31")
+        except exchange_calendars.errors.InvalidCalendarName:
+            raise PipelineError(
+                f"{exchange!r} is no calendar of an exchange: choose one of exchange_calendars.get_calendar_names(), "
+                "XNYS for New York, 24/7 for coins."
+            ) from None
+        except (ValueError, exchange_calendars.errors.CalendarError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise PipelineError(
+                f"the calendar {exchange} does not cover {first} to {last} ({reason}): begin the prices later, "
+                "or choose another calendar."
+            ) from None
+    return calendar.sessions.as_unit("us")
+
+
+def to_yaml(exchange: str = "XNYS") -> str:
+    """The contract as a text for those who deliver or use the data."""
+    return yaml.safe_dump(
+        {
+            "table": "staging: the daily prices of one market, a row a day, in order of date, no day twice",
+            "index": {"Date": {"type": "date", "calendar": exchange}},
+            "columns": {
+                name: {"type": "int64" if name == "Volume" else "float64", "unit": UNITS[name]} for name in COLUMNS
+            },
+            "flags": {name: {"type": "bool", "true if": meaning} for name, meaning in FLAGS.items()},
+            "a row is bad, and goes to quarantine, if": [
+                *(check.error for check in CONTRACT.checks),
+                *(rule.replace("the exchange", exchange) for rule in TABLE_RULES.values()),
+            ],
+            "the pipeline stops if": [
+                f"more than {MOST_BAD:.0%} of the rows are bad",
+                f"a gap between two rows is longer than {LONGEST_GAP} days and {exchange} traded in it",
+            ],
+        },
+        sort_keys=False,
+        allow_unicode=True,
+        width=120,
+    )

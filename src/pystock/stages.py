@@ -1,0 +1,220 @@
+"""The stages of the data on disk: tables in parts that never change, and a manifest that says which parts count.
+
+    STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
+
+Each of these folders holds Parquet files and `manifest.json`. A part is written once and never touched again; the
+manifest names the parts that make the table, and is replaced atomically and last. So whoever reads, and whoever comes
+after a crash, finds the old table or the new one, whole. Parts that no manifest names are removed by the next write.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import pandas as pd
+
+from pystock import runs
+from pystock.pipeline import PipelineError
+
+SCHEMA_VERSION = "1"  # of the tables and the manifest; another one makes every stage anew
+MOST_PARTS = 30  # then they are written as one again, so that a year of daily appends does not end in 250 files
+STAGES = ("raw", "staging", "training")
+
+
+def stage_folder(stages: str | Path, market: str, stage: str, question: str | None = None) -> Path:
+    """The folder of a stage of a market; of the stage training that of a `question`, TARGET-FEATURES.
+
+    PipelineError for a name that is no stage, and for a market that is no file name.
+    """
+    if stage not in STAGES:
+        raise PipelineError(f"{stage!r} is no stage: choose one of {', '.join(STAGES)}.")
+    if not re.fullmatch(r"[A-Za-z0-9^][A-Za-z0-9._-]*", market):
+        raise PipelineError(f"{market!r} is no name of a market: use letters, digits, dot, hyphen and underscore.")
+    if (stage == "training") != bool(question):
+        raise PipelineError(
+            f"the stage {stage} has {'a' if stage == 'training' else 'no'} question: say which, or none."
+        )
+    folder = Path(stages) / market / stage
+    return folder / question if question else folder
+
+
+def manifest(folder: Path) -> dict | None:
+    """What `manifest.json` of a stage says; None where there is none. PipelineError for one that cannot be read."""
+    try:
+        return json.loads((Path(folder) / "manifest.json").read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"{Path(folder) / 'manifest.json'} cannot be read ({_reason(error)}): remove it, and the next run "
+            "makes the stage anew."
+        ) from None
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The table of a stage: all parts that its manifest names, in order.
+
+    raw has the index `line` (the line in the source) and text in the columns `Date`, `Open` …, `Volume`; staging and
+    training have the DatetimeIndex `Date`, in order. PipelineError where there is no table or a part is damaged.
+    """
+    folder = Path(folder)
+    found = manifest(folder)
+    while True:
+        if found is None:
+            raise PipelineError(f"{folder} holds no table yet: run the step of the data pipeline that makes it.")
+        try:
+            return pd.concat([_read_part(folder, part) for part in found["parts"]])
+        except FileNotFoundError as error:
+            now = manifest(folder)
+            if now == found:
+                raise PipelineError(
+                    f"{error.filename} is missing though the manifest names it: run the step with --force."
+                ) from None
+            found = now  # the table was replaced, and the old parts removed, while we read
+
+
+def _read_part(folder: Path, part: dict) -> pd.DataFrame:
+    path = folder / part["file"]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be read ({_reason(error)}): look after the disk.") from None
+    if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        raise PipelineError(f"{path} is damaged, its checksum is another: run the step that makes it with --force.")
+    return pd.read_parquet(io.BytesIO(data))
+
+
+def intact(folder: Path, found: dict) -> bool:
+    """Whether all parts that the manifest `found` names are there, with their size; their bytes are not read."""
+    return all(
+        (path := folder / part["file"]).exists() and path.stat().st_size == part["bytes"] for part in found["parts"]
+    )
+
+
+def digest(table: pd.DataFrame) -> str:
+    """32 hexadecimal digits that stand for the table: names, types and all values, of the index too.
+
+    The same for the same table, whatever parts it is kept in.
+    """
+    sha = hashlib.sha256()
+    for name, column in {"": table.index, **{name: table[name] for name in table}}.items():
+        values = column.to_numpy()
+        if values.dtype == object:
+            lengths = [len(value) for value in values]  # with them "ab", "c" differs from "a", "bc"
+            values_as_bytes = f"{lengths}{''.join(values)}".encode("utf-8", "surrogatepass")
+        else:
+            values_as_bytes = values.tobytes()
+        sha.update(f"{name}|{values.dtype}|{len(values)}|".encode())
+        sha.update(values_as_bytes)
+    return sha.hexdigest()[:32]
+
+
+def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None = None) -> dict:
+    """Make `table` the table of a stage, and return its manifest: `about`, rows, digest, and the parts.
+
+    With `kept`, the manifest that is there, only the rows beyond those that it names are written, as one more part;
+    that the others are the same is the caller's word. PipelineError where the disk refuses; the old table stands then.
+    """
+    old = kept["parts"] if kept else []
+    rows = sum(part["rows"] for part in old)
+    if len(old) >= MOST_PARTS:
+        old, rows = [], 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        parts = [*old, _write_part(folder, table.iloc[rows:])] if rows < len(table) else old
+        whole = {**about, "rows": len(table), "digest": digest(table), "schema_version": SCHEMA_VERSION, "parts": parts}
+        replace(folder / "manifest.json", (json.dumps(whole, indent=2) + "\n").encode())
+    except OSError as error:
+        raise PipelineError(
+            f"{folder} cannot be written ({_reason(error)}), and is as it was before: make room or give rights, "
+            "then run again."
+        ) from None
+    return whole
+
+
+def _write_part(folder: Path, rows: pd.DataFrame) -> dict:
+    buffer = io.BytesIO()
+    rows.to_parquet(buffer)
+    data = buffer.getvalue()
+    sha = hashlib.sha256(data).hexdigest()
+    first, last = (
+        f"{label:%Y%m%d}" if isinstance(label, pd.Timestamp) else str(label) for label in rows.index[[0, -1]]
+    )
+    name = f"part-{first}-{last}-{sha[:12]}.parquet"
+    replace(folder / name, data)
+    return {"file": name, "rows": len(rows), "bytes": len(data), "sha256": sha}
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Let `path` hold `data`, or what it held before: written beside it, brought to the disk, then renamed."""
+    new = path.with_name(path.name + ".new")
+    with open(new, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(new, path)
+    if os.name == "posix":  # the name is on the disk when the folder is; Windows has no call for it
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an interrupted write has left, and the parts of tables that were replaced."""
+    found = manifest(folder)
+    named = {part["file"] for part in found["parts"]} if found else set()
+    for path in [*folder.glob("part-*.parquet"), *folder.glob("*.new")]:
+        if path.name not in named:
+            path.unlink()
+
+
+@contextmanager
+def locked(stages: str | Path) -> Iterator[None]:
+    """Be the only one at work in a folder of stages, or raise a PipelineError that says who is.
+
+    May be nested within one thread. The lock is the operating system's: it ends with the process that holds it.
+    """
+    stages = Path(stages)
+    owner = stages / ".lock-owner.json"
+    try:
+        stages.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(stages / ".lock", timeout=0, is_singleton=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise PipelineError(
+            f"a data pipeline is at work in {stages} ({_who(owner)}): wait until it has ended, or name another folder."
+        ) from None
+    except OSError as error:
+        raise PipelineError(f"{stages} cannot be used ({_reason(error)}): name another folder of stages.") from None
+    try:
+        if lock.lock_counter == 1:
+            me = {"process": runs.this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            owner.write_text(json.dumps(me))
+        yield
+    finally:
+        lock.release()
+
+
+def _who(owner: Path) -> str:
+    try:
+        found = json.loads(owner.read_bytes())
+        machine, pid, _ = found["process"].split("|")
+        return f"process {pid} on {machine.partition(' ')[0]}, since {found['since']}"
+    except (OSError, ValueError, KeyError):  # it has the lock, and has not written yet who it is
+        return "another process"
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
