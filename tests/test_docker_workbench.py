@@ -9,6 +9,7 @@ import time
 
 import pytest
 from course_root import CHECKOUT, until
+from docker_projects import in_container
 from docker_workbench import HERE, Workbench, docker, require_docker, status
 
 from course.servers import answers
@@ -222,6 +223,80 @@ def test_the_project_runs_as_written(bench):
     code, text = status(f"{bench.mlflow}/api/2.0/mlflow/runs/search", method="POST", body=body)
     (run,) = json.loads(text)["runs"]
     assert "accuracy" in {one["key"] for one in run["data"]["metrics"]}
+
+
+PIPELINES = [
+    "mlflow run projects/pystock-data-features --env-manager local --experiment-name example-pystock-data-features",
+    "mlflow run projects/pystock-training -P target=big_move --experiment-name example-pystock-training"
+    " --env-manager local",
+]
+FOUND = """
+import json, os, mlflow
+client = mlflow.MlflowClient()
+def newest(experiment, step):
+    asked = {"experiment_names": ["example-pystock-" + experiment], "filter_string": f"tags.step = '{step}'"}
+    return mlflow.search_runs(**asked, output_format="list")[0]
+data = newest("data-features", "feature_set_generation")
+main, trained, evaluated, registered = (
+    newest("training", step) for step in ("main", "train_model", "evaluate_model", "register_model")
+)
+table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
+model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
+version = client.search_model_versions("name = 'pystock-big-move'")[0]
+print(json.dumps({
+    "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
+    "data_run": trained.data.tags["data_run"] == data.info.run_id,
+    "table": os.path.getsize(table),
+    "inputs": [one.dataset.digest == data.data.tags["digest"] for one in data.inputs.dataset_inputs],
+    "features": len(model.metadata.get_input_schema().inputs),
+    "version": [version.model_id == main.data.tags["model"], version.tags["gate"]],
+    "parents": len({run.data.tags.get("mlflow.parentRunId") for run in (trained, evaluated, registered)}),
+    "skill": evaluated.data.metrics["brier_skill_value"],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def pipelines(bench):
+    """What both pipelines left on the server, run in the jupyter container as the chapters write it."""
+    for line in PIPELINES:
+        bench.run("jupyter", *line.split(), seconds=300)
+    return last_line(bench.python(FOUND))
+
+
+def test_the_pipelines_run_as_written(pipelines):
+    assert pipelines["states"] == ["FINISHED"] * 5
+    assert pipelines["data_run"] and pipelines["inputs"] == [True]
+    assert pipelines["table"] > 100_000 and pipelines["features"] == 12 and pipelines["parents"] == 1
+    assert pipelines["version"] == [True, "passed"] and pipelines["skill"] > 0.1
+
+
+def test_the_stages_lie_in_a_volume(bench, pipelines):
+    (state,) = [one for one in bench.container("jupyter")["Mounts"] if one["Destination"].endswith("/.course")]
+    found = bench.run("jupyter", "sh", "-c", "find $PYSTOCK_STAGES -name manifest.json").stdout.split()
+    assert len(found) == 3 and all(path.startswith(state["Destination"]) for path in found)
+
+
+def test_the_projects_run_in_containers_on_the_published_port(bench, pipelines):
+    """A container on this machine's network: it reads the table that the jupyter container made, from the server."""
+    done = in_container("stockpred", bench.mlflow, "--experiment-name", "example-stockpred", "-P", "trees=50")
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = ["--experiment-name", "example-pystock-training", "-P", "target=big_move", "-P", "force=yes"]
+    done = in_container("pystock-training", bench.mlflow, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = last_line(bench.python(FOUND))
+    assert again == pipelines  # the same scores from the same data run, by another run and another model
+    assert "mlflow.docker.image.id" in bench.python(IN_DOCKER)
+
+
+IN_DOCKER = """
+import mlflow
+for name in ("example-stockpred", "example-pystock-training"):
+    docker = "tags.`mlflow.project.env` = 'docker'"
+    (run,) = mlflow.search_runs(experiment_names=[name], filter_string=docker, output_format="list")
+    assert run.info.status == "FINISHED"
+    print(run.data.tags)
+"""
 
 
 # The three mistakes that everyone makes; book/troubleshooting.md quotes their texts

@@ -46,11 +46,12 @@ PARAMETERS = {
 
 def parse(description: str, *names: str) -> argparse.Namespace:
     """The values of these parameters from the command line; an error is one line that names the parameter."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     for name in names:
         parser.add_argument(f"--{name}", **PARAMETERS[name])
     options = parser.parse_args()
-    options.force = options.force == "yes"
+    if "force" in options:
+        options.force = options.force == "yes"
     return options
 
 

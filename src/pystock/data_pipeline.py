@@ -199,10 +199,11 @@ def check(
     raw_folder = disk.stage_folder(stages, market, "raw")
     with disk.locked(stages):
         raw = _input(raw_folder, "load_raw_data")
-        plan = _plan(folder, "staging", raw["digest"], {"exchange": exchange}, force, made_by, alive)
+        quarantine_file = Path(stages) / market / "quarantine.csv"
+        plan = _plan(folder, "staging", raw["digest"], {"exchange": exchange}, force, made_by, alive, quarantine_file)
         if not plan.why:
             return _skipped(market, "staging", plan.manifest)
-        rows, quarantine_file = disk.read(raw_folder), Path(stages) / market / "quarantine.csv"
+        rows = disk.read(raw_folder)
         old, before, known = plan.manifest, None, 0
         if plan.grow:
             before, known = disk.read(folder), old["made_from"]["rows"]
@@ -226,7 +227,8 @@ def check(
             "missing_days": len(missing),
             **{flag: int(good[flag].sum()) for flag in contract.FLAGS},
         }
-        _write_quarantine(quarantine_file, bad)
+        quarantine = bad.to_csv().encode()
+        _write_quarantine(quarantine_file, quarantine)
         if len(bad) > contract.MOST_BAD * len(rows):
             raise TooManyBad(
                 f"{len(bad):,} of the {len(rows):,} rows of {market} are bad ({len(bad) / len(rows):.1%}, at most "
@@ -236,7 +238,7 @@ def check(
             )
         about = _about(plan, market, "staging", made_by, *good.index[[0, -1]], source=raw["source"])
         about["made_from"] = {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}
-        about |= {"findings": findings, "missing_days": missing}
+        about |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
         manifest = disk.write(folder, good, about, kept=None if bad_before is None else old)
         said = f"{market}: {how}, {_found(findings)}, since {plan.why}"
         return Result(market, "staging", "done", said, manifest, len(examined.good), findings)
@@ -250,12 +252,7 @@ def _bad_before(path: Path, old: dict, rows: pd.DataFrame, known: int) -> pd.Dat
     days = _dates(rows["Date"])
     if (days.iloc[known:] <= days.iloc[:known].max()).any():  # late, or there already
         return None
-    try:
-        bad = read_quarantine(path)
-    except (OSError, ValueError, KeyError):  # somebody has removed or changed it
-        return None
-    bad = bad[bad.index < known + 2]  # a run that stopped may have added later ones
-    return bad if len(bad) == old["findings"]["bad"] else None
+    return read_quarantine(path)
 
 
 def read_quarantine(path: Path) -> pd.DataFrame:
@@ -264,10 +261,10 @@ def read_quarantine(path: Path) -> pd.DataFrame:
     return table.set_index(pd.Index(table.pop("line").astype("int64"), name="line"))
 
 
-def _write_quarantine(path: Path, bad: pd.DataFrame) -> None:
+def _write_quarantine(path: Path, text: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        disk.replace(path, bad.to_csv().encode())
+        disk.replace(path, text)
     except OSError as error:
         raise PipelineError(f"{path} cannot be written ({error.strerror}): make room or give rights.") from None
 
@@ -391,7 +388,16 @@ class _Plan(NamedTuple):
     key: dict
 
 
-def _plan(folder: Path, stage: str, found: str, parameters: dict, force: bool, made_by: str, alive: Alive) -> _Plan:
+def _plan(
+    folder: Path,
+    stage: str,
+    found: str,
+    parameters: dict,
+    force: bool,
+    made_by: str,
+    alive: Alive,
+    quarantine: Path | None = None,
+) -> _Plan:
     """Compare what a stage would be made from with what its manifest says that it was made from."""
     key = {"parameters": parameters, "code": _code(stage, parameters)}
     old = None if force else disk.manifest(folder)
@@ -410,6 +416,8 @@ def _plan(folder: Path, stage: str, found: str, parameters: dict, force: bool, m
         changed.append("the code has changed")
     if not disk.intact(folder, old):
         changed.append("a file of it is missing or cut")
+    if quarantine and not (quarantine.exists() and _hash(quarantine.read_bytes()) == old["quarantine"]):
+        changed.append("the quarantine file is missing or not of these rows")
     if made_by and not (old["made_by"] and alive(old["made_by"])):
         changed.append("the run that made it is not in this store, or did not finish")
     if changed:

@@ -1,7 +1,8 @@
 """What the steps of the data pipeline leave in MLflow: data sets, artifacts, metrics and tags of the active run.
 
-One function for each step, called by `main` and by the step's own entry point. Each goes through its markets one by
-one, keeps files of them on disk and not in memory, and writes to the store in few calls at the end.
+One function for each step, called by `main` and by the step's own entry point; it returns the outcome. Each goes
+through its markets one by one, keeps what is to be logged on disk and not in memory, and writes to the store in few
+calls at the end.
 """
 
 import json
@@ -25,12 +26,13 @@ from pystock.pipeline import PipelineError, end_step
 PIPELINE = "pystock-data-features"
 
 
-@cache
 def finished(run_id: str) -> bool:
     """Whether the store in use has this run, not deleted and FINISHED: only then may a step be skipped for it."""
     try:
         run = mlflow.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return False
     return run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
 
@@ -47,15 +49,16 @@ def markets(options) -> list[str]:
     return found
 
 
-def load_raw_data(markets: list[str], stages_folder: str, source: str, force: bool) -> None:
+def load_raw_data(markets: list[str], stages_folder: str, source: str, force: bool) -> str:
     """The step raw: an input data set for each market that was not skipped, and raw/MARKET.manifest.json."""
     with _step() as log:
         for market in markets:
             result = data_pipeline.load_raw(stages_folder, market, source, **log.how(force))
             log.add(result, {f"raw/{market}.manifest.json": _json(result.manifest)})
+    return log.outcome()
 
 
-def check_verify_data(markets: list[str], stages_folder: str, exchange: str, force: bool) -> None:
+def check_verify_data(markets: list[str], stages_folder: str, exchange: str, force: bool) -> str:
     """The step staging: data sets, profile/MARKET.html, quarantine/MARKET.csv, contract.yaml, and the findings."""
     with _step() as log:
         for market in markets:
@@ -80,15 +83,17 @@ def check_verify_data(markets: list[str], stages_folder: str, exchange: str, for
             if len(bad):
                 files[f"quarantine/{market}.csv"] = bad.to_csv()
             log.add(result, files)
+    return log.outcome()
 
 
-def feature_set_generation(market: str, stages_folder: str, target: str, features: str, end: str, force: bool) -> None:
+def feature_set_generation(market: str, options) -> str:
     """The step training of one market: the table, its manifest, and the data set that a model can be traced to."""
+    stages_folder, target, features, end = options.stages, options.target, options.features, options.end
     with _step() as log:
-        result = data_pipeline.make_features(stages_folder, market, target, features, end=end, **log.how(force))
+        result = data_pipeline.make_features(stages_folder, market, target, features, end=end, **log.how(options.force))
         if result.outcome == "skipped":
             log.add(result)
-            return
+            return log.outcome()
         folder = stages.stage_folder(stages_folder, market, "training", f"{target}-{features}")
         table = stages.read(folder)
         log.files({f"training/{market}.manifest.json": _json(result.manifest)})
@@ -102,6 +107,7 @@ def feature_set_generation(market: str, stages_folder: str, target: str, feature
         )
         log.tags = {"digest": described.digest}
         log.add(result, dataset=described)
+    return log.outcome()
 
 
 class _Log:
@@ -109,6 +115,7 @@ class _Log:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.alive = cache(finished)  # two hundred markets were made by the same run
         self.run_id = mlflow.active_run().info.run_id
         self.results: list[tuple[str, str, str]] = []
         self.datasets: list = []
@@ -117,8 +124,11 @@ class _Log:
         self.tags: dict[str, str] = {}
         self.makers: list[str] = []
 
+    def outcome(self) -> str:
+        return "done" if any(outcome == "done" for _, outcome, _ in self.results) else "skipped"
+
     def how(self, force: bool) -> dict:
-        return {"force": force, "made_by": self.run_id, "alive": finished}
+        return {"force": force, "made_by": self.run_id, "alive": self.alive}
 
     def add(self, result: Result, files: dict[str, str] | None = None, dataset=None) -> None:
         self.results.append((result.market, result.outcome, result.said))
@@ -166,7 +176,6 @@ def _step():
         finally:
             log.write()
         done = [said for _, outcome, said in log.results if outcome == "done"]
-        outcome = "done" if done else "skipped"
         tags = {"made_by": ",".join(dict.fromkeys(log.makers))} if not done else {}
         if len(log.results) == 1:
             said = log.results[0][2]
@@ -176,7 +185,7 @@ def _step():
                 f"; {one}" for one in done[:3]
             )
             said += " …" if len(done) > 3 else ""
-        end_step(outcome, said, **tags)
+        end_step(log.outcome(), said, **tags)
 
 
 def _json(manifest: dict) -> str:
@@ -187,15 +196,32 @@ def run_steps(step: Callable, markets: list[str], options) -> None:
     """All three steps as child runs; of the last one a child for each market, since models are traced to it."""
     with stages.locked(options.stages):
         with step("load_raw_data"):
-            load_raw_data(markets, options.stages, options.source, options.force)
+            outcomes = [load_raw_data(markets, options.stages, options.source, options.force)]
         with step("check_verify_data"):
-            check_verify_data(markets, options.stages, options.exchange, options.force)
-        generate(step, markets, options)
+            outcomes.append(check_verify_data(markets, options.stages, options.exchange, options.force))
+        outcomes += _generate(step, markets, options)
+    _end(outcomes)
 
 
 def generate(step: Callable, markets: list[str], options) -> None:
-    """A child run of feature_set_generation for each market."""
+    """The step training alone: of one market the active run, of several a child run each."""
+    if len(markets) == 1:
+        mlflow.set_tag("market", markets[0])
+        feature_set_generation(markets[0], options)
+    else:
+        with stages.locked(options.stages):
+            _end(_generate(step, markets, options))
+
+
+def _generate(step: Callable, markets: list[str], options) -> list[str]:
+    outcomes = []
     for market in markets:
         with step("feature_set_generation"):
             mlflow.set_tag("market", market)
-            feature_set_generation(market, options.stages, options.target, options.features, options.end, options.force)
+            outcomes.append(feature_set_generation(market, options))
+    return outcomes
+
+
+def _end(outcomes: list[str]) -> None:
+    done = outcomes.count("done")
+    end_step("done" if done else "skipped", f"{done} of {len(outcomes)} steps had something to do")

@@ -357,10 +357,7 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> Result
     tags = found.tags if found else {}
     judged = "gate" in tags
     if not force and judged and not (promote and tags.get("lifecycle") == "Staging"):
-        verdict = (
-            f"refused: {tags['reasons']}" if tags["gate"] == "refused" else f"passed the gate, now {tags['lifecycle']}"
-        )
-        said = f"the model {model} is version {found.version} of {name} already; {verdict}"
+        said = f"the model {model} is version {found.version} of {name} already: {found.description}"
         return _end(_registered("skipped", said, model, tags.get("pipeline_run", ""), found))
     if found is None:
         found = _new_version(client, name, model, source.info.run_id, run.info.run_id)
@@ -416,13 +413,13 @@ def _new_version(client, name: str, model: str, source_run: str, run_id: str):
 def _version_of(client, name: str, model: str):
     """The version of a name that is this model; None where there is none."""
     found = client.search_model_versions(f"name = '{name}'")
-    return next((each for each in found if model in (each.model_id, each.source.removeprefix("models:/"))), None)
+    return next((each for each in found if each.source == f"models:/{model}"), None)
 
 
 def _was_promoted(client, name: str, number) -> bool:
     """Whether a promotion of this version has been carried out."""
     found = client.get_model_version(name, number)
-    if client.get_registered_model(name).aliases.get("champion") == found.version:
+    if str(client.get_registered_model(name).aliases.get("champion")) == str(number):  # of either type, by the store
         return True
     promotion = _existing(found.tags.get("promotion", ""))
     return promotion is not None and promotion.data.tags["outcome"].startswith("promoted")

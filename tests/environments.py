@@ -1,0 +1,58 @@
+"""The record that chapter 09 shows: one training run in the active environment, in a fresh one, in a container.
+
+The tests that try them write it, each its own part, and only where what they found is no longer what it says.
+"""
+
+import datetime
+import hashlib
+import json
+import platform
+import re
+
+import mlflow
+
+from course.paths import root
+
+RECORD = root() / "chapters" / "records" / "09_environments.json"
+LOCK = root() / "requirements.lock"
+# All train anew from the same rows, whatever the store holds, so that each finds its own numbers.
+OPTIONS = ("-P", "data=embedded", "-P", "force=yes")
+IMPORTANT = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost-cpu")  # what a prediction and its scores depend on
+METRICS = ("brier_skill_value", "average_precision", "log_loss", "mcc")
+
+
+# Run with an environment's own Python: its packages, by the name that the lock has.
+INSTALLED = """
+import importlib.metadata, json, re
+found = {re.sub("[-_.]+", "-", one.name).lower(): one.version for one in importlib.metadata.distributions()}
+print(json.dumps(found))
+"""
+
+
+def locked() -> dict[str, str]:
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", LOCK.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def outcome(experiment: str) -> tuple[dict[str, float], str]:
+    """Of the newest evaluation in an experiment: all metrics, and the SHA-256 of its file of predictions."""
+    asked = {"experiment_names": [experiment], "filter_string": "tags.step = 'evaluate_model'"}
+    run = mlflow.search_runs(**asked, output_format="list")[0]
+    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
+    with open(file, "rb") as predictions:
+        return run.data.metrics, hashlib.sha256(predictions.read()).hexdigest()
+
+
+def record(environment: str, *, seconds: float, megabytes: float, outcome: tuple[dict[str, float], str], **found):
+    """Renew the part of one environment where it says something else; time and size differ on every machine."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return
+    metrics, digest = outcome
+    found |= {"metrics": {name: round(metrics[name], 6) for name in METRICS}, "predictions": f"sha256 {digest}"}
+    before = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    facts = ("command", "packages", "metrics", "predictions")
+    if all(before.get(environment, {}).get(name) == found[name] for name in facts):
+        return
+    today = datetime.date.today()
+    measured = {"date": f"{today.day} {today:%B %Y}", "seconds": round(seconds), "megabytes": round(megabytes)}
+    before[environment] = measured | found
+    RECORD.write_text(json.dumps(dict(sorted(before.items())), indent=2) + "\n", encoding="utf-8")
