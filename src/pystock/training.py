@@ -364,7 +364,7 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> Result
     try:
         said = _judge(client, name, found, promote, run.info.run_id)
     except BaseException:
-        if not judged and not _was_promoted(client, name, found.version):
+        if not judged and not _is_champion(client, found) and not _was_promoted(client, found):
             client.delete_model_version(name, found.version)
         raise
     found = client.get_model_version(name, found.version)
@@ -376,16 +376,16 @@ def _judge(client, name: str, found, promote: bool, run_id: str) -> str:
     from pystock import registry  # late: with the gate it imports half of what there is, and a skipped step needs none
 
     number, failed = int(found.version), []
-    if "gate" in found.tags or not _was_promoted(client, name, number):  # else only the verdict was not written
+    if "gate" in found.tags or not _was_promoted(client, found):  # else only the verdict was not written
         try:
-            if promote:
+            if promote or _is_champion(client, found):  # the alias may be that of a promotion that died: settle it
                 registry.promote(name, number, why=f"the run {run_id} of {PIPELINE}")
             else:
                 failed = [each for each in registry.gate(name, number) if not each.passed]
         except registry.Refused as refused:
             failed = [each for each in refused.conditions if not each.passed]
         except registry.RegistryError as error:
-            if not _was_promoted(client, name, number):  # it was by now, by settling what a killed process left
+            if not _is_champion(client, found):  # it became that by settling what a killed process had left
                 raise PipelineError(str(error)) from error
     reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
     state = client.get_model_version(name, number).tags.get("lifecycle", "Development")
@@ -416,12 +416,14 @@ def _version_of(client, name: str, model: str):
     return next((each for each in found if each.source == f"models:/{model}"), None)
 
 
-def _was_promoted(client, name: str, number) -> bool:
-    """Whether a promotion of this version has been carried out."""
-    found = client.get_model_version(name, number)
-    if str(client.get_registered_model(name).aliases.get("champion")) == str(number):  # of either type, by the store
-        return True
-    promotion = _existing(found.tags.get("promotion", ""))
+def _is_champion(client, found) -> bool:
+    return str(client.get_registered_model(found.name).aliases.get("champion")) == str(found.version)
+
+
+def _was_promoted(client, found) -> bool:
+    """Whether a promotion of this version has been carried out to its end."""
+    tags = client.get_model_version(found.name, found.version).tags
+    promotion = _existing(tags.get("promotion"))
     return promotion is not None and promotion.data.tags["outcome"].startswith("promoted")
 
 
