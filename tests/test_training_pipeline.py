@@ -77,10 +77,11 @@ def data_run(table=None, **tags):
         X, y = dataset(load(end=evaluation.TEST_END), "big_move", "volatility")
         table = X.assign(big_move=y)
     about = {"pipeline": "pystock-data-features", "step": "feature_set_generation", "outcome": "done"}
-    with mlflow.start_run(tags=about | QUESTION | tags) as run:
-        with tempfile.TemporaryDirectory() as folder:
-            table.to_parquet(Path(folder) / "sp500.parquet")
-            mlflow.log_artifact(str(Path(folder) / "sp500.parquet"), "training")
+    tags = about | QUESTION | tags
+    with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{tags['market']}.parquet"
+        table.to_parquet(file)
+        mlflow.log_artifact(str(file), "training")
     return run.info.run_id
 
 
@@ -131,12 +132,13 @@ def test_a_wrong_setting_is_told(family, settings, said):
     assert one_sentence(error) == said
 
 
-def script(name, *arguments, **env):
+def script(name, *arguments, project=training.PIPELINE):
     """An entry point, called itself, and not by `mlflow run`."""
-    settings = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()} | env
+    settings = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), settings["PATH"]])  # MLflow calls `python`
     return subprocess.run(
         [sys.executable, name, *arguments],
-        cwd=PROJECTS / "pystock-training",
+        cwd=PROJECTS / project,
         env=settings,
         capture_output=True,
         text=True,
@@ -371,6 +373,25 @@ def test_a_table_that_is_wrong_is_told(tracked, said):
     with pytest.raises(PipelineError, match=said) as error:
         in_a_run(training.train, **QUESTION, data=made)
     assert f"of the data run {made}" in one_sentence(error)
+
+
+def test_a_table_that_was_changed_after_its_run_is_told(tracked):
+    rows = training.table("embedded", **QUESTION)
+    digest = mlflow.data.from_pandas(rows.astype({"big_move": float}), targets="big_move").digest
+    training.table(data_run(rows, digest=digest), **QUESTION)
+    rows.iloc[100, 0] += 1e-12
+    with pytest.raises(PipelineError, match=f"has the digest [0-9a-f]+, and had {digest} when it was made") as error:
+        training.table(data_run(rows, digest=digest), **QUESTION)
+    one_sentence(error)
+
+
+def test_a_market_of_ones_own_is_trained_and_scored_and_refused_at_the_gate(tracked):
+    data_run(training.table("embedded", **QUESTION), market="mine")
+    model = in_a_run(training.train, **QUESTION | {"market": "mine"}, **FAST).model
+    assert in_a_run(training.evaluate, model).found["brier_skill_low"] > 0
+    found = in_a_run(training.register, model).found
+    assert (found["name"], found["gate"]) == ("pystock-big-move-mine", "refused")
+    assert "'mine' is no embedded market" in found["reasons"]
 
 
 def test_a_data_run_that_cannot_be_used_is_told(tracked):
@@ -648,9 +669,9 @@ def test_the_command_and_its_rerun(here):
     parents = [run for run in found if run.data.tags["step"] == "main"]
     assert sorted(run.data.tags["outcome"] for run in parents) == ["done", "skipped"]
     assert len(versions()) == 1
-    wrong = here.run(*command, "-P", "threshold=often")
+    wrong = here.run(*command, "-P", "settings=max_depth=2,years=0")
     assert wrong.returncode != 0
-    assert "argument --threshold: 'often' is no probability: give a number from 0 to 1" in wrong.stderr
+    assert "argument --settings: The setting years is 0: give a value from 1 to 100." in wrong.stderr
     assert not list(here.root.rglob("mlruns"))
     mlflow.set_tracking_uri(None)
 
@@ -681,6 +702,23 @@ def test_the_whole_pipeline_as_the_workflow_calls_it(here):
     (version,) = versions("pystock-big-move-nasdaq")
     assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production")
     mlflow.set_tracking_uri(None)
+
+
+def test_a_pipeline_that_fails_is_named_by_the_run_of_both(tracked, tmp_path):
+    wrong = tmp_path / "prices.csv"
+    wrong.write_text("day,price\n2010-01-04,100\n")
+    done = script("main.py", "--source", wrong, "--stages", tmp_path / "stages", project="pystock-pipeline")
+    assert done.returncode == 1, done.stdout + done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("pystock-pipeline, main: pystock-data-features, load_raw_data failed: "), said
+    asked = {"search_all_experiments": True, "output_format": "list"}
+    (parent,) = mlflow.search_runs(filter_string="tags.pipeline = 'pystock-pipeline'", **asked)
+    assert parent.info.status == "FAILED"
+    assert parent.data.tags["failed_step"] == "pystock-data-features, load_raw_data"
+    assert str(wrong) in parent.data.tags["failed_because"]
+    # where the project says no before it has begun a step
+    done = script("main.py", "--source", tmp_path / "none.csv", project="pystock-pipeline")
+    assert done.returncode == 1 and "pystock-pipeline, main: pystock-data-features" in done.stderr.splitlines()[-1]
 
 
 def test_who_comes_second_is_told(tracked):

@@ -43,7 +43,7 @@ def project(name: str, **parameters: str) -> Run:
             str(PROJECTS / name), parameters=parameters, env_manager="local", experiment_id=parent.experiment_id
         )
     except ExecutionException as error:
-        tags = children(parent, "tags.step = 'main'")[0].data.tags
+        tags = children(parent, "attributes.status = 'FAILED'")[0].data.tags
         step = f"{name}, {tags['failed_step']}" if "failed_step" in tags else name
         because = tags.get("failed_because", str(error))
         mlflow.set_tags({"failed_step": step, "failed_because": because})
@@ -69,8 +69,8 @@ question = {name: options[name] for name in ("market", "target", "features")}
 claim = f"pystock-pipeline {' '.join(question.values())}"
 
 with run("pystock-pipeline", "main", question, claim=claim):
-    stages = {"stages": str(Path(options["stages"]).resolve())} if options["stages"] else {}
-    data = project(DATA_PIPELINE, **question, source=options["source"], force=options["force"], **stages)
+    places = {name: options[name] for name in ("source", "stages", "force")}
+    data = project(DATA_PIPELINE, **question, **places)
     rest = {name: options[name] for name in ("family", "settings", "promote", "force")}
     trained = project(PIPELINE, **question, data=table_of(data), **rest)
     ended = {name: made.data.tags for name, made in ((DATA_PIPELINE, data), (PIPELINE, trained))}

@@ -192,8 +192,8 @@ def check(
 ) -> Result:
     """Part raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see pystock.contract).
 
-    `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, and
-    PipelineError for a gap or a calendar; staging stays as it was then, and the quarantine says which rows they are.
+    `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
+    the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
     """
     folder = disk.stage_folder(stages, market, "staging")
     raw_folder = disk.stage_folder(stages, market, "raw")

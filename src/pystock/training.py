@@ -1,8 +1,8 @@
 """The training pipeline: fit a model on the rows of a data run, score it, and bring it to the registry's gate.
 
-Each step works inside an active run and finds what it needs in the tracking store: `train` in the run that made the
-table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may run on another
-machine than the one before it. A step whose result is there already is skipped, and says so.
+Each step works inside an active run, one of its own, and finds what it needs in the tracking store: `train` in the run
+that made the table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may
+run on another machine than the one before it. A step whose result is there already is skipped, and says so.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from pystock.pipeline import PipelineError, claim_work, end_step
 PIPELINE, DATA_PIPELINE = "pystock-training", "pystock-data-features"
 THRESHOLD = 0.25  # above it the decision is 1: the desk's miss costs three false alarms (chapter 06)
 YEAR = 252  # trading days
+REMAKE = "make it again with the data pipeline and force=yes"
 NINE = (
     "accuracy",
     "average_precision",
@@ -155,10 +156,14 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
             found = pd.read_parquet(local)
         except (MlflowException, OSError, ValueError) as error:
             raise PipelineError(
-                f"The table {path} of the data run {run.info.run_id} cannot be read ({_first_line(error)}): "
-                "run the data pipeline again with force=yes."
+                f"The table {path} of the data run {run.info.run_id} cannot be read ({_first_line(error)}): {REMAKE}."
             ) from None
-    return _checked(found, target, f"The table {path} of the data run {run.info.run_id}")
+    name = f"The table {path} of the data run {run.info.run_id}"
+    found = _checked(found, target, name)
+    noted, digest = run.data.tags.get("digest"), _data_set(found, data_run, market, target, features).digest
+    if noted not in (None, digest):
+        raise PipelineError(f"{name} has the digest {digest}, and had {noted} when it was made: {REMAKE}.")
+    return found
 
 
 def _data_run(run_id: str, market: str, target: str, features: str) -> Run:
@@ -180,19 +185,18 @@ def _data_run(run_id: str, market: str, target: str, features: str) -> Run:
 
 
 def _checked(found: pd.DataFrame, target: str, name: str) -> pd.DataFrame:
-    mend = "make it again with the data pipeline"
     if len(found.columns) < 2 or found.columns[-1] != target:
         columns = ", ".join(map(str, found.columns))
-        raise PipelineError(f"{name} has the columns {columns}, of which the last must be {target}: {mend}.")
+        raise PipelineError(f"{name} has the columns {columns}, of which the last must be {target}: {REMAKE}.")
     if not isinstance(found.index, pd.DatetimeIndex) or not (
         found.index.is_monotonic_increasing and found.index.is_unique
     ):
-        raise PipelineError(f"{name} is not in order of its dates, each once: {mend}.")
+        raise PipelineError(f"{name} is not in order of its dates, each once: {REMAKE}.")
     for column in found.columns[:-1]:
         if found[column].dtype != "float64" or not np.isfinite(found[column]).all():
-            raise PipelineError(f"{name} has values in {column} that are missing or no float64: {mend}.")
+            raise PipelineError(f"{name} has values in {column} that are missing or no float64: {REMAKE}.")
     if found[target].dtype != "int64" or not found[target].isin((0, 1)).all():
-        raise PipelineError(f"{name} has outcomes in {target} other than the whole numbers 0 and 1: {mend}.")
+        raise PipelineError(f"{name} has outcomes in {target} other than the whole numbers 0 and 1: {REMAKE}.")
     return found
 
 
