@@ -16,7 +16,7 @@ import pytest
 from course_root import CHECKOUT, COURSE, clean_environment
 
 from course import store
-from pystock import contract, data, data_pipeline, data_runs, features, pipeline, profile, stages
+from pystock import contract, data, data_pipeline, data_runs, features, pipeline, profile, runs, stages
 from pystock.data import DataError
 from pystock.data_pipeline import TooManyBad, check, load_raw, make_features
 from pystock.pipeline import PipelineError
@@ -527,12 +527,10 @@ def run_main(folder: Path, **more) -> list:
     chosen = {"market": "all", "source": str(folder), "stages": str(folder / "stages"), "target": "big_move"}
     options = Namespace(**(chosen | {"features": "volatility", "end": "", "exchange": "XNYS", "force": False} | more))
     seen = {run.info.run_id for run in mlflow.search_runs(output_format="list")}
-    try:
-        with pipeline.run(data_runs.PIPELINE, "main", {"market": options.market}) as step:
-            data_runs.run_steps(step, data_runs.markets(options), options)
-    finally:
-        runs = [run for run in mlflow.search_runs(output_format="list") if run.info.run_id not in seen]
-    return runs[::-1]
+    claim = data_runs.claim(options.stages)
+    with pipeline.run(data_runs.PIPELINE, "main", {"market": options.market}, claim=claim) as step:
+        data_runs.run_steps(step, data_runs.markets(options), options)
+    return [run for run in mlflow.search_runs(output_format="list") if run.info.run_id not in seen][::-1]
 
 
 def artifacts(run) -> set[str]:
@@ -599,6 +597,19 @@ def test_a_stop_at_the_check_is_told_and_keeps_the_quarantine(tracking, tmp_path
     assert main.data.tags["failed_step"] == "check_verify_data" and main.data.tags["failed_because"].startswith("6 of")
     assert artifacts(staging) == {"quarantine/sp500.csv"} and staging.data.metrics["bad"] == 6
     assert not (tmp_path / "stages" / "sp500" / "staging").exists()
+
+
+def test_two_at_once_and_one_that_was_killed(tracking, tmp_path):
+    """A run of a process that lives refuses the next; one of a process that is gone is ended by it."""
+    Source(tmp_path / "it's mine").write()
+    claim, me = data_runs.claim(str(tmp_path / "it's mine" / "stages")), runs.this_process()
+    other = mlflow.MlflowClient().create_run("1", tags={"claim": claim, "process": me, "ticket": "1"}).info.run_id
+    with pytest.raises(SystemExit, match=f"the run {other} on .* has been at the stages in .* since 20"):
+        run_main(tmp_path / "it's mine", market="sp500")
+    machine, _, begun = me.split("|")
+    mlflow.MlflowClient().set_tag(other, "process", f"{machine}|{2**22 + 1}|{begun}")
+    assert run_main(tmp_path / "it's mine", market="sp500")[0].data.tags["outcome"] == "done"
+    assert mlflow.get_run(other).info.status == "KILLED"
 
 
 # The project

@@ -7,7 +7,9 @@ from pystock import data_runs, pipeline
 
 def main():
     options = parse(__doc__, "market", "target", "features", "end", "stages", "force")
-    with pipeline.run(data_runs.PIPELINE, "feature_set_generation", about(options)) as step:
+    with pipeline.run(
+        data_runs.PIPELINE, "feature_set_generation", about(options), claim=data_runs.claim(options.stages)
+    ) as step:
         data_runs.generate(step, data_runs.markets(options), options)
 
 

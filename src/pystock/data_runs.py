@@ -6,6 +6,7 @@ calls at the end.
 """
 
 import json
+import platform
 import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,6 +25,15 @@ from pystock.data_pipeline import Result, TooManyBad
 from pystock.pipeline import PipelineError, end_step
 
 PIPELINE = "pystock-data-features"
+
+
+def claim(stages_folder: str) -> str:
+    """What `pipeline.run` is to claim: the folder of the stages, on this machine.
+
+    The lock on the folder alone would do. With the claim the second is told which run is at it, and runs of a process
+    that was killed are ended by the next one.
+    """
+    return f"the stages in {stages_folder} on {platform.node()}".replace("'", "_")  # the quote of MLflow's filters
 
 
 def finished(run_id: str) -> bool:

@@ -19,8 +19,8 @@ BLUE, ORANGE, GREY = "#006BA4", "#FF800E", "#595959"  # of matplotlib's tableau-
 MOST_ROWS = 50  # of a list on the page; the whole of it is in the files beside it
 STYLE = """
 body { font: 16px/1.5 sans-serif; color: #222; background: #fff; max-width: 60em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
-th { border-bottom: 1px solid #595959 } th:first-child, td:first-child, td.text { text-align: left }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right; white-space: nowrap }
+th { border-bottom: 1px solid #595959 } th:first-child, td:first-child, .text { text-align: left; white-space: normal }
 img { max-width: 100%; height: auto }"""
 
 
@@ -50,9 +50,10 @@ def closes_and_volumes(frame: pd.DataFrame) -> Figure:
         days = frame.index[frame[flag]]
         if len(days):
             heights = frame.loc[days, "Close"] if axes is above else [0] * len(days)
-            axes.plot(days, heights, "^", color=ORANGE, markersize=6, label=label)
+            axes.plot(days, heights, "^", color=ORANGE, markersize=6, clip_on=False, label=label)
             axes.legend(frameon=False)
-    above.set(ylabel="close (index points)", yscale="log")
+    above.set(ylabel="close (index points)")
+    above.yaxis.set_major_formatter("{x:,g}")
     below.set(ylabel="volume (shares)", xlabel="year", ylim=(0, None))
     return figure
 
@@ -75,7 +76,8 @@ def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.Datetim
         _table(["what", "rows", "meaning"], facts, text={2}),
         "<h2>Values</h2>",
         _table(
-            ["column", *values.columns], [(name, *(f"{v:,.2f}" for v in row)) for name, *row in values.itertuples()]
+            ["column", *values.columns],
+            [(name, *(f"{v:,.2f}".removesuffix(".00") for v in row)) for name, *row in values.itertuples()],
         ),
     ]
     if len(frame):
@@ -115,7 +117,10 @@ def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.Datetim
 
 
 def _figure(height: float = 3) -> Figure:
-    return Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(8, height))
+    # By hand: a layout that measures each text takes as long as all the rest of a page
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.96, bottom=0.75 / height, hspace=0.2)
+    return figure
 
 
 def _picture(figure: Figure, alternative: str) -> str:
@@ -127,16 +132,12 @@ def _picture(figure: Figure, alternative: str) -> str:
 
 
 def _table(head, rows, text: set[int] = frozenset()) -> str:
-    top = "".join(f"<th>{html.escape(str(name))}</th>" for name in head)
-    body = "\n".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=text' if at in text else ''}>{html.escape(str(value))}</td>" for at, value in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f"<table>\n<tr>{top}</tr>\n{body}\n</table>"
+    def line(tag: str, values) -> str:
+        kinds = [" class=text" if at in text else "" for at in range(len(values))]
+        cells = (f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for kind, value in zip(kinds, values))
+        return f"<tr>{''.join(cells)}</tr>"
+
+    return "\n".join(["<table>", line("th", list(head)), *(line("td", row) for row in rows), "</table>"])
 
 
 def _listed(days) -> str:
