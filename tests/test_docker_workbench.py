@@ -242,7 +242,8 @@ main, trained, evaluated, registered = (
 )
 table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
 model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
-version = client.search_model_versions("name = 'pystock-big-move'")[0]
+newest_version = client.search_model_versions("name = 'pystock-big-move'")[0]
+version = client.get_model_version(newest_version.name, newest_version.version)
 print(json.dumps({
     "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
     "data_run": trained.data.tags["data_run"] == data.info.run_id,
