@@ -19,7 +19,7 @@ def _newest(market: str, **tags: str):
         output_format="list",
     )
     if not found:
-        raise Wrong("This store has no such run of the training pipeline yet: run the chapter up to its exercises first.")
+        raise Wrong("This store has no such run of the pipeline yet: run the chapter up to its exercises first.")
     return found[0]
 
 
@@ -32,7 +32,8 @@ def threshold_moves(answer, market):
     if unknown := set(answer) - set(NINE):
         raise Wrong(f"{', '.join(sorted(unknown))} is none of the nine: they are {', '.join(NINE)}.")
     run = _newest(market, step="evaluate_model", target="big_move", family="xgboost")
-    days = pd.read_csv(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv"))
+    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
+    days = pd.read_csv(file)
     quarter, half = (nine_metrics(days["outcome"], days["probability"], at) for at in (0.25, 0.5))
     right = {name for name in NINE if quarter[name] != half[name]}
     if too_many := set(answer) - right:
@@ -62,7 +63,8 @@ def trained_alone(answer, market):
         raise Wrong(f"It was trained with C={params['C']}: give settings='C=0.01'.")
     if abs(float(tags["threshold"]) - 0.1) > 1e-9:
         raise Wrong(f"Its threshold is {tags['threshold']}: an alarm is worth it above 1 / (1 + 9).")
-    if tags["data_run"] != _newest(market, step="train_model", family="xgboost", target="big_move").data.tags["data_run"]:
+    ours = _newest(market, step="train_model", family="xgboost", target="big_move")
+    if tags["data_run"] != ours.data.tags["data_run"]:
         raise Wrong("It learned from another table: leave `data` as it is, so that it takes the newest.")
 
 
@@ -98,8 +100,8 @@ EXERCISES = [
         "09.2",
         question="Train another model for the desk with the step `train_model` alone: a logistic regression with "
         "`C=0.01`, on the same table, for a miss that costs nine false alarms. Your answer is the id of the model.",
-        hint='`pipeline.run("pystock-training", "train_model", {})` opens the run, and `training.train` takes `family`, '
-        "`settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has the id as "
+        hint='`pipeline.run("pystock-training", "train_model", {})` opens the run, and `training.train` takes '
+        "`family`, `settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has the id as "
         "`model`.",
         test=trained_alone,
         wrong=["logistic", "m-00000000000000000000000000000000"],
