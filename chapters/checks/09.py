@@ -101,8 +101,8 @@ EXERCISES = [
         question="Train another model for the desk with the step `train_model` alone: a logistic regression with "
         "`C=0.01`, on the same table, for a miss that costs nine false alarms. Your answer is the id of the model.",
         hint='`pipeline.run("pystock-training", "train_model", {})` opens the run, and `training.train` takes '
-        "`family`, `settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has the id as "
-        "`model`.",
+        "`family`, `settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has "
+        "the id as `model`.",
         test=trained_alone,
         wrong=["logistic", "m-00000000000000000000000000000000"],
     ),
