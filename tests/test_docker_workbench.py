@@ -242,15 +242,14 @@ main, trained, evaluated, registered = (
 )
 table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
 model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
-newest_version = client.search_model_versions("name = 'pystock-big-move'")[0]
-version = client.get_model_version(newest_version.name, newest_version.version)
+version = client.search_model_versions("name = 'pystock-big-move'")[0]
 print(json.dumps({
     "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
     "data_run": trained.data.tags["data_run"] == data.info.run_id,
     "table": os.path.getsize(table),
     "inputs": [one.dataset.digest == data.data.tags["digest"] for one in data.inputs.dataset_inputs],
     "features": len(model.metadata.get_input_schema().inputs),
-    "version": [version.model_id == main.data.tags["model"], version.tags["gate"]],
+    "version": [version.source == "models:/" + main.data.tags["model"], version.tags["gate"]],
     "parents": len({run.data.tags.get("mlflow.parentRunId") for run in (trained, evaluated, registered)}),
     "skill": evaluated.data.metrics["brier_skill_value"],
 }))
