@@ -20,9 +20,16 @@ def base_image() -> str:
     """The name of the base image, built once for all tests as projects/docker/README.md says, but for the name."""
     require_docker()
     name = f"pystock-test-{os.getpid()}"
-    atexit.register(docker, "image", "rm", "--force", name, *MADE, check=False)
-    docker("build", "-f", str(CHECKOUT / "projects/docker/Dockerfile"), "-t", name, str(CHECKOUT), seconds=600)
+    atexit.register(_remove, name)
+    words = ["-f", str(CHECKOUT / "projects/docker/Dockerfile"), "-t", name, "--label", f"test={name}", str(CHECKOUT)]
+    docker("build", *words, seconds=600)
     return name
+
+
+def _remove(name: str) -> None:
+    docker("image", "rm", "--force", name, *MADE, check=False)
+    # MLflow gives the name of a project's image to the next one; the label is the base's, and inherited
+    docker("image", "prune", "--force", "--filter", f"label=test={name}", check=False)
 
 
 def environment(server: str, **more: str) -> dict[str, str]:
