@@ -98,7 +98,8 @@ def claim_work(work: str) -> None:
         if other.info.run_id == run_id:
             continue
         if runs.is_over(other.data.tags["process"]):
-            _end(client, other)
+            if client.get_run(other.info.run_id).info.status == "RUNNING":  # it may have ended itself just now
+                _end(client, other)
             continue
         deadline = time.monotonic() + PATIENCE
         while other.info.status == "RUNNING" and not _ticket(other) and time.monotonic() < deadline:

@@ -1,0 +1,119 @@
+"""The exercises of chapter 09."""
+
+from course.checks import Exercise, Wrong
+from pystock.data import named
+from pystock.training import NINE, nine_metrics
+
+
+def _newest(market: str, **tags: str):
+    """The newest finished run of the training pipeline in this chapter's experiment with these tags."""
+    import mlflow
+
+    asked = {"pipeline": "pystock-training", "outcome": "done", "market": market} | tags
+    found = mlflow.search_runs(
+        experiment_names=[named("training", market)],
+        filter_string=" and ".join(f"tags.{tag} = '{value}'" for tag, value in asked.items())
+        + " and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not found:
+        raise Wrong("This store has no such run of the pipeline yet: run the chapter up to its exercises first.")
+    return found[0]
+
+
+def threshold_moves(answer, market):
+    import mlflow
+    import pandas as pd
+
+    if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(each, str) for each in answer):
+        raise Wrong("Give a set of names, such as {'accuracy', 'f1'}.")
+    if unknown := set(answer) - set(NINE):
+        raise Wrong(f"{', '.join(sorted(unknown))} is none of the nine: they are {', '.join(NINE)}.")
+    run = _newest(market, step="evaluate_model", target="big_move", family="xgboost")
+    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
+    days = pd.read_csv(file)
+    quarter, half = (nine_metrics(days["outcome"], days["probability"], at) for at in (0.25, 0.5))
+    right = {name for name in NINE if quarter[name] != half[name]}
+    if too_many := set(answer) - right:
+        raise Wrong(f"{sorted(too_many)[0]} is the same at both thresholds: ask whether it looks at decisions at all.")
+    if missing := right - set(answer):
+        raise Wrong(f"{sorted(missing)[0]} changes too: another threshold makes other decisions.")
+
+
+def trained_alone(answer, market):
+    import mlflow
+
+    if not isinstance(answer, str) or not answer.startswith("m-"):
+        raise Wrong("Give the id of the model as text: it begins with m-.")
+    try:
+        model = mlflow.get_logged_model(answer)
+        run = mlflow.get_run(model.source_run_id)
+    except mlflow.MlflowException:
+        raise Wrong(f"The store has no model {answer}: give what training.train returns as `model`.") from None
+    tags, params = run.data.tags, run.data.params
+    if tags.get("step") != "train_model":
+        raise Wrong("That model was not made by the step train_model: call training.train in a run.")
+    if (tags["market"], tags["target"], tags["features"]) != (market, "big_move", "volatility"):
+        raise Wrong(f"That model answers another question: train it for big_move on volatility, on {market}.")
+    if tags["family"] != "logistic":
+        raise Wrong(f"That is a model of the family {tags['family']}: give family='logistic'.")
+    if abs(float(params["C"]) - 0.01) > 1e-12:
+        raise Wrong(f"It was trained with C={params['C']}: give settings='C=0.01'.")
+    if abs(float(tags["threshold"]) - 0.1) > 1e-9:
+        raise Wrong(f"Its threshold is {tags['threshold']}: an alarm is worth it above 1 / (1 + 9).")
+    ours = _newest(market, step="train_model", family="xgboost", target="big_move")
+    if tags["data_run"] != ours.data.tags["data_run"]:
+        raise Wrong("It learned from another table: leave `data` as it is, so that it takes the newest.")
+
+
+def failed_conditions(answer, market):
+    import mlflow
+
+    name = named("pystock-direction", market)
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.gate = 'refused'")
+    if not found:
+        raise Wrong(f"This store has no refused version of {name} yet: run the chapter up to its exercises first.")
+    if not isinstance(answer, (set, list, tuple)) or not answer or not all(isinstance(each, str) for each in answer):
+        raise Wrong("Give a list of names, such as ['signature', 'clean process'].")
+    reasons = max(found, key=lambda each: int(each.version)).tags["reasons"]
+    names = ("signature", "base rate", "champion", "clean process")
+    if unknown := set(answer) - set(names):
+        raise Wrong(f"{sorted(unknown)[0]!r} is no condition of the gate: they are {', '.join(names)}.")
+    right = {each for each in names if f"{each}: " in reasons}
+    if set(answer) != right:
+        raise Wrong("Read the tag `reasons` of the newest version: only what failed stands in it.")
+
+
+EXERCISES = [
+    Exercise(
+        "09.1",
+        question="The desk changes its mind: a miss costs no more than a false alarm, so the threshold is one half. "
+        "Which of the nine metrics of the model in `predictions` change? Give their names as a set.",
+        hint="`training.nine_metrics(outcome, probability, 0.5)` has the new values, the column `from probabilities` "
+        "of `nine` the old ones.",
+        test=threshold_moves,
+        wrong=[set(NINE), {"precision", "recall", "f1"}],
+    ),
+    Exercise(
+        "09.2",
+        question="Train another model for the desk with the step `train_model` alone: a logistic regression with "
+        "`C=0.01`, on the same table, for a miss that costs nine false alarms. Your answer is the id of the model.",
+        hint='`pipeline.run("pystock-training", "train_model", {})` opens the run, and `training.train` takes '
+        "`family`, `settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has "
+        "the id as `model`.",
+        test=trained_alone,
+        wrong=["logistic", "m-00000000000000000000000000000000"],
+    ),
+    Exercise(
+        "09.3",
+        question="A colleague finds the newest version of the model for `direction` in the registry, and asks what "
+        "would have to change before it may be promoted. Your answer is a list of the names of the conditions that it "
+        "failed.",
+        hint="The tag `reasons` of the version has a part for each condition that failed, and each begins with the "
+        "name of the condition.",
+        test=failed_conditions,
+        wrong=[["champion"], ["base rate", "champion"]],
+    ),
+]
