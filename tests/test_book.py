@@ -28,6 +28,7 @@ PAGES = (
     "notebooks",
     "projects",
     "workbench",
+    ".github",  # a page links to a workflow
     "chapters",
 )
 

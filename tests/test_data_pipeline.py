@@ -244,7 +244,7 @@ def test_a_revised_value_is_counted_and_computed_anew(source):
         source.lines[at] = ",".join([day, str(float(opening) - 1), others[0], str(float(opening) - 2), *others[2:]])
     raw, staging, training = source.write().run()
     assert raw.findings["revised"] == 1 and "1 revised day (2015-03-03)" in raw.said
-    assert "anew (1 day differ from before, from 2015-03-03 on)" in staging.said
+    assert "anew (1 day differs from before, from 2015-03-03 on)" in staging.said
     assert training.outcome == "done" and "from 2015-03-03 on" in training.said
     same(source, fresh(source), "big_move-volatility")
 

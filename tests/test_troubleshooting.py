@@ -100,7 +100,13 @@ def test_a_message_is_found_with_its_gaps_and_not_otherwise():
 
 
 @pytest.mark.parametrize(
-    "page", ["book/troubleshooting.md", "CONTRIBUTING.md", "projects/stockpred/README.md", "workbench/README.md"]
+    "page",
+    [
+        "book/troubleshooting.md",
+        "CONTRIBUTING.md",
+        "workbench/README.md",
+        *(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "projects").glob("*/README.md")),
+    ],
 )
 def test_the_commands_on_a_page_exist(page):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
@@ -623,6 +629,31 @@ def test_a_version_that_the_gate_refuses(learner):
         model = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
         mlflow.sklearn.log_model(model, name="model", pip_requirements=[], registered_model_name="no-good")
     return said_by(registry.promote, "no-good", 1, why="to see it refused")
+
+
+@provokes("rows of … are bad")
+def test_a_source_of_bad_rows(tmp_path):
+    from pystock import data_pipeline
+
+    head, *lines = (CHECKOUT / "data" / "sp500.csv").read_text().splitlines()
+    file = tmp_path / "sp500.csv"
+    file.write_text("\n".join([head, *lines[:150], *(line.replace(",", ",x", 1) for line in lines[150:160])]) + "\n")
+    data_pipeline.load_raw(tmp_path / "stages", "sp500", str(file))
+    return said_by(data_pipeline.check, tmp_path / "stages", "sp500")
+
+
+@provokes("has been at … since")
+def test_a_pipeline_that_is_under_way(learner):
+    import mlflow
+
+    from pystock import pipeline
+
+    with pipeline.run("a-pipeline", "main", {}, claim="some work"):
+        first = mlflow.active_run().info.run_id
+        with mlflow.start_run(nested=True):
+            said = said_by(pipeline.claim_work, "some work")
+    assert first in said
+    return said
 
 
 @provokes("Model is missing inputs")

@@ -270,13 +270,11 @@ def _write_quarantine(path: Path, text: bytes) -> None:
 
 
 def _found(findings: dict[str, int]) -> str:
-    words = {
-        "bad": "bad rows in quarantine",
-        "missing_days": "missing days",
-        "stale_open": "stale opens",
-        "no_volume": "days without volume",
-    }
-    return ", ".join(f"{findings[name]:,} {word}" for name, word in words.items())
+    bad, missing, stale, silent = (findings[name] for name in ("bad", "missing_days", "stale_open", "no_volume"))
+    return (
+        f"{_count(bad, 'bad row')} in quarantine, {_count(missing, 'missing day')}, {_count(stale, 'stale open')}, "
+        f"{_count(silent, 'day')} without volume"
+    )
 
 
 # training -------------------------------------------------------------------------------------------------------------
@@ -471,9 +469,10 @@ def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
     both = before.index.intersection(now.index)
     differ = both[(before.loc[both] != now.loc[both]).any(axis=1)]
     days = differ.union(before.index.symmetric_difference(now.index))
-    return (
-        f" anew ({_count(len(days), 'day')} differ from before, from {days[0]:%Y-%m-%d} on)" if len(days) else " anew"
-    )
+    if not len(days):
+        return " anew"
+    differ = f"{_count(len(days), 'day')} differ{'s' if len(days) == 1 else ''}"
+    return f" anew ({differ} from before, from {days[0]:%Y-%m-%d} on)"
 
 
 def _dates(column: pd.Series) -> pd.Series:
