@@ -37,6 +37,13 @@ def state_elsewhere(tmp_path_factory):
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def no_experiment_left_over():
+    """`mlflow.set_experiment` sets a variable for child processes, which the next test's store would not know."""
+    yield
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """A fresh store, made once: MLflow takes seconds for it. Copy it with store.copy, never write into it."""

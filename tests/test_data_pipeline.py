@@ -520,7 +520,6 @@ def tracking(empty_store, tmp_path):
     mlflow.set_experiment("data")
     yield store.uri(place)
     mlflow.set_tracking_uri(before)
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)  # set_experiment sets it, for child processes, and the next test
     mlflow.tracking.fluent._active_experiment_id = None
 
 
