@@ -1,14 +1,13 @@
 """What the processes of test_pystock_pipeline.py and test_training_pipeline.py do: race for work, hold it, or die."""
 
 import os
-import signal
 import time
 
 import mlflow
+from promoters import die_before, passes
 
 from course import store
 from pystock import pipeline, registry, training
-from pystock.gate import Condition
 
 # Every call of the client by which a registration and its promotion write.
 WRITES = (
@@ -32,11 +31,6 @@ WRITES = (
 def use(uri, artifacts):
     mlflow.set_tracking_uri(uri)
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = artifacts
-
-
-def passes(*_):
-    """In place of the gate, which is not what these processes are about."""
-    return [Condition("gate", True, "left out")]
 
 
 def work(uri, artifacts, name, barrier, results, seconds=0.3):
@@ -77,19 +71,6 @@ def die(uri, artifacts, model, write):
     """Register, and be killed right before the write of that number, counted from 0; without so many, live."""
     use(uri, artifacts)
     registry.judge = passes
-    count = -1
-
-    def counted(original):
-        def call(*arguments, **options):
-            nonlocal count
-            count += 1
-            if count == write:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*arguments, **options)
-
-        return call
-
-    for each in WRITES:
-        setattr(mlflow.MlflowClient, each, counted(getattr(mlflow.MlflowClient, each)))
+    die_before(write, WRITES)
     with mlflow.start_run():
         training.register(model)

@@ -42,10 +42,8 @@ def compete(uri, name, version, barrier, results):
         results.put((version, type(error).__name__, str(error)))
 
 
-def die(uri, name, version, write, how="SIGKILL"):
-    """Promote, and get that signal right before the write of that number, counted from 0; without so many, live."""
-    mlflow.set_tracking_uri(uri)
-    registry.judge = passes
+def die_before(write, writes, how="SIGKILL"):
+    """Have this process get that signal right before its write of that number, of all that `writes` name."""
     count = -1
 
     def counted(original):
@@ -58,6 +56,13 @@ def die(uri, name, version, write, how="SIGKILL"):
 
         return call
 
-    for each in WRITES:
+    for each in writes:
         setattr(mlflow.MlflowClient, each, counted(getattr(mlflow.MlflowClient, each)))
+
+
+def die(uri, name, version, write, how="SIGKILL"):
+    """Promote, and get that signal right before the write of that number, counted from 0; without so many, live."""
+    mlflow.set_tracking_uri(uri)
+    registry.judge = passes
+    die_before(write, WRITES, how)
     registry.promote(name, version, why="a crash", who="the dead")

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from pystock.data import load
 from pystock.evaluation import TEST_END, brier_difference, rolling_base_rate, skill, time_split
 from pystock.features import dataset
+from pystock.runs import first_line
 
 CLEAN_TIMEOUT = 120  # seconds for a new interpreter to load two models and predict five years
 
@@ -198,7 +199,3 @@ def _clean_process(asked: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | s
 
 def _uri(version) -> str:
     return f"models:/{version.name}/{version.version}"
-
-
-def first_line(error) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

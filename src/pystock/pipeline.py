@@ -44,7 +44,7 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
             with mlflow.start_run(run_name=name, nested=True, tags=tags | {"step": name}) as child:
                 yield child
         except BaseException as error:
-            failure = {"failed_step": name, "failed_because": _first_line(error)}
+            failure = {"failed_step": name, "failed_because": runs.first_line(error, most=500)}
             for tag, value in failure.items():
                 mlflow.MlflowClient().set_tag(parent, tag, value)
             raise
@@ -71,10 +71,6 @@ def end_step(outcome: str, said: str, **tags: str) -> None:
     for tag, value in {"outcome": outcome, "said": said, **tags}.items():
         client.set_tag(run_id, tag, value)
     print(f"{step}: {said}", flush=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
 
 
 # One at a time ---------------------------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ import pandas as pd
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from pystock.gate import Condition, first_line, judge, signature_of
-from pystock.runs import is_over, this_process
+from pystock.gate import Condition, judge, signature_of
+from pystock.runs import first_line, is_over, this_process
 
 EXPERIMENT = "pystock-promotions"
 MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval

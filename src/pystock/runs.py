@@ -53,3 +53,8 @@ def is_over(process: str) -> bool:
         return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 2
     except psutil.NoSuchProcess:
         return True
+
+
+def first_line(error: object, most: int = 200) -> str:
+    """The first line of an error's text, at most so many characters; of one without text, its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

@@ -150,15 +150,13 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
         return X.assign(**{target: y})
     run = _data_run(data_run, market, target, features)
     path = f"training/{market}.parquet"
+    name = f"The table {path} of the data run {run.info.run_id}"
     with tempfile.TemporaryDirectory() as folder:
         try:
             local = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path, dst_path=folder)
             found = pd.read_parquet(local)
         except (MlflowException, OSError, ValueError) as error:
-            raise PipelineError(
-                f"The table {path} of the data run {run.info.run_id} cannot be read ({_first_line(error)}): {REMAKE}."
-            ) from None
-    name = f"The table {path} of the data run {run.info.run_id}"
+            raise PipelineError(f"{name} cannot be read ({runs.first_line(error)}): {REMAKE}.") from None
     found = _checked(found, target, name)
     noted, digest = run.data.tags.get("digest"), _data_set(found, data_run, market, target, features).digest
     if noted not in (None, digest):
@@ -559,7 +557,3 @@ def _digest(*what: object, values: pd.DataFrame | None = None) -> str:
         hashed.update(repr(list(values.columns)).encode())
         hashed.update(pd.util.hash_pandas_object(values).to_numpy().tobytes())
     return hashed.hexdigest()[:32]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
