@@ -83,7 +83,7 @@ def failed_conditions(answer, market):
         raise Wrong(f"{sorted(unknown)[0]!r} is no condition of the gate: they are {', '.join(names)}.")
     right = {each for each in names if f"{each}: " in reasons}
     if set(answer) != right:
-        raise Wrong("Read the tag `reasons` of the newest version: only what failed stands in it.")
+        raise Wrong("Read the tag `reasons` of that version: only what failed stands in it.")
 
 
 EXERCISES = [
@@ -108,9 +108,9 @@ EXERCISES = [
     ),
     Exercise(
         "09.3",
-        question="A colleague finds the newest version of the model for `direction` in the registry, and asks what "
-        "would have to change before it may be promoted. Your answer is a list of the names of the conditions that it "
-        "failed.",
+        question="A colleague finds this refused version of the model for `direction` in the registry, and asks "
+        "what would have to change before it may be promoted. Your answer is a list of the names of the conditions "
+        "that it failed.",
         hint="The tag `reasons` of the version has a part for each condition that failed, and each begins with the "
         "name of the condition.",
         test=failed_conditions,
