@@ -442,7 +442,8 @@ client = mlflow.MlflowClient()
 experiments = client.search_experiments()
 runs = client.search_runs([one.experiment_id for one in experiments])
 versions = client.search_model_versions()
-print(json.dumps([len(experiments), sorted(run.info.run_id for run in runs), sorted([v.name, v.version, v.source] for v in versions)]))
+made = sorted([version.name, version.version, version.source] for version in versions)
+print(json.dumps([len(experiments), sorted(run.info.run_id for run in runs), made]))
 """
 
 
