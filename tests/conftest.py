@@ -24,6 +24,15 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Say what tests measured (`record_property("measured", …)`): pytest-xdist does not hand on what they print."""
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name == "measured":
+                    terminalreporter.write_line(value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state_elsewhere(tmp_path_factory):
     """Nothing that steers the course comes in from outside, and all state goes to a temporary folder."""

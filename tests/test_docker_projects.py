@@ -54,11 +54,11 @@ def newest(experiment, **tags):
     return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")[0]
 
 
-def test_the_base_image_holds_what_projects_need_and_no_more(capsys):
+def test_the_base_image_holds_what_projects_need_and_no_more(record_property):
     image = base_image()
     total, ours = megabytes(image), megabytes(image) - megabytes("python:3.12-slim")
-    with capsys.disabled():
-        print(f"\npystock: our layers {ours:.0f} MB, with the stand-in base python:3.12-slim {total:.0f} MB")
+    sizes = f"our layers {ours:.0f} MB, with the stand-in base python:3.12-slim {total:.0f} MB"
+    record_property("measured", f"pystock: {sizes}")
     assert ours < 1000
     assert packages(image) == {name: locked()[name] for name in packages(image)}
     heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv"]
