@@ -24,7 +24,7 @@ workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
 	@"$(BIN)/course" workbench
 
 test: setup ## prove it: every notebook three times, and everything else
-	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
+	@"$(BIN)/python" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
 
 test-docker: setup ## the workbench in containers, where a Docker engine answers
 	@"$(BIN)/python" -m pytest -n 3 --dist loadfile -m docker tests

@@ -76,11 +76,11 @@ def _group(item) -> str | None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     items.sort(key=_order)
-    # The second market needs the first one's stores, so it does not come next; last it would leave one worker idle.
+    # The second market needs the first one's stores: too early it waits for them, last it leaves the others idle.
     second = [item for item in items if _group(item) == SECOND]
     others = [item for item in items if _group(item) not in (FIRST, SECOND)]
-    first, half = [item for item in items if _group(item) == FIRST], len(others) // 2
-    items[:] = first + others[:half] + second + others[half:]
+    first, late = [item for item in items if _group(item) == FIRST], len(others) * 3 // 4
+    items[:] = first + others[:late] + second + others[late:]
 
 
 # --- the stores -------------------------------------------------------------------------------------------------------
