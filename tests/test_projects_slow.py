@@ -23,7 +23,7 @@ from test_environments_slow import disagreements
 
 from course import store
 
-PROJECTS = ("pystock-data-features", "pystock-pipeline", "pystock-training")
+PROJECTS = ("pystock-data-features", "pystock-inference-batch", "pystock-pipeline", "pystock-training")
 compares = pytest.mark.skipif(
     os.environ.get("COURSE_COMPARE_OUTPUTS") == "no", reason="another lock than the one committed"
 )

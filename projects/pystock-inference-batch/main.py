@@ -1,0 +1,41 @@
+"""Score a file, or a folder of files, with one version of a registered model.
+
+Exit code: 0 all rows are scored, 1 nothing new was written, 2 a parameter is wrong, 3 done, and rows lie in quarantine.
+"""
+
+import os
+import sys
+
+# Where the server is gone, to be told within seconds: MLflow's own settings are four silent minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# XGBoost's threads would wait by spinning: on a machine that is shared or limited they take the time of the others
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from arguments import arguments
+
+from pystock import batch
+from pystock.pipeline import run
+
+options = arguments(__doc__)
+try:
+    batch.check_server()
+except batch.BatchError as error:
+    sys.exit(f"{batch.PIPELINE}: {error}")
+
+failed = ""
+try:
+    with run(batch.PIPELINE, "main", {}):
+        try:
+            result = batch.score(**options)
+        except batch.BatchError as error:
+            failed = f"{batch.PIPELINE}: {error}"  # where the server is gone the end of the run fails too, unclearly
+            raise
+        print(result.said, flush=True)
+        if result.quarantine:
+            print(f"The rows that were not scored, with line and reason: {result.quarantine}", flush=True)
+except SystemExit as ended:
+    sys.exit(failed or ended.code)
+
+sys.exit(3 if result.quarantined else 0)
