@@ -1,19 +1,24 @@
-"""The record that chapter 09 shows: one training run in the active environment, in a fresh one, in a container.
+"""The records that chapters show of what ran elsewhere: 09 of training in other environments, 10 of two images.
 
-The tests that try them write it, each its own part, and only where what they found is no longer what it says.
+The tests that try these write them, each its own part, and only where what they found is no longer what it says.
 """
 
 import datetime
 import hashlib
 import json
+import os
 import platform
 import re
+import tempfile
+from pathlib import Path
 
+import filelock
 import mlflow
 
 from course.paths import root
 
 RECORD = root() / "chapters" / "records" / "09_environments.json"
+SERVING = root() / "chapters" / "records" / "10_serving.json"
 LOCK = root() / "requirements.lock"
 # All train anew from the same rows, whatever the store holds, so that each finds its own numbers.
 OPTIONS = ("-P", "data=embedded", "-P", "force=yes")
@@ -43,19 +48,24 @@ def outcome(experiment: str) -> tuple[dict[str, float], str]:
 
 
 def record(environment: str, *, seconds: float, megabytes: float, outcome: tuple[dict[str, float], str], **found):
-    """Renew the part of one environment where it says something else.
+    """Renew the part of one environment in chapter 09's record."""
+    metrics, digest = outcome
+    found |= {"metrics": {name: round(metrics[name], 6) for name in METRICS}, "predictions": f"sha256 {digest}"}
+    measured = {"seconds": round(seconds), "megabytes": round(megabytes)}
+    renew(RECORD, environment, measured | found, facts=("command", "packages", "metrics"))
+
+
+def renew(file: Path, part: str, found: dict, *, facts: tuple[str, ...]):
+    """Renew a part of a record where one of its `facts` is another.
 
     Time and size differ on every machine, and so may the last bit of a prediction (NumPy's code differs by processor).
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return
-    metrics, digest = outcome
-    found |= {"metrics": {name: round(metrics[name], 6) for name in METRICS}, "predictions": f"sha256 {digest}"}
-    before = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    facts = ("command", "packages", "metrics")
-    if all(before.get(environment, {}).get(name) == found[name] for name in facts):
-        return
-    today = datetime.date.today()
-    measured = {"date": f"{today.day} {today:%B %Y}", "seconds": round(seconds), "megabytes": round(megabytes)}
-    before[environment] = measured | found
-    RECORD.write_text(json.dumps(dict(sorted(before.items())), indent=2) + "\n", encoding="utf-8")
+    with filelock.FileLock(Path(tempfile.gettempdir(), f"{file.stem}-{os.getuid()}.lock")):  # another worker's part
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if all(before.get(part, {}).get(name) == found[name] for name in facts):
+            return
+        today = datetime.date.today()
+        before[part] = {"date": f"{today.day} {today:%B %Y}", **found}
+        file.write_text(json.dumps(dict(sorted(before.items())), indent=2) + "\n", encoding="utf-8")
