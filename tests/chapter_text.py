@@ -47,7 +47,7 @@ BANNED_IN_TEXT = ("session",)
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]")
 MARKER = "In the picture:"
 PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
-# a decimal number that is no part of a version (3.17.2), a name (x0.5) or an exercise (04.2)
+# a decimal number that is no part of a version (3.17.2), a name (x0.5) or an exercise (04.2; of 10.2 the word says it)
 NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
 RUN_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
 MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)")
@@ -528,7 +528,7 @@ def numbers(page: Page) -> Iterator[str]:
 
 def decimals(prose: str) -> list[str]:
     """The numbers with a decimal point in a text, without versions and the numbers of exercises."""
-    prose = re.sub(rf"{PRODUCTS} \d+\.\d+", " ", prose)
+    prose = re.sub(rf"{PRODUCTS} \d+\.\d+|\b(?:Exercise|Solution) \d\d\.\d\b", " ", prose, flags=re.IGNORECASE)
     return [sign.replace("−", "-") + digits for sign, digits in NUMBER.findall(prose)]
 
 

@@ -463,7 +463,7 @@ def test_a_number_may_stand_beside_its_source_or_in_an_earlier_notebook():
 
 
 def test_a_number_is_found_digit_for_digit():
-    assert chapter_text.decimals("0.5, +0.135 and −1,234.5; 3.17.2, MLflow 3.17, exercise 02.1, x0.5") == [
+    assert chapter_text.decimals("0.5, +0.135 and −1,234.5; 3.17.2, MLflow 3.17, 02.1, Exercise 10.1, x0.5") == [
         "0.5",
         "0.135",
         "-1,234.5",

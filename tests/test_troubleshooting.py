@@ -411,7 +411,7 @@ def test_a_stray_address(learner, monkeypatch, capsys):
     return capsys.readouterr().out
 
 
-@provokes("does not answer")
+@provokes("The tracking store")
 def test_a_server_that_is_not_there(learner, monkeypatch):
     monkeypatch.setenv("COURSE_TRACKING_URI", f"http://127.0.0.1:{servers.free_port()}")
     try:
@@ -699,6 +699,63 @@ def test_download_without_network(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setenv("no_proxy", "")
     return said_by(download, "^GSPC", "2019-01-02", "2019-01-31")
+
+
+# --- batch jobs -------------------------------------------------------------------------------------------------------
+
+
+@provokes("to one that runs")
+def test_a_job_without_its_server(learner, monkeypatch):
+    import mlflow
+
+    from pystock import batch
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    here = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(NOWHERE)
+    try:
+        return said_by(batch.check_server)
+    finally:
+        mlflow.set_tracking_uri(here)
+
+
+@provokes("Failed to resolve")
+def test_a_name_that_nobody_knows(monkeypatch):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    return said_by(mlflow.MlflowClient("http://mlflow.invalid:5000").search_experiments)
+
+
+@provokes("promote a version")
+def test_a_job_without_a_champion(learner, tmp_path):
+    import mlflow
+
+    from pystock import batch
+
+    (tmp_path / "days.csv").write_text("Date\n2018-12-31\n")
+    with mlflow.start_run():
+        return said_by(batch.score, tmp_path / "days.csv", tmp_path / "predictions.csv")
+
+
+@provokes("of the model's")
+def test_a_file_without_a_column(tmp_path):
+    from pystock import batch_rows
+
+    (tmp_path / "days.csv").write_text("Date,abs_return\n2018-12-31,0.01\n")
+    return said_by(batch_rows.open_part, "days.csv", tmp_path / "days.csv", ["abs_return", "momentum_5"], ())
+
+
+@provokes("a batch job is at work")
+def test_two_jobs_with_one_output(tmp_path):
+    from pystock import batch_work
+
+    def second():
+        with batch_work.locked(tmp_path / "predictions.csv"):
+            pass
+
+    with batch_work.locked(tmp_path / "predictions.csv"):
+        return said_by(second)
 
 
 # --- servers, and what was started first ------------------------------------------------------------------------------
