@@ -27,7 +27,7 @@ test: setup ## prove it: every notebook three times, and everything else
 	@"$(BIN)/python" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
 
 test-docker: setup ## the workbench in containers, where a Docker engine answers
-	@"$(BIN)/python" -m pytest -n 3 --dist loadfile -m docker tests
+	@"$(BIN)/python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m docker tests
 
 test-slow: setup ## the long proofs: network cut, another user, fresh environments
 	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m slow tests

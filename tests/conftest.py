@@ -24,6 +24,14 @@ def pytest_addoption(parser):
     )
 
 
+LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest of the container tests begin first: at the end all workers but one would wait for them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say what tests measured (`record_property("measured", …)`): pytest-xdist does not hand on what they print."""
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
