@@ -3,6 +3,7 @@ project's entry points run."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,15 @@ def test_a_revised_value_is_counted_and_computed_anew(source):
     assert raw.findings["revised"] == 1 and "1 revised day (2015-03-03)" in raw.said
     assert "anew (1 day differs from before, from 2015-03-03 on)" in staging.said
     assert training.outcome == "done" and "from 2015-03-03 on" in training.said
+    same(source, fresh(source), "big_move-volatility")
+
+
+def test_a_number_in_another_spelling_is_no_revision(source):
+    source.run()
+    at = source.day("2015-03-03")
+    source.lines[at] = re.sub(r"(\d\.\d+)", r"\g<1>0", source.lines[at])
+    raw, _, training = source.write().run()
+    assert raw.findings["revised"] == 0 and raw.outcome == "done" and training.outcome == "skipped"
     same(source, fresh(source), "big_move-volatility")
 
 

@@ -164,18 +164,27 @@ def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFra
 
 
 def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
-    """The days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn."""
+    """The days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn.
+
+    A number that is only written in another way, 1219.1 for 1219.10, is no revision.
+    """
     columns = before.columns.drop("Date")
     before, now = (table.drop_duplicates("Date", keep="last").set_index("Date") for table in (before, now))
     added, last = now.index.difference(before.index), before.index.max()
     both = now.index.intersection(before.index)
-    revised = both[(before.loc[both, columns] != now.loc[both, columns]).any(axis=1)]
+    values = (table.loc[both, columns].apply(_as_values) for table in (before, now))
+    revised = both[next(values).ne(next(values)).any(axis=1)]
     return {
         "new": list(added[added > last]),
         "late": list(added[added <= last]),
         "revised": sorted(revised),
         "withdrawn": list(before.index.difference(now.index)),
     }
+
+
+def _as_values(texts: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(texts, errors="coerce")
+    return numbers.astype(object).where(numbers.notna(), texts)
 
 
 # staging --------------------------------------------------------------------------------------------------------------
