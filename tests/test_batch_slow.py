@@ -80,18 +80,19 @@ def test_killed_at_any_time_a_job_makes_the_same_bytes(champion, days, tmp_path)
     options = {"chunk_rows": 10_000}
     job(source, tmp_path / "unbroken" / "out.csv", **options)
     wanted = contents(tmp_path / "unbroken")
-    begun = time.monotonic()
-    assert in_a_process(die_at, -1, tmp_path / "steps", source, tmp_path / "lives" / "out.csv", **options) == 0
-    seconds, killed = time.monotonic() - begun, 0
-    for number, after in enumerate(spread(PLACES, seconds)):
+    chunks, killed = len(large) // options["chunk_rows"], 0
+    for number, done in enumerate(spread(PLACES, chunks)):
         place = tmp_path / f"killed-{number}"
+        partial = place / "out.csv.partial"
         process = in_a_process(die_at, -1, tmp_path / "steps", source, place / "out.csv", wait=False, **options)
-        process.join(after)
+        while process.is_alive() and len(list(partial.glob("*.arrow"))) < done:
+            time.sleep(0.001)
+        process.join(random.random() / 50)
         process.kill()
         process.join()
         killed += process.exitcode == -9
         job(source, place / "out.csv", **options)
-        assert contents(place) == wanted, after
+        assert contents(place) == wanted, done
     assert killed > PLACES / 2
 
 
