@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from deaths import die_before
 from sklearn.linear_model import LogisticRegression
 
 from course import store
@@ -120,23 +121,10 @@ def die_at(step, counter, *arguments, **options):
 
     A step is whatever changes what lies on the disk for good: a rename, a sync, a removal.
     """
-    count = -1
-
-    def counted(original):
-        def call(*of, **more):
-            nonlocal count
-            count += 1
-            if count == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*of, **more)
-
-        return call
-
-    for name in ("replace", "fsync", "unlink", "rmdir"):
-        setattr(os, name, counted(getattr(os, name)))
-    batch_work._exchange = counted(batch_work._exchange)
+    on_disk = [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")]
+    steps = die_before(step, [*on_disk, (batch_work, "_exchange")])
     job(*arguments, **options)
-    Path(counter).write_text(str(count + 1))
+    Path(counter).write_text(str(steps()))
 
 
 def with_little_room(size, said, *arguments, **options):

@@ -1,9 +1,7 @@
 """What the processes of test_pystock_registry.py do: promote all at one moment, or die before a given write."""
 
-import os
-import signal
-
 import mlflow
+from deaths import die_before
 
 from pystock import registry
 from pystock.gate import Condition
@@ -42,27 +40,9 @@ def compete(uri, name, version, barrier, results):
         results.put((version, type(error).__name__, str(error)))
 
 
-def die_before(write, writes, how="SIGKILL"):
-    """Have this process get that signal right before its write of that number, of all that `writes` name."""
-    count = -1
-
-    def counted(original):
-        def call(*arguments, **options):
-            nonlocal count
-            count += 1
-            if count == write:
-                os.kill(os.getpid(), getattr(signal, how))
-            return original(*arguments, **options)
-
-        return call
-
-    for each in writes:
-        setattr(mlflow.MlflowClient, each, counted(getattr(mlflow.MlflowClient, each)))
-
-
 def die(uri, name, version, write, how="SIGKILL"):
     """Promote, and get that signal right before the write of that number, counted from 0; without so many, live."""
     mlflow.set_tracking_uri(uri)
     registry.judge = passes
-    die_before(write, WRITES, how)
+    die_before(write, [(mlflow.MlflowClient, each) for each in WRITES], how)
     registry.promote(name, version, why="a crash", who="the dead")

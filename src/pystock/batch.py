@@ -6,7 +6,6 @@ there, and its output is the same, byte for byte, as if it had not been. The out
 """
 
 import csv
-import hashlib
 import io
 import itertools
 import json
@@ -586,9 +585,5 @@ def _quantile(bins: list[int], share: float) -> float:
     return float((at + 1 - (sums[at] - wanted) / bins[at]) / BINS)
 
 
-def _digest_of_code() -> str:
-    texts = [Path(module).read_bytes() for module in (__file__, work.__file__, sys.modules[Part.__module__].__file__)]
-    return hashlib.sha256(b"\0".join(text.replace(b"\r\n", b"\n") for text in texts)).hexdigest()[:32]
-
-
-_CODE = _digest_of_code()  # partial work of other code is not built upon
+_MODULES = (__file__, work.__file__, sys.modules[Part.__module__].__file__)
+_CODE = runs.code_digest(*(Path(module).read_bytes() for module in _MODULES))  # no partial work of other code is used

@@ -18,6 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pystock.pipeline import PipelineError
+from pystock.runs import reason
 
 FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
@@ -103,9 +104,7 @@ def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]
     try:
         return (_csv if FORMATS[path.suffix.lower()] == "csv" else _parquet)(name, path, features, taken)
     except OSError as error:
-        raise InputError(
-            f"the input file {name} cannot be read ({_reason(error)}): mend it, or leave it out."
-        ) from None
+        raise InputError(f"the input file {name} cannot be read ({reason(error)}): mend it, or leave it out.") from None
 
 
 def _columns(name: str, found: list[str], features: list[str], taken: tuple[str, ...]) -> list[str]:
@@ -132,10 +131,6 @@ def _columns(name: str, found: list[str], features: list[str], taken: tuple[str,
 
 def _few(names: list[str]) -> str:
     return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
 
 
 def _number(column: str, text: str) -> tuple[float, str]:
@@ -203,7 +198,7 @@ def _whole_lines(name: str, file: BinaryIO, size: int) -> bytes:
                 raise InputError(f"the input file {name} has a line of more than 1 MB: mend it.")
         return block
     except OSError as error:
-        raise BatchError(f"the input file {name} cannot be read ({_reason(error)}): mend it.") from None
+        raise BatchError(f"the input file {name} cannot be read ({reason(error)}): mend it.") from None
 
 
 def _lines(block: bytes) -> int:
@@ -308,7 +303,7 @@ def _parquet(name: str, path: Path, features: list[str], taken: tuple[str, ...])
         file = _open_parquet(path)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"the input file {name} is no whole Parquet file ({_reason(error)}): it may be cut, so copy it again."
+            f"the input file {name} is no whole Parquet file ({reason(error)}): it may be cut, so copy it again."
         ) from None
     with file:
         schema, about = file.schema_arrow.remove_metadata(), file.metadata
@@ -328,7 +323,7 @@ def _parquet(name: str, path: Path, features: list[str], taken: tuple[str, ...])
                 yield Chunk(good_rows, numbers, bad, [at], at / starts[-1])
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"the input file {name} is damaged behind row {at:,} ({_reason(error)}): copy it again."
+                f"the input file {name} is damaged behind row {at:,} ({reason(error)}): copy it again."
             ) from None
 
     return Part(name, path, pa.schema([schema.field(column) for column in carried]), chunks)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -28,7 +29,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from pystock import runs
-from pystock.batch_rows import BatchError, _reason
+from pystock.batch_rows import BatchError
 from pystock.stages import replace
 
 MANIFEST, QUARANTINE = "_manifest.json", "_quarantine.csv"
@@ -62,7 +63,7 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
             with open(path, "rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
     except OSError as error:
-        raise BatchError(f"the file {name} cannot be read ({_reason(error)}): mend it, or leave it out.") from None
+        raise BatchError(f"the file {name} cannot be read ({runs.reason(error)}): mend it, or leave it out.") from None
     return of_folder(found) if folder else found[0][1]
 
 
@@ -84,7 +85,7 @@ def locked(output: Path) -> Iterator[None]:
             f"a batch job is at work on {output} ({who}): wait until it has ended, or name another output."
         ) from None
     except OSError as error:
-        raise BatchError(f"the output {output} cannot be written ({_reason(error)}): name another place.") from None
+        raise BatchError(f"the output {output} cannot be written ({runs.reason(error)}): name another place.") from None
     try:
         yield
     finally:
@@ -99,7 +100,7 @@ def writing(output: Path) -> Iterator[None]:
     except OSError as error:
         _sweep(partial_of(output))
         raise BatchError(
-            f"the output {output} cannot be written ({_reason(error)}), and is as it was before: make room or give "
+            f"the output {output} cannot be written ({runs.reason(error)}), and is as it was before: make room or give "
             "rights, and run again."
         ) from None
 
@@ -148,7 +149,7 @@ def ahead(items: Iterator) -> Iterator:
 
 
 def now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 # Chunks -----------------------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def read_chunk(path: Path) -> tuple[pa.Table, dict]:
             table = pa.ipc.open_file(file).read_all()
         return table, json.loads(table.schema.metadata[b"state"])
     except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
-        raise BatchError(f"the partial work {path} is damaged ({_reason(error)}): remove its folder.") from None
+        raise BatchError(f"the partial work {path} is damaged ({runs.reason(error)}): remove its folder.") from None
 
 
 # The output -------------------------------------------------------------------------------------------------------

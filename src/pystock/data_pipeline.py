@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from pystock import contract, data
+from pystock import contract, data, runs
 from pystock import features as feature_sets
 from pystock import stages as disk
 from pystock.pipeline import PipelineError
@@ -443,7 +443,7 @@ def _code(stage: str, parameters: dict) -> str:
                 texts.append(inspect.getsource(function).encode())
             except (OSError, TypeError):  # typed into a prompt, or not written in Python
                 texts.append(repr(getattr(getattr(function, "__code__", None), "co_code", function)).encode())
-    return _hash(b"\0".join(text.replace(b"\r\n", b"\n") for text in texts))
+    return runs.code_digest(*texts)
 
 
 def _about(plan: _Plan, market: str, stage: str, made_by: str, first, last, *, source: str) -> dict:

@@ -1,5 +1,6 @@
 """What every run records in the same way: the code and the process that made it, and its scores."""
 
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
@@ -19,6 +20,11 @@ def git_commit() -> str:
     except (OSError, subprocess.TimeoutExpired):  # there is no git, or it does not answer
         return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def code_digest(*texts: bytes) -> str:
+    """32 hexadecimal digits from the texts of code; line ends as git may have changed them do not count."""
+    return hashlib.sha256(b"\0".join(text.replace(b"\r\n", b"\n") for text in texts)).hexdigest()[:32]
 
 
 def metrics_of(scores: pd.DataFrame) -> dict[str, float]:
@@ -58,3 +64,8 @@ def is_over(process: str) -> bool:
 def first_line(error: object, most: int = 200) -> str:
     """The first line of an error's text, at most so many characters; of one without text, its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def reason(error: Exception) -> str:
+    """Why the system or a library refused, as a part of a sentence."""
+    return getattr(error, "strerror", None) or first_line(error)

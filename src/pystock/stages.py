@@ -53,7 +53,7 @@ def manifest(folder: Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise PipelineError(
-            f"{Path(folder) / 'manifest.json'} cannot be read ({_reason(error)}): remove it, and the next run "
+            f"{Path(folder) / 'manifest.json'} cannot be read ({runs.reason(error)}): remove it, and the next run "
             "makes the stage anew."
         ) from None
 
@@ -87,7 +87,7 @@ def _read_part(folder: Path, part: dict) -> pd.DataFrame:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({_reason(error)}): look after the disk.") from None
+        raise PipelineError(f"{path} cannot be read ({runs.reason(error)}): look after the disk.") from None
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
         raise PipelineError(f"{path} is damaged, its checksum is another: run the step that makes it with --force.")
     return pd.read_parquet(io.BytesIO(data))
@@ -136,7 +136,7 @@ def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None =
         replace(folder / "manifest.json", (json.dumps(whole, indent=2) + "\n").encode())
     except OSError as error:
         raise PipelineError(
-            f"{folder} cannot be written ({_reason(error)}), and is as it was before: make room or give rights, "
+            f"{folder} cannot be written ({runs.reason(error)}), and is as it was before: make room or give rights, "
             "then run again."
         ) from None
     return whole
@@ -197,7 +197,7 @@ def locked(stages: str | Path) -> Iterator[None]:
             f"a data pipeline is at work in {stages} ({_who(owner)}): wait until it has ended, or name another folder."
         ) from None
     except OSError as error:
-        raise PipelineError(f"{stages} cannot be used ({_reason(error)}): name another folder of stages.") from None
+        raise PipelineError(f"{stages} cannot be used ({runs.reason(error)}): name another folder of stages.") from None
     try:
         if lock.lock_counter == 1:
             me = {"process": runs.this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -214,7 +214,3 @@ def _who(owner: Path) -> str:
         return f"process {pid} on {machine.partition(' ')[0]}, since {found['since']}"
     except (OSError, ValueError, KeyError):  # it has the lock, and has not written yet who it is
         return "another process"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -538,9 +538,7 @@ def _libraries(family: str) -> dict[str, str]:
 
 
 def _code(*modules: str) -> str:
-    """A digest of the text of modules of this package; line ends as git may have changed them do not count."""
-    text = [Path(__file__).with_name(f"{module}.py").read_bytes().replace(b"\r\n", b"\n") for module in modules]
-    return hashlib.sha256(b"\0".join(text)).hexdigest()
+    return runs.code_digest(*(Path(__file__).with_name(f"{module}.py").read_bytes() for module in modules))
 
 
 # What decides what a model or its scores come out as. The features' code is not among them: the rows say what it made.

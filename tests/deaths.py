@@ -1,0 +1,26 @@
+"""Processes of tests that die at a chosen moment."""
+
+import os
+import signal
+
+
+def die_before(number, calls, how="SIGKILL"):
+    """Have this process get that signal right before the call of that number, counted from 0, of all in `calls`.
+
+    `calls` are pairs of an owner and the name of its function. Returns a function that tells how many there were.
+    """
+    count = -1
+
+    def counted(original):
+        def call(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count == number:
+                os.kill(os.getpid(), getattr(signal, how))
+            return original(*arguments, **options)
+
+        return call
+
+    for owner, name in calls:
+        setattr(owner, name, counted(getattr(owner, name)))
+    return lambda: count + 1
