@@ -58,13 +58,18 @@ def test_what_comes_back_is_the_classifier_and_its_decisions(tracking, fitted):
     assert (loaded.predict(X, params={"threshold": 0.6})["decision"] == (probability > 0.6)).all()
     assert loaded.predict(X.iloc[[7]]).equals(answer.iloc[[7]])  # alone or with others
     assert loaded.predict(X[X.columns[::-1]]).equals(answer)  # the signature knows the order
+    native = loaded.unwrap_python_model().probability(X.to_numpy())
+    assert native.dtype == np.float64 and native.tolist() == answer["probability"].tolist()
 
 
 def test_a_classifier_fitted_on_bare_arrays_answers_by_position(tracking):
     for family, settings in SETTINGS.items():
         classifier = tuning.build(family, **settings).fit(X.to_numpy(), y.to_numpy())
-        answer = mlflow.pyfunc.load_model(logged(classifier).model_uri).predict(X)
+        loaded = mlflow.pyfunc.load_model(logged(classifier).model_uri)
+        answer = loaded.predict(X)
         assert (answer["probability"] == classifier.predict_proba(X.to_numpy())[:, 1]).all()
+        native = loaded.unwrap_python_model().probability(np.asfortranarray(X.to_numpy()))
+        assert native.tolist() == answer["probability"].tolist()
 
 
 def test_the_signature_is_the_contract(tracking, fitted):
