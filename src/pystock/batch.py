@@ -30,6 +30,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.entities import LoggedModelInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from pystock import batch_work as work
@@ -43,6 +44,7 @@ WRITTEN = ("probability", "decision", "model_name", "model_version", "run_time",
 BINS = 1000  # of the histogram of probabilities; its quantiles are exact to one bin, 0.001
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SMALL = 10_000_000  # bytes; a larger quarantine file is not copied into the store
+AHEAD = 4  # chunks that are scored before they are asked for
 PLAIN = 30  # seconds between two lines of progress where stderr is no terminal
 __all__ = ["BatchError", "Result", "check_server", "score"]
 
@@ -96,9 +98,9 @@ def score(
     was done.
 
     `model` is models:/NAME@ALIAS or models:/NAME/VERSION, looked up once. `chunk_rows` rows (of CSV: about as many) are
-    in memory at a time. `run_time` is an ISO 8601 time with its offset; None: when the job began first. A finished
-    output of the same input, version and format is left alone (skipped) without `force`. A job that was killed goes on
-    where it was, if input, version and settings are the same.
+    read, scored and kept in one go, and a few such chunks are in memory. `run_time` is an ISO 8601 time with its
+    offset; None: when the job began first. A finished output of the same input, version and format is left alone
+    (skipped) without `force`. A job that was killed goes on where it was, if input, version and settings are the same.
 
     BatchError in one sentence for whatever stands in the way; the output is then as it was before.
     """
@@ -108,7 +110,10 @@ def score(
             "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
         )
     try:
-        return _scored(run.info.run_id, input, output, model, format, chunk_rows, run_time, force, progress)
+        # The product of a chunk and a dozen weights is too small to be shared: while BLAS's threads wait for more they
+        # spin, and take the time of those that read and write
+        with threadpool_limits(1, user_api="blas"):
+            return _scored(run.info.run_id, input, output, model, format, chunk_rows, run_time, force, progress)
     except _Gone:
         raise
     except BatchError as error:
@@ -136,9 +141,13 @@ def _scored(run_id, input, output, model, format, chunk_rows, run_time, force, p
             coming = thread.submit(work.digest, found, folder)
             loaded = None if done and not force else _load(name, version)  # while the input is read for its digest
             begun = time.perf_counter()
+            early = None
+            if loaded and not work.partial_of(target).exists():
+                with suppress(BatchError):  # `_run` comes to the same
+                    early = _answers(*loaded, _open(*found[0], loaded), None, chunk_rows)
             key = {"input_digest": coming.result(), "model": name, "version": version, "model_id": model_id}
         key["format"] = form
-        job = _Job(run_id, source, target, folder, form, key, chunk_rows, found, stamps, progress)
+        job = _Job(run_id, source, target, folder, form, key, chunk_rows, found, stamps, progress, early)
         job.seconds = time.perf_counter() - begun
         params = {"model": model, "chunk_rows": chunk_rows, "input": source, "output": target, "format": form}
         with _from_mlflow():
@@ -164,6 +173,7 @@ class _Job:
     files: list[tuple[str, Path]]
     stamps: list[tuple[int, int]]
     progress: bool
+    early: Iterator | None  # answers for the first file, begun while the input was read for its digest
     seconds: float = 0.0
 
     @property
@@ -294,7 +304,7 @@ def _load(name: str, version: int) -> tuple[mlflow.pyfunc.PyFuncModel, list[str]
 def _run(job: _Job, loaded: tuple, done: dict | None, run_time: str | None) -> Result:
     model, features = loaded
     begun = time.perf_counter()
-    parts = [open_part(name, path, features, WRITTEN) for name, path in job.files]
+    parts = [_open(name, path, loaded) for name, path in job.files]
     _check_outputs(job, parts)
     key = job.key | {"chunk_rows": job.chunk_rows, "code": _CODE}
     there = work.read_json(job.partial / "job.json")
@@ -348,8 +358,9 @@ def _finished(
     with _progress(job, sum(sizes)) as show:
         for at in range(state["file"], len(parts)):
             position = state["position"] if at == state["file"] else None
-            for chunk in parts[at].chunks(position, job.chunk_rows):
-                probability, decision = _predict(model, features, chunk.numbers)
+            early, job.early = job.early, None
+            answers = early or _answers(model, features, parts[at], position, job.chunk_rows)
+            for chunk, probability, decision in answers:
                 table = chunk.carried
                 for name, values in (("probability", probability), ("decision", decision)):
                     table = _with(table, name, pa.array(values))
@@ -358,6 +369,16 @@ def _finished(
                 yield work.write_chunk(path, table, state, bad), state
                 number += 1
                 show(sum(sizes[:at]) + chunk.share * sizes[at], state["rows"])
+
+
+def _open(name: str, path: Path, loaded: tuple) -> Part:
+    return open_part(name, path, loaded[1], WRITTEN)
+
+
+def _answers(model, features: list[str], part: Part, position: list[int] | None, rows: int) -> Iterator[tuple]:
+    """The chunks of a file with their probabilities and decisions; reading and predicting are a few chunks ahead."""
+    chunks = work.ahead(part.chunks(position, rows))
+    return work.ahead(((chunk, *_predict(model, features, chunk.numbers)) for chunk in chunks), most=AHEAD)
 
 
 def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -369,9 +390,14 @@ def _predict(model, features: list[str], numbers: np.ndarray) -> tuple[np.ndarra
     if not numbers.shape[1]:
         return np.empty(0), np.empty(0, "int64")
     try:
-        answer = model.predict(pd.DataFrame(numbers.T, columns=features))
-        probability = np.asarray(answer["probability"], dtype="float64")
-        decision = np.asarray(answer["decision"], dtype="int64")
+        if native := getattr(model.unwrap_python_model(), "probability", None):
+            # Past MLflow's checks of names and types, which these rows have behind them
+            probability = native(numbers.T)
+            decision = (probability > model.metadata.signature.params.params[0].default).astype("int64")
+        else:
+            answer = model.predict(pd.DataFrame(numbers.T, columns=features))
+            probability = np.asarray(answer["probability"], dtype="float64")
+            decision = np.asarray(answer["decision"], dtype="int64")
     except Exception as error:  # whatever the model's own code raises
         raise BatchError(f"the model gives no probability and decision ({runs.first_line(error)}).") from error
     if not ((probability >= 0) & (probability <= 1)).all():

@@ -178,8 +178,7 @@ def _csv(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> 
     def chunks(position: list[int] | None, rows: int) -> Iterator[Chunk]:
         offset, line = position or (len(first), 2)
         with open(path, "rb") as file:
-            file.seek(offset)
-            while block := _whole_lines(name, file, int(rows * length)):
+            while block := _whole_lines(name, file, offset, int(rows * length)):
                 lines = _lines(block)
                 table, numbers, bad = _rows(about, block, line, lines)
                 line += lines
@@ -189,14 +188,15 @@ def _csv(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> 
     return Part(name, path, pa.schema([(column, pa.string()) for column in carried]), chunks)
 
 
-def _whole_lines(name: str, file: BinaryIO, size: int) -> bytes:
+def _whole_lines(name: str, file: BinaryIO, offset: int, size: int) -> bytes:
+    """The lines from `offset` on, `size` bytes and what is left of the last line, in one piece."""
     try:
-        block = file.read(size)
-        if block and not block.endswith(b"\n"):
-            block += (rest := file.readline(LONGEST_LINE))
-            if len(rest) == LONGEST_LINE:
-                raise InputError(f"the input file {name} has a line of more than 1 MB: mend it.")
-        return block
+        file.seek(offset + size - 1)
+        rest = file.readline(LONGEST_LINE)
+        if len(rest) == LONGEST_LINE:
+            raise InputError(f"the input file {name} has a line of more than 1 MB: mend it.")
+        file.seek(offset)
+        return file.read(size - 1 + len(rest))
     except OSError as error:
         raise BatchError(f"the input file {name} cannot be read ({reason(error)}): mend it.") from None
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -139,13 +140,20 @@ def _sweep(partial: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def ahead(items: Iterator) -> Iterator:
-    """The same items, none of them None; while one is in use the next is being made in another thread."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
-            yield item
+def ahead(items: Iterator, most: int = 1) -> Iterator:
+    """The same items, none of them None; up to `most` are made before they are asked for, from now on, in a thread."""
+    thread = ThreadPoolExecutor(1)
+    coming = deque(thread.submit(next, items, None) for _ in range(most))
+
+    def handed_on():
+        try:
+            while (item := coming.popleft().result()) is not None:
+                coming.append(thread.submit(next, items, None))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    return handed_on()
 
 
 def now() -> str:
