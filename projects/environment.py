@@ -1,4 +1,7 @@
-"""The packages of a project's fresh environment are those of pystock: hatchling asks this for their list."""
+"""The packages of a project's fresh environment are those of pystock: hatchling asks this for their list.
+
+`extras` in the hook's settings names the optional ones that the project needs too.
+"""
 
 import tomllib
 from pathlib import Path
@@ -9,4 +12,6 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 class PystocksPackages(MetadataHookInterface):
     def update(self, metadata: dict) -> None:
         checkout = Path(__file__).resolve().parents[1]
-        metadata["dependencies"] = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]["dependencies"]
+        project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+        optional = [project["optional-dependencies"][extra] for extra in self.config.get("extras", [])]
+        metadata["dependencies"] = sum(optional, project["dependencies"])

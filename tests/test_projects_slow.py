@@ -23,7 +23,9 @@ from test_environments_slow import disagreements
 
 from course import store
 
-PROJECTS = ("pystock-data-features", "pystock-inference-batch", "pystock-pipeline", "pystock-training")
+BATCHES = ("pystock-data-features", "pystock-inference-batch", "pystock-pipeline", "pystock-training")
+PROJECTS = (*BATCHES, "pystock-inference-api")
+SERVES = 'extras = ["serve"]\n'  # what a service needs beside
 compares = pytest.mark.skipif(
     os.environ.get("COURSE_COMPARE_OUTPUTS") == "no", reason="another lock than the one committed"
 )
@@ -62,7 +64,9 @@ def test_a_project_describes_its_environment(project):
     folder = CHECKOUT / "projects" / project
     assert load_project(str(folder)).env_config_path == str(folder / "python_env.yaml")
     for name in ("python_env.yaml", "environment/pyproject.toml"):  # one text, but MLflow reads it in each project
-        assert (folder / name).read_text() == (CHECKOUT / "projects" / PROJECTS[0] / name).read_text()
+        text = (folder / name).read_text()
+        assert text.replace(SERVES, "") == (CHECKOUT / "projects" / PROJECTS[0] / name).read_text()
+        assert (SERVES in text) == (project not in BATCHES and name.endswith("toml"))
     described = tomllib.loads((folder / "environment/pyproject.toml").read_text())["tool"]["hatch"]
     (source,) = described["build"]["dev-mode-dirs"]
     assert (folder / "environment" / source / "pystock/__init__.py").is_file()

@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
+from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
+
 DEFAULT_MARKET = "sp500"
 MARKETS = {"sp500": "S&P 500", "nasdaq": "NASDAQ Composite"}
-COLUMNS = ["Open", "High", "Low", "Close", "Adj Close", "Volume"]
-PRICES = COLUMNS[:-1]
-LONGEST_GAP = 7  # days: the New York exchanges were closed from 11 to 14 September 2001, seven days from close to close
 
 
 class DataError(ValueError):
@@ -32,17 +31,6 @@ def named(name: str, market: str = DEFAULT_MARKET) -> str:
     The default market's have the plain name, others carry theirs: `pystock-big-move`, `pystock-big-move-nasdaq`.
     """
     return name if market == DEFAULT_MARKET else f"{name}-{market}"
-
-
-# What each row of prices must hold by itself: the reason why it is bad, and a test of a frame, True on good rows. In
-# this order: of several rules that a row breaks, the first is reported.
-ROW_RULES = {
-    "a value is missing or no number": lambda prices: np.isfinite(prices[COLUMNS]).all(axis=1),
-    "a price is not positive": lambda prices: (prices[PRICES] > 0).all(axis=1),
-    "the high is below the open or the close": lambda prices: prices["High"] >= prices[["Open", "Close"]].max(axis=1),
-    "the low is above the open or the close": lambda prices: prices["Low"] <= prices[["Open", "Close"]].min(axis=1),
-    "the volume is negative or not whole": lambda prices: (prices["Volume"] >= 0) & (prices["Volume"] % 1 == 0),
-}
 
 
 def _schema(longest_gap: int) -> pa.DataFrameSchema:
