@@ -16,7 +16,8 @@ from course_root import CHECKOUT, clean_environment
 from course.servers import _NO_PROXY, free_port
 
 HERE = CHECKOUT / "workbench"
-SETTINGS = ("COMPOSE_", "WORKBENCH_", "POSTGRES_", "DEMO_PORT")
+SETTINGS = ("COMPOSE_", "WORKBENCH_", "POSTGRES_", "DEMO_PORT", "API_PORT", "PYSTOCK_")
+PORTS = ("JUPYTER_PORT", "MLFLOW_PORT", "DEMO_PORT", "API_PORT")
 
 
 @cache
@@ -59,25 +60,28 @@ def status(url: str, *, user: str = "", method: str = "GET", body: object = None
 
 
 class Workbench:
-    """One workbench. `settings` go over those of .env, as a shell's variables do."""
+    """One workbench, with the services of `more` files. `settings` go over those of .env, as a shell's variables do."""
 
-    def __init__(self, name: str, folder: Path, **settings: str):
+    def __init__(self, name: str, folder: Path, *more: Path, **settings: str):
         self.project = f"wbtest-{os.getpid()}-{name}"
+        self._files = [HERE / "compose.yaml", *more]
         (folder / "workbench").mkdir(parents=True)
         shutil.copy(HERE / "init", folder / "workbench")
         subprocess.run([folder / "workbench/init"], check=True, capture_output=True)
         self._env_file = folder / "workbench/.env"
-        lines = [line for line in self._env_file.read_text().splitlines() if "=" in line and line[0] != "#"]
-        self.env = dict(line.split("=", 1) for line in lines)
-        ports = {name: str(free_port()) for name in ("JUPYTER_PORT", "MLFLOW_PORT", "DEMO_PORT")}
+        ports = {name: str(free_port()) for name in PORTS}
         self.settings = ports | settings
-        self.mlflow, self.jupyter, self.demo = (
-            f"http://127.0.0.1:{ports[name]}" for name in ("MLFLOW_PORT", "JUPYTER_PORT", "DEMO_PORT")
-        )
+        self.jupyter, self.mlflow, self.demo, self.api = (f"http://127.0.0.1:{ports[name]}" for name in PORTS)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What stands in .env."""
+        lines = [line for line in self._env_file.read_text().splitlines() if "=" in line and line[0] != "#"]
+        return dict(line.split("=", 1) for line in lines)
 
     def command(self, *arguments: str, demo: bool = False) -> list[str]:
-        files = ["compose.yaml", "compose.demo.yaml"][: 1 + demo]
-        chosen = [word for file in files for word in ("-f", str(HERE / file))]
+        files = self._files + [HERE / "compose.demo.yaml"][:demo]
+        chosen = [word for file in files for word in ("-f", str(file))]
         return ["compose", "--progress", "plain", "--env-file", str(self._env_file), "-p", self.project] + [
             *chosen,
             *arguments,
