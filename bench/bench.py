@@ -82,6 +82,7 @@ def main():
     for name in tries[0]["chapters"]:
         for key in ("seconds", "runner adds"):
             figures[f"{name}, {key}"] = summary([one["chapters"][name][key] for one in tries], 1)
+    import api
     import batch
     import data_pipeline
     import team
@@ -94,6 +95,7 @@ def main():
     figures["data pipeline"] = data_pipeline.measure()
     figures["training pipeline"] = training_pipeline.measure()
     figures["batch inference"] = batch.measure()
+    figures["inference API"] = api.measure()
     figures["workbench"] = team.measure()
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     about = {
