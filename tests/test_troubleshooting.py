@@ -29,6 +29,7 @@ import workbench
 from course import servers, store
 from course.chapters import all_chapters
 from course.cli import main
+from pystock import api_champion, api_schema
 
 # on one worker: its tests share a store and the servers that start beside them
 pytestmark = [
@@ -39,6 +40,7 @@ PAGE = (CHECKOUT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 NOWHERE = "http://127.0.0.1:1"  # nothing listens on port 1
 PYTHON = sys.executable
 SECONDS = 90
+JSON = {"Content-Type": "application/json"}
 
 
 def entries(page: str = PAGE) -> list[str]:
@@ -756,6 +758,70 @@ def test_two_jobs_with_one_output(tmp_path):
 
     with batch_work.locked(tmp_path / "predictions.csv"):
         return said_by(second)
+
+
+# --- the inference API -----------------------------------------------------------------------------------------------
+
+API = CHECKOUT / "projects" / "pystock-inference-api" / "main.py"
+
+
+@pytest.fixture(scope="module")
+def api(learner, tmp_path_factory):
+    """The service on a store without a champion, for one request at a time."""
+    port, folder = servers.free_port(), tmp_path_factory.mktemp("api")
+    env = {
+        "MLFLOW_TRACKING_URI": store.uri(learner / "store"),
+        "PYSTOCK_API_PORT": str(port),
+        "PYSTOCK_API_CACHE": str(folder),
+        "PYSTOCK_API_MAX_CONCURRENT": "1",
+    }
+    with servers.start_server([PYTHON, API], port=port, env=env, log=folder / "log.txt") as server:
+        yield server
+
+
+def refusal(api, headers: dict, body: bytes = b"{}") -> str:
+    """The sentence with which the service refuses a question."""
+    request = urllib.request.Request(f"{api.url}/predict", data=body, headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
+    return json.loads(caught.value.read())["detail"]
+
+
+@provokes("PYSTOCK_API_PORT is")
+def test_a_port_that_is_none(learner):
+    return output(PYTHON, API, PYSTOCK_API_PORT=99999, MLFLOW_TRACKING_URI=store.uri(learner / "store"))
+
+
+@provokes("There is no model yet")
+def test_a_service_without_a_champion(api):
+    row = dict.fromkeys(api_schema.NAMES, 0.01)
+    return refusal(api, JSON, json.dumps({"rows": [row]}).encode())
+
+
+@provokes("no more are taken")
+def test_a_caller_who_holds_the_only_place(api):
+    begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", api.port)) as line:
+        line.sendall(begun)
+        return until(lambda: next((said for said in [refusal(api, JSON)] if "at work" in said), None))
+
+
+@provokes("its signature is not")
+def test_a_version_for_another_question(tmp_path):
+    import mlflow.sklearn
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+
+    X = pd.DataFrame({"day_01": [0.0, 1.0]})
+    signature = mlflow.models.infer_signature(X, params={"threshold": 0.5})
+    model = LogisticRegression().fit(X, [0, 1])
+    mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
+    return said_by(api_champion.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
+
+
+@provokes("The header Content-Type is")
+def test_curl_declares_a_form(api):
+    return refusal(api, {})  # urllib declares what curl -d declares
 
 
 # --- servers, and what was started first ------------------------------------------------------------------------------
