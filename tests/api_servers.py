@@ -84,6 +84,7 @@ def versions(tmp_path_factory, empty_store):
     found.alias(found.forest)
     yield found
     mlflow.set_tracking_uri(before)
+    mlflow.tracking.fluent._active_experiment_id = None  # of this store; the next test has another
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
