@@ -24,6 +24,11 @@ from pystock.features import volatility
 NAME = "pystock-big-move"
 MAIN = Path(__file__).parents[1] / "projects" / "pystock-inference-api" / "main.py"
 POLL = 0.3  # seconds
+QUIET_MODELS = [  # for `pytestmark`
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+]
 WRONG = '''
 import os
 

@@ -9,7 +9,7 @@ from collections import Counter
 import mlflow
 import pytest
 import requests
-from api_servers import NAME, Service, as_rows, days, service, versions
+from api_servers import NAME, QUIET_MODELS, Service, as_rows, days, service, versions
 from course_root import until
 
 from course import store
@@ -17,9 +17,7 @@ from course.servers import launch
 
 __all__ = ["service", "versions"]  # fixtures
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    *QUIET_MODELS,
     pytest.mark.xdist_group("api_champion"),
 ]
 JSON = {"Content-Type": "application/json"}

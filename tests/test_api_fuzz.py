@@ -2,7 +2,7 @@
 
 import pytest
 import schemathesis
-from api_servers import service, versions
+from api_servers import QUIET_MODELS, service, versions
 from hypothesis import HealthCheck, Phase, seed, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -13,9 +13,7 @@ from schemathesis.specs.openapi.checks import (
 
 __all__ = ["service", "versions"]  # fixtures
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    *QUIET_MODELS,
     pytest.mark.xdist_group("api"),
 ]
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -28,7 +28,7 @@ from filelock import Timeout as LockTimeout
 from pystock import api_limits as metrics
 from pystock.api_schema import NAMES
 from pystock.api_settings import Settings
-from pystock.runs import first_line
+from pystock.runs import first_line, model_id_of
 
 log = logging.getLogger("pystock.api")
 _LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files cannot be had
@@ -228,11 +228,6 @@ class Registry:
             "metrics": scores,
             "tags": dict(found.tags),
         }
-
-
-def model_id_of(found) -> str:
-    source = found.source or ""  # mlflow.register_model leaves model_id empty, and names the model here
-    return found.model_id or (source[8:] if source.startswith("models:/m-") else "")
 
 
 # The watcher ----------------------------------------------------------------------------------------------------------

@@ -247,8 +247,7 @@ def _resolve(model: str) -> tuple[str, int, str]:
             raise
         what = f"the model {name} has no {alias}" if alias else f"the model {name} has no version {number}"
         raise BatchError(f"{what} in this store: promote a version, or name another model.") from None
-    source = found.source or ""  # mlflow.register_model leaves model_id empty, and names the model here
-    return name, int(found.version), found.model_id or (source[8:] if source.startswith("models:/m-") else "")
+    return name, int(found.version), runs.model_id_of(found)
 
 
 def check_server() -> None:

@@ -69,3 +69,12 @@ def first_line(error: object, most: int = 200) -> str:
 def reason(error: Exception) -> str:
     """Why the system or a library refused, as a part of a sentence."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def model_id_of(version) -> str:
+    """The id of the logged model that a registered version is; "" where it is none.
+
+    `mlflow.register_model` leaves `model_id` empty, and names the model as the source.
+    """
+    source = version.source or ""
+    return version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else "")
