@@ -33,13 +33,10 @@ def champion(tmp_path_factory, empty_store):
     """A store whose champion is version 1 of pystock-big-move, a logistic regression on the training years."""
     folder = tmp_path_factory.mktemp("champion") / "store"
     store.copy(empty_store, folder)
-    before = mlflow.get_tracking_uri()
     use(store.uri(folder), store.artifact_root(folder))
     add_version()
     yield folder
     mlflow.end_run()
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 

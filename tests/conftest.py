@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import warnings
 
 import pytest
@@ -59,6 +60,18 @@ def no_experiment_left_over():
     """`mlflow.set_experiment` sets a variable for child processes, which the next test's store would not know."""
     yield
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_store_left_over():
+    """The next file of this process gets no store or experiment that this one chose."""
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+        mlflow.tracking.fluent._active_experiment_id = None
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them for child processes
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -19,24 +19,19 @@ import nbformat
 import psutil
 import pytest
 import requests
+from chromium import PATIENCE, browser
 from course_root import CHECKOUT, CourseRoot, until
 from mlflow import MlflowClient
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 pytestmark = pytest.mark.xdist_group("browser")
 
-REQUIRED = bool(os.environ.get("COURSE_REQUIRE_BROWSER"))  # set by .ci/run
-CHROMIUM = "/usr/bin/chromium"
-SWITCHES = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
+__all__ = ["browser"]  # a fixture
 NAME = "01_first_tracked_pipeline"
 HELD_OUT = "RandomForestClassifier_score_X_test"
 COMPARISON = CHECKOUT / "notebooks" / "04_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
-PATIENCE = 30  # seconds for a page to react on a busy machine
 
 
 @dataclass
@@ -83,19 +78,6 @@ def digest(root: Path) -> str:
             if "__pycache__" not in file.parts:
                 total.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    missing = [name for name in (CHROMIUM, "make") if not shutil.which(name)]
-    if missing:
-        sentence = f"{' and '.join(missing)} not found: on Debian, `apt-get install chromium make` brings both."
-        pytest.fail(sentence) if REQUIRED else pytest.skip(sentence)
-    expect.set_options(timeout=PATIENCE * 1000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

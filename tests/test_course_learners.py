@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-import mlflow
 import pytest
 from course_root import COURSE, CourseRoot, clean_environment
 from mlflow import MlflowClient, MlflowException
@@ -103,12 +102,6 @@ class Class:
 
     def run(self, file: Path | None = None):
         return run_learners(file or self.file, COURSE_TRACKING_URI=self.bench.url, **self.admin)
-
-
-@pytest.fixture(autouse=True)
-def registry_of_the_tracking_server():
-    """Not the one that another test of this process chose: a client would ask that one."""
-    mlflow.set_registry_uri(None)
 
 
 @pytest.fixture(scope="module")
