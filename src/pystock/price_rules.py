@@ -11,7 +11,11 @@ LONGEST_GAP = 7  # days: the New York exchanges were closed from 11 to 14 Septem
 ROW_RULES = {
     "a value is missing or no number": lambda prices: np.isfinite(prices[COLUMNS]).all(axis=1),
     "a price is not positive": lambda prices: (prices[PRICES] > 0).all(axis=1),
-    "the high is below the open or the close": lambda prices: prices["High"] >= prices[["Open", "Close"]].max(axis=1),
-    "the low is above the open or the close": lambda prices: prices["Low"] <= prices[["Open", "Close"]].min(axis=1),
+    "the high is below the open or the close": lambda prices: (
+        prices["High"] >= np.maximum(prices["Open"], prices["Close"])
+    ),
+    "the low is above the open or the close": lambda prices: (
+        prices["Low"] <= np.minimum(prices["Open"], prices["Close"])
+    ),
     "the volume is negative or not whole": lambda prices: (prices["Volume"] >= 0) & (prices["Volume"] % 1 == 0),
 }
