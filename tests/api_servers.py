@@ -60,7 +60,6 @@ def versions(tmp_path_factory, empty_store):
     store, too. `alias(version)` moves the alias."""
     folder = tmp_path_factory.mktemp("champions") / "store"
     store.copy(empty_store, folder)
-    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store.uri(folder))
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
     X, y = tuning.training_data("sp500", "big_move", "volatility")
@@ -88,8 +87,6 @@ def versions(tmp_path_factory, empty_store):
     found.alias = lambda version: client.set_registered_model_alias(NAME, "champion", str(version))
     found.alias(found.forest)
     yield found
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None  # of this store; the next test has another
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 

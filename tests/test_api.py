@@ -17,21 +17,18 @@ import pandas as pd
 import psutil
 import pytest
 import requests
-from api_servers import MAIN, NAME, Service, as_prices, as_rows, days, pid_of, service, versions
+from api_servers import MAIN, NAME, QUIET_MODELS, Service, as_prices, as_rows, days, pid_of, service, versions
+from chromium import browser
 from course_root import until
+from playwright.sync_api import expect
 
 from course.servers import free_port
 from pystock import api_openapi, api_schema
 from pystock.data import DataError, load, validate
 from pystock.features import volatility
 
-__all__ = ["service", "versions"]  # fixtures
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),  # advice likewise
-    pytest.mark.xdist_group("api"),
-]
+__all__ = ["browser", "service", "versions"]  # fixtures
+pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api")]
 JSON = {"Content-Type": "application/json"}
 ROW = dict(zip(api_schema.NAMES, api_openapi.STORM))
 DAYS = api_openapi.EXAMPLES["prices"]["prices"]
@@ -108,10 +105,28 @@ def test_the_openapi_document_is_valid_and_its_examples_work(service):
         answer = service.predict(example["value"])
         assert answer.status_code == 200 and answer.json()["predictions"], name
     assert sorted(document["paths"]) == ["/health", "/metrics", "/model", "/predict", "/ready"]
+    for path, methods in document["paths"].items():  # a generated client has methods of these names
+        assert [each["operationId"] for each in methods.values()] == [path.strip("/")]
     names = set(document["components"]["schemas"])
     assert all(ref in names for ref in _references(document)) and {"RowsRequest", "PricesRequest", "Problem"} <= names
     page = service.get("/docs")
     assert page.status_code == 200 and "/openapi.json" in page.text
+
+
+def test_the_page_of_the_contract_asks_and_shows_the_answer_without_the_internet(service, browser):
+    page, asked = browser.new_page(), set()
+    page.on("request", lambda request: asked.add(request.url))
+    page.goto(f"{service.url}/docs")
+    operation = page.locator(".opblock-post")
+    operation.locator(".opblock-summary-control").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.locator(".examples-select-element").select_option(label="two rows, another threshold")
+    operation.get_by_role("button", name="Execute").click()
+    answer = operation.locator(".live-responses-table .response").first
+    expect(answer.locator(".response-col_status")).to_have_text("200")
+    expect(answer).to_contain_text('"threshold": 0.5')
+    assert all(url.startswith((service.url, "data:")) for url in asked), asked
+    page.close()
 
 
 def _references(part):
@@ -291,6 +306,43 @@ def test_ways_to_write_the_same_that_are_taken(service):
     assert service.predict(with_row(momentum_5=0)).status_code == 200  # a whole number is a number
 
 
+def test_head_is_answered_as_get_without_the_body(service):
+    for path in ("/health", "/ready", "/metrics"):
+        asked, told = service.get(path), requests.head(service.url + path, timeout=30)
+        assert told.status_code == 200 and told.text == "", path
+        assert told.headers["Content-Type"] == asked.headers["Content-Type"]
+    assert requests.head(service.url + "/predict", timeout=30).status_code == 405
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+def test_a_client_that_asks_for_http_2_gets_its_answer(service, upgrade):
+    """Java's client does so with its first request, and a body."""
+    with connected(service) as client:
+        asks = head(len(GOOD), f"Upgrade: {upgrade}", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk")
+        client.sendall(asks + GOOD + asks + GOOD[:20])  # twice on one connection, the second in two parts
+        time.sleep(0.1)
+        client.sendall(GOOD[20:] + head(0, "Connection: close"))
+        assert received(client).count(b"HTTP/1.1 200 ") == 2
+
+
+def test_what_is_no_http_is_400_in_plain_text(service):
+    lies = {
+        "length": head("-5"),
+        "two lengths": head(5, "Content-Length: 6"),
+        "both": head(5, "Transfer-Encoding: chunked"),
+    }
+    strange = {
+        "method": b"BREW / HTTP/1.1\r\n\r\n",
+        "TLS": b"\x16\x03\x01",
+        "tunnel": b"CONNECT a.org:1 HTTP/1.1\r\n\r\n",
+    }
+    for name, sent in (lies | strange).items():
+        with connected(service) as client:
+            client.sendall(sent)
+            assert received(client).endswith(b"\r\n\r\nInvalid HTTP request received."), name
+    assert service.predict(GOOD).status_code == 200
+
+
 def test_paths_and_methods(service):
     assert "GET /docs" in check_problem(service.get("/nothing"), 404)["detail"]
     check_problem(service.get("/predict/"), 404)
@@ -329,6 +381,60 @@ def connected(service):
 def head(length, *more):
     lines = ["POST /predict HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}"]
     return "\r\n".join([*lines, *more, "", ""]).encode()
+
+
+def received(client):
+    """All that comes until the service closes."""
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_a_length_with_5000_zeros_before_it_is_a_length(service):
+    with connected(service) as client:
+        client.sendall(head("0" * 5000 + str(len(GOOD))) + GOOD)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_head_of_a_request_has_limits(service):
+    with connected(service) as client, pytest.raises(OSError):  # refused while it is sent
+        for _ in range(1000):
+            client.sendall(b"POST /predict HTTP/1.1\r\nX-A: " + b"a" * 10_000)
+    with connected(service) as client:
+        client.sendall(head(len(GOOD), "X-A: " + "a" * 50_000) + GOOD)
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_connections_on_which_no_request_comes_are_closed(service):
+    """Silent, slow in the head, or sending a body that nobody waits for: none holds its place for more than 10 s."""
+    slow = {b"": b"", b"POST /pre": b"d", b"POST /predict HTTP/1.1\r\n": b"X-A: b\r\n", b"\r\n": b"\r\n"}
+    slow[b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"] = b"x"
+    begun, open_ = time.monotonic(), []
+    for first, more in slow.items():
+        client = connected(service)
+        client.sendall(first)
+        open_.append((client, more))
+    while open_:
+        assert time.monotonic() - begun < 13, open_
+        time.sleep(0.5)
+        open_ = [(client, more) for client, more in open_ if not _closed(client, more)]
+    assert time.monotonic() - begun > 9
+    assert service.predict(GOOD).status_code == 200
+
+
+def _closed(client, more):
+    client.settimeout(0.05)
+    try:
+        client.sendall(more)
+        while client.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    client.close()
+    return True
 
 
 def test_more_rows_than_allowed(small):
@@ -388,15 +494,15 @@ def test_a_port_that_is_taken_is_told(service, tmp_path):
 
 
 class Clients:
-    """Threads that ask without a pause, and count what they get."""
+    """Threads that ask without a pause, and count what they get. `fresh`: with a new connection for each request."""
 
-    def __init__(self, service, threads, body=GOOD, check=None):
-        self.url, self.body, self.check = service.url + "/predict", body, check
+    def __init__(self, service, threads, body=GOOD, check=None, fresh=False):
+        self.url, self.body, self.check, self.fresh = service.url + "/predict", body, check, fresh
         self.ended, self.counts = threading.Event(), Counter()
         self.threads = [threading.Thread(target=self._ask) for _ in range(threads)]
 
     def _ask(self):
-        session = requests.Session()
+        session = requests if self.fresh else requests.Session()
         while not self.ended.is_set():
             self.counts["sent"] += 1
             try:
@@ -435,14 +541,14 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
     try:
         until(lambda: _ready(started), 40)
         body = json.dumps({"rows": as_rows(days())}).encode()  # takes a while
-        with Clients(started, 3) as single, Clients(started, 3, body) as many:
+        with Clients(started, 3) as single, Clients(started, 3, body) as many, Clients(started, 6, fresh=True) as fresh:
             time.sleep(1)
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0, (tmp_path / "log").read_text()[-2000:]
-        counts = single.counts + many.counts
+        counts = single.counts + many.counts + fresh.counts
         answered = {kind: count for kind, count in counts.items() if kind not in ("sent", "not taken")}
         assert set(answered) == {200} and counts["sent"] == counts[200] + counts["not taken"], counts
-        assert not _group(process.pid)
+        until(lambda: not _group(process.pid), 5)  # the helper of multiprocessing ends a moment after the others
         record_property(
             "measured",
             f"SIGTERM under load, {workers} worker(s): {counts['sent'] - counts['not taken']} requests taken, "
@@ -452,6 +558,22 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
         if _group(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM")
+def test_what_takes_longer_than_the_end_may_take_gets_503(versions, tmp_path):
+    with Service(versions.uri, tmp_path, shutdown_seconds=1, timeout_seconds=60) as started:
+        with connected(started) as slow, connected(started) as late:
+            for client in (slow, late):
+                client.sendall(head(len(GOOD)) + GOOD[:20])
+            until(lambda: started.metric("pystock_api_in_progress") == 3, 5)
+            os.kill(pid_of(started), signal.SIGTERM)
+            time.sleep(0.3)
+            late.sendall(GOOD[20:])  # in time after all
+            assert received(late).startswith(b"HTTP/1.1 200 ")
+            answer = received(slow)
+        assert answer.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in answer, answer
+        assert b"The service ends" in answer and not [e for e in started.events("Exception in ASGI application\n")]
 
 
 def _ready(service):

@@ -5,6 +5,9 @@ import shutil
 import sys
 import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import pytest
@@ -14,6 +17,8 @@ from course_root import until
 
 from course import store
 from course.servers import launch
+from pystock import api_champion
+from pystock.api_settings import Settings
 
 __all__ = ["service", "versions"]  # fixtures
 pytestmark = [
@@ -117,10 +122,23 @@ def test_without_the_alias_the_old_one_goes_on(service, versions):
     service.until_version(versions.stump)
 
 
+def test_without_the_alias_it_starts_with_the_last_good_version(versions, tmp_path):
+    """A worker that takes the place of one that died answers as the others do."""
+    with Service(versions.uri, tmp_path) as service:
+        assert service.ready()["champion"]["version"] == versions.forest
+        service.stop()
+        mlflow.MlflowClient().delete_registered_model_alias(NAME, "champion")
+        service.start()
+        ready = service.ready()
+        assert ready["from"] == "cache" and ready["model"]["version"] == versions.forest
+        assert ready["champion"]["version"] is None and ready["tracking_server"]["reachable"]
+
+
 def test_without_a_champion_it_waits_for_one(versions, tmp_path):
     mlflow.MlflowClient().delete_registered_model_alias(NAME, "champion")
     with Service(versions.uri, tmp_path).start("/health") as service:
         assert service.get("/ready").status_code == 503 and service.ready()["model"] is None
+        assert service.ready()["champion"]["version"] is None and service.ready()["champion"]["checked_at"]
         assert service.get("/model").status_code == 503
         answer = service.predict({"rows": ROWS})
         assert answer.status_code == 503 and answer.headers["Retry-After"] == "5", answer.text
@@ -175,6 +193,7 @@ def test_the_tracking_server_may_go_and_come_back(tracking, versions, tmp_path):
         assert ready.json()["tracking_server"]["error"]
         assert service.metric("pystock_api_tracking_server_up") == 0
         assert service.predict({"rows": ROWS}).json()["predictions"] == expected
+        assert "Retrying" not in service.server.log.read_text()  # said once, and not at each look
         # started again, it has its cache
         service.stop()
         service.start()
@@ -197,7 +216,7 @@ def test_the_tracking_server_may_go_and_come_back(tracking, versions, tmp_path):
         (line,) = service.events("cache damaged")
         assert "model.ubj is not as it was written" in line["reason"]
         service.stop()
-        (folder / entries[1] / "about.json").write_text("{")
+        (folder / entries[1] / "about.json").write_text("[]")  # JSON, and nothing of ours
         service.start("/health")
         assert service.get("/ready").status_code == 503
         assert len(service.events("cache damaged")) == 2 and len(service.events("no model")) == 1
@@ -216,6 +235,111 @@ def test_the_tracking_server_may_go_and_come_back(tracking, versions, tmp_path):
         service.until_version(versions.stump)
         kept = sorted(int(path.name.partition("-")[0]) for path in folder.iterdir() if path.is_dir())
         assert kept == sorted([versions.forest, versions.stump])  # the last two
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    """What answers at the address of the tracking server, and is none."""
+
+    body, asked = b"", 0
+
+    def do_GET(self):
+        Nonsense.asked += 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_answers_nonsense_counts_as_gone(versions, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Nonsense)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with Service(f"http://127.0.0.1:{server.server_port}", tmp_path).start("/health") as service:
+            for body in (b"{}", b"[1]", b"<html>", b'{"model_version": {"version": "x"}}', b"\xff"):
+                Nonsense.body, Nonsense.asked = body, 0
+                until(lambda: Nonsense.asked > 2, 20)
+                said = service.ready()["tracking_server"]
+                assert said["reachable"] is False and said["error"], body
+            assert not service.events("looking for the champion failed")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in which a watcher of this process waits."""
+    made = SimpleNamespace(now=1000.0, monotonic=lambda: made.now)
+    monkeypatch.setattr(api_champion, "time", made)
+    return made
+
+
+def watcher_of(**settings) -> api_champion.Watcher:
+    """The champion's, in this process."""
+    found = Settings(**settings)
+    return api_champion.Watcher(found, found.model)
+
+
+def test_files_that_cannot_be_had_are_asked_for_ever_more_seldom(tmp_path, monkeypatch, clock):
+    watcher, tried = watcher_of(poll_seconds=10, cache=tmp_path), []
+
+    def missing(found, entry):
+        tried.append(clock.now - 1000)
+        raise api_champion._Unavailable("its files cannot be had")
+
+    monkeypatch.setattr(watcher._registry, "find", lambda: SimpleNamespace(version="7", model_id="m-1", source=""))
+    monkeypatch.setattr(watcher, "_fetched", missing)
+    while clock.now < 2300:
+        watcher.look()
+        clock.now += 10
+    assert tried == [0, 10, 30, 70, 150, 310, 610, 910, 1210]  # after 1, 2, 4, 8, 16 polls, then every 5 minutes
+    assert watcher.ready()["champion"]["refused"] == {"version": 7, "reason": "its files cannot be had"}
+
+
+def test_a_worker_does_not_take_away_what_another_one_reads(versions, tmp_path, monkeypatch):
+    first, second = (watcher_of(cache=tmp_path) for _ in range(2))
+    first.look()
+    loads, others = api_champion.load, []
+
+    def slowly(folder, about, origin):
+        if about["version"] == versions.line and not others:
+            versions.alias(versions.stump)  # the second worker finds it, and keeps forest and stump
+            others.append(threading.Thread(target=second.look))
+            others[0].start()
+            others[0].join(3)
+        return loads(folder, about, origin)
+
+    monkeypatch.setattr(api_champion, "load", slowly)
+    versions.alias(versions.line)
+    first.look()
+    others[0].join(20)
+    assert first.served.version == versions.line and first.ready()["champion"]["refused"] is None
+    assert second.served.version == versions.stump
+    first.look()
+    assert first.served.version == versions.stump
+
+
+def test_a_full_disk_is_no_obstacle(versions, tmp_path, monkeypatch):
+    """MLflow tells it as files that cannot be had."""
+    watcher = watcher_of(cache=tmp_path / "cache")
+    fetch = watcher._registry.fetch
+
+    def fetch_unless_full(found, folder):
+        if tmp_path in folder.parents:
+            raise api_champion._Unavailable("its files cannot be had (MlflowException: No space left on device)")
+        return fetch(found, folder)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(watcher._registry, "fetch", fetch_unless_full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    watcher.look()
+    assert watcher.served.version == versions.forest and watcher.ready()["champion"]["refused"] is None
+    assert not list((tmp_path / "cache").rglob(".new-*"))
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(versions, tmp_path):

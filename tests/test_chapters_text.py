@@ -70,6 +70,19 @@ def test_the_repository_is_small():
     assert sum(file.stat().st_size for file in files if file.is_file()) <= 25 * 1024 * 1024
 
 
+def printed(name: str, code: str) -> str:
+    """What the cell of a committed notebook prints or shows in which the code stands."""
+    (cell,) = [cell for cell in nbformat.read(root() / "notebooks" / f"{name}.ipynb", 4).cells if code in cell.source]
+    return "".join(out.get("text") or out["data"]["text/plain"] for out in cell.outputs)
+
+
+def test_the_statuses_that_chapter_11_repeats_are_those_of_chapter_10():
+    lines = printed("10_score_in_batches_and_serve", 'print(f"{what}: {answer.status_code}")').splitlines()
+    said = dict(line.split(": ") for line in lines)
+    table = printed("11_build_the_inference_api", "of_mlflow = [").splitlines()[1:]
+    assert said and said == dict(line.rsplit(maxsplit=2)[:2] for line in table)
+
+
 def test_every_term_of_the_glossary_is_used(pages):
     terms = glossary_terms(GLOSSARY.read_text(encoding="utf-8"))
     assert terms, "the glossary has no terms in the form that chapter_text.glossary_terms reads"

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import uvicorn
 
-from pystock.api_process import EachItsOwn, PatientProtocol, Supervisor, bound, log_config
+from pystock.api_process import EachItsOwn, PatientProtocol, PatientServer, Supervisor, bound, log_config
 from pystock.api_settings import Settings, SettingsError, read_settings
 
 
@@ -45,7 +45,7 @@ def serve(settings: Settings) -> None:
     except OSError as error:
         sys.exit(f"pystock-inference-api: {settings.host}:{settings.port} cannot be listened on ({error.strerror}).")
     if settings.workers == 1:
-        return uvicorn.Server(config).run(sockets=[listening])
+        return PatientServer(config).run(sockets=[listening])
     if sys.platform == "linux":
         listening.close()
         listening = EachItsOwn(settings.host, settings.port)

@@ -5,15 +5,18 @@ import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from pystock import api_limits as limits
 from pystock.api_champion import Served, Watcher
+from pystock.api_keys import Keys
 from pystock.api_openapi import add_routes
 from pystock.api_process import ENDING, end_with_the_supervisor
 from pystock.api_schema import Contract, Question, Refused, features
@@ -22,6 +25,9 @@ from pystock.api_settings import Settings
 log = logging.getLogger("pystock.api")
 SMALL = 32  # rows; requests up to this size are answered together
 LARGE = 2000  # rows; more are predicted in a thread: fewer take less time than their JSON takes to be read
+DESCRIPTION = (
+    "The probability that the next trading day moves by more than 1 %, from the champion of a registered model."
+)
 _JSON = (b"content-type", b"application/json")
 START_SECONDS = 20  # that a first look for the champion may take before the service listens
 
@@ -30,7 +36,12 @@ def create_app(settings: Settings | None = None) -> limits.Around:
     """The application of one worker. Its lifespan starts the thread that looks for the champion."""
     logging.captureWarnings(True)  # they come as JSON lines, too
     settings = settings or Settings()
-    contract, watcher = Contract(settings.max_rows), Watcher(settings)
+    contract, watcher, mirror = Contract(settings.max_rows), Watcher(settings, settings.model), None
+    if settings.mirror:
+        from pystock.api_mirror import Mirror  # its metrics are there where it is
+
+        mirror = Mirror(settings)
+    keys = Keys(Path(settings.keys_file)) if settings.keys_file else None
     threads = ThreadPoolExecutor(2, "predict")
     together, at_work = Together(), 0
 
@@ -42,7 +53,15 @@ def create_app(settings: Settings | None = None) -> limits.Around:
         watcher.start()
         # No request is accepted before there is a model, or is known that there is none
         await asyncio.to_thread(watcher.looked.wait, START_SECONDS)
+        if mirror:
+            mirror.start()
+        if keys:
+            keys.start()
         yield
+        if mirror:
+            mirror.stop()
+        if keys:
+            keys.stop()
         watcher.stop()
         threads.shutdown(wait=False, cancel_futures=True)
 
@@ -62,10 +81,11 @@ def create_app(settings: Settings | None = None) -> limits.Around:
                     probability = await together.ask(served, numbers)
                     text = _answer(served, question, call, None, probability)
                 elif numbers is not None and len(numbers) <= LARGE:
-                    text = _answer(served, question, call, None, served.probability(numbers))
+                    probability = served.probability(numbers)
+                    text = _answer(served, question, call, None, probability)
                 else:
-                    loop = asyncio.get_running_loop()
-                    text = await loop.run_in_executor(threads, _answer_large, served, question, call)
+                    work = threads, _answer_large, served, question, call
+                    text, numbers, probability = await asyncio.get_running_loop().run_in_executor(*work)
         except TimeoutError:
             seconds = f"{settings.timeout_seconds:g} seconds"
             if body is None:
@@ -79,6 +99,8 @@ def create_app(settings: Settings | None = None) -> limits.Around:
         headers = [_JSON, length, (b"x-model-version", str(served.version).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": text})
+        if mirror:
+            mirror.offer(call.id, served, question.threshold, numbers, probability)
 
     def current() -> Served:
         served = watcher.served
@@ -96,16 +118,18 @@ def create_app(settings: Settings | None = None) -> limits.Around:
     async def ready(request: Request) -> Response:
         said = watcher.ready()
         said["ready"] = said["ready"] and not ENDING.is_set()
+        said |= {"mirror": mirror and mirror.ready(), "keys": keys and keys.ready()}
         return _json(said, 200 if said["ready"] else 503)
 
     async def metrics(request: Request) -> Response:
         return Response(limits.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app = FastAPI(title="pystock inference API", version="1", lifespan=lifespan, redirect_slashes=False, redoc_url=None)
-    add_routes(app, contract, {"model": model, "health": health, "ready": ready, "metrics": metrics})
+    about = {"title": "pystock inference API", "version": "1", "description": DESCRIPTION}
+    app = FastAPIOffline(**about, lifespan=lifespan, redirect_slashes=False, redoc_url=None)
+    add_routes(app, contract, {"model": model, "health": health, "ready": ready, "metrics": metrics}, bool(keys))
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(Refused, _refuse)
-    return limits.Around(app, predict)
+    return limits.Around(app, predict, keys)
 
 
 class Together:
@@ -148,11 +172,12 @@ class Together:
             self._answer()
 
 
-def _answer_large(served: Served, question: Question, call: limits.Call) -> bytes:
+def _answer_large(served: Served, question: Question, call: limits.Call) -> tuple[bytes, np.ndarray, np.ndarray]:
     dates, numbers = None, question.numbers
     if numbers is None:
         dates, numbers = features(question.prices)
-    return _answer(served, question, call, dates, served.probability(numbers))
+    probability = served.probability(numbers)
+    return _answer(served, question, call, dates, probability), numbers, probability
 
 
 def _answer(served: Served, question: Question, call: limits.Call, dates: list[str] | None, probability) -> bytes:

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,9 @@ from pystock.runs import first_line, model_id_of
 
 log = logging.getLogger("pystock.api")
 _LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files cannot be had
+_LONGEST_LOAD = 60  # seconds that one model may keep another from being loaded
+_LOADING = threading.Lock()  # MLflow hands a model of code over in a global: two threads could swap theirs
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what comes of reading JSON that is another
 
 
 class Served(NamedTuple):
@@ -81,22 +84,34 @@ class Cache:
         self.folder = root / key
         self._lock = FileLock(self.folder / ".lock", timeout=120)
 
-    def get(self, entry: str, fill: Callable[[Path], dict]) -> tuple[Path, dict]:
-        """Folder and description of an entry; `fill` fetches it where it is not there, or damaged."""
+    @contextmanager
+    def held(self):
+        """No other worker adds or removes an entry meanwhile. OSError where there is no lock: a read-only disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
+            yield
+
+    def get(self, entry: str, fill: Callable[[Path], dict]) -> tuple[Path, dict]:
+        """Folder and description of an entry; `fill` fetches it where it is not there, or damaged."""
+        with self.held():
             place = self.folder / entry
-            with suppress(OSError, ValueError, KeyError):
+            with suppress(*_DAMAGE):
                 return place, _sound(place)
             for left in self.folder.glob(".new-*"):
                 shutil.rmtree(left, ignore_errors=True)
             new = self.folder / f".new-{os.getpid()}"
             (new / "model").mkdir(parents=True)
-            about = fill(new / "model")
-            about["files"] = _digests(new / "model")
-            (new / "about.json").write_text(json.dumps(about), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            new.rename(place)
+            try:
+                about = fill(new / "model")
+                about["files"] = _digests(new / "model")
+                (new / "about.json").write_text(json.dumps(about), encoding="utf-8")
+                shutil.rmtree(place, ignore_errors=True)
+                new.rename(place)
+            except _Unavailable:
+                (new / "room").write_bytes(bytes(1_000_000))  # OSError: it is the disk that is full
+                raise
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
             return place, about
 
     def mark_good(self, entry: str) -> None:
@@ -112,7 +127,7 @@ class Cache:
 
     def good(self) -> list[str]:
         """The names of the good entries, newest first."""
-        with suppress(OSError, ValueError):
+        with suppress(*_DAMAGE):
             return [str(entry) for entry in json.loads((self.folder / "good.json").read_text(encoding="utf-8"))]
         return []
 
@@ -120,7 +135,7 @@ class Cache:
         """Folder and description; _Broken for one that is damaged."""
         try:
             return self.folder / entry, _sound(self.folder / entry)
-        except (OSError, ValueError, KeyError) as error:
+        except _DAMAGE as error:
             raise _Broken(f"the cached {entry} is damaged ({first_line(error)})") from None
 
 
@@ -145,7 +160,12 @@ def load(folder: Path, about: dict, origin: str) -> Served:
     import mlflow
 
     try:
-        model = mlflow.pyfunc.load_model(str(folder / "model"))
+        if not _LOADING.acquire(timeout=_LONGEST_LOAD):
+            raise _Unavailable(f"another model has been loading for {_LONGEST_LOAD} seconds")
+        try:
+            model = mlflow.pyfunc.load_model(str(folder / "model"))
+        finally:
+            _LOADING.release()
         signature = model.metadata.signature
         inputs = signature.inputs if signature else None
         found = [(each.name, each.type.name) for each in inputs.inputs] if inputs and inputs.has_input_names() else None
@@ -165,11 +185,11 @@ def load(folder: Path, about: dict, origin: str) -> Served:
             raise _Broken("on its input example predict and probability differ")
         if said["decision"].tolist() != (probability > thresholds[0]).astype(int).tolist():
             raise _Broken("on its input example a decision is not whether the probability is above the threshold")
-    except _Broken:
+    except (_Broken, _Unavailable):
         raise
     except Exception as error:  # whatever the model's own code and its libraries raise
-        if not folder.exists():
-            raise _Unavailable("its folder in the cache was taken away while it was read") from None
+        if "files" in about and _digests(folder / "model") != about["files"]:
+            raise _Unavailable("its folder in the cache was changed while it was read") from None
         raise _Broken(f"it cannot be loaded or asked here ({type(error).__name__}: {first_line(error)})") from None
     told = {name: value for name, value in about.items() if name != "files"}
     told |= {"loaded_at": _now(), "from": origin, "threshold": float(thresholds[0])}
@@ -195,8 +215,11 @@ class Registry:
         client = mlflow.MlflowClient()
         try:
             if self.alias:
-                return client.get_model_version_by_alias(self.name, self.alias)
-            return client.get_model_version(self.name, self.number)
+                found = client.get_model_version_by_alias(self.name, self.alias)
+            else:
+                found = client.get_model_version(self.name, self.number)
+            int(found.version)  # what answers at that address may be no tracking server
+            return found
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
@@ -234,27 +257,33 @@ class Registry:
 
 
 class Watcher:
-    """Keeps `served` at the champion; None as long as there is no model. `looked` is set after the first look."""
+    """Keeps `served` at the version that `model` names; None as long as there is none. `looked` is set after one look.
 
-    def __init__(self, settings: Settings):
+    A champion goes on when nothing better is to be had. Where `keeps` is False, `served` is the version that the
+    registry names now, or none.
+    """
+
+    what, keeps, log, counts = "champion", True, log, metrics.CHAMPION
+
+    def __init__(self, settings: Settings, model: str):
         self.served: Served | None = None
-        self._settings = settings
-        self._registry = Registry(settings.model)
-        self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), settings.model)
+        self._settings, self._model = settings, model
+        self._registry = Registry(model)
+        self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), model)
         self._reachable, self._since, self._error = None, _now(), "not asked yet"
-        self._checked_at, self._refused, self._told = None, None, None
+        self._checked_at, self._named, self._refused, self._told = None, None, None, None
         self._not_before, self._attempts = {}, 0
-        self._cache_tried = False
+        self._cache_tried, self._frozen = False, False
         self._ended, self.looked = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=self.what, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Returns when the thread has ended, or after 2 seconds: it may wait for a server that does not answer."""
+    def stop(self, seconds: float = 2) -> None:
+        """Returns when the thread has ended, or after `seconds`: it may wait for a server that does not answer."""
         self._ended.set()
-        self._thread.join(2)
+        self._thread.join(seconds)
 
     def ready(self) -> dict:
         """What GET /ready says."""
@@ -266,6 +295,7 @@ class Watcher:
             "tracking_server": {"reachable": bool(self._reachable), "since": self._since, "error": self._error},
             "champion": {
                 "checked_at": self._checked_at,
+                "version": self._named,
                 "refused": {"version": refused[0], "reason": refused[1]} if refused else None,
             },
         }
@@ -275,7 +305,7 @@ class Watcher:
             try:
                 self.look()
             except Exception:  # the thread has to live: without it no new champion would ever come
-                log.exception("looking for the champion failed")
+                self.log.exception(f"looking for the {self.what} failed")
             self.looked.set()
             self._ended.wait(self._settings.poll_seconds)
 
@@ -287,10 +317,12 @@ class Watcher:
             self._server(False, str(gone))
             return self._from_cache()
         self._server(True, None)
-        self._checked_at = _now()
+        self._checked_at, self._named = _now(), int(found.version) if found else None
         if found is None:
             self._refused = None
-            return self._tell("none", f"{self._settings.model} names no version", "keeps what it has")
+            what = "keeps what it has" if self.keeps else "has none"
+            self._tell("none", f"{self._model} names no version", what)
+            return self._from_cache()
         entry = f"{int(found.version)}-{model_id_of(found) or 'none'}"
         served = self.served
         if served and (served.version, served.about["model_id"]) == (int(found.version), model_id_of(found)):
@@ -309,24 +341,27 @@ class Watcher:
 
     def _fetched(self, found, entry: str) -> Served:
         try:
-            place, about = self._cache.get(entry, lambda folder: self._registry.fetch(found, folder))
+            with self._cache.held():  # until it is marked: another worker would take its folder away while it is read
+                place, about = self._cache.get(entry, lambda folder: self._registry.fetch(found, folder))
+                about |= {"alias": self._registry.alias, "tags": dict(found.tags)}
+                served = load(place, about, "registry")
+                with suppress(OSError):
+                    self._cache.mark_good(entry)
+                return served
         except LockTimeout:
             raise _Unavailable("another worker has been at the cache for 2 minutes") from None
         except OSError as error:
-            log.warning("cache not writable", extra={"cache": str(self._cache.folder), "reason": first_line(error)})
+            self.log.warning(
+                "cache not writable", extra={"cache": str(self._cache.folder), "reason": first_line(error)}
+            )
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "model").mkdir()
                 return load(Path(folder), self._registry.fetch(found, Path(folder) / "model"), "registry")
-        about |= {"alias": self._registry.alias, "tags": dict(found.tags)}
-        served = load(place, about, "registry")
-        with suppress(OSError, LockTimeout):
-            self._cache.mark_good(entry)
-        return served
 
     def _refuse(self, version: int, entry: str, error: Exception) -> None:
         if self._told != entry:
             self._attempts = 0
-            metrics.REFUSED_VERSIONS.inc()
+            self.counts.refused.inc()
         self._refused = (version, str(error))
         if isinstance(error, _Unavailable):  # it may come; a broken one is left alone until the alias moves
             wait = min(_LONGEST_WAIT, self._settings.poll_seconds * 2**self._attempts)
@@ -335,30 +370,41 @@ class Watcher:
             self._not_before = {}
         if self._told != entry:
             self._told = entry
-            log.error("version refused", extra={"refused_version": version, "reason": str(error)})
+            self.log.error("version refused", extra={"refused_version": version, "reason": str(error)})
         self._from_cache()
 
+    def _let_go(self) -> None:
+        """Where nothing is kept, serve none."""
+        if self.served and not self.keeps:
+            self.served = None
+            self.counts.version.set(0)
+            self.log.info("let go")
+
     def _from_cache(self) -> None:
-        if self.served or self._cache_tried:
+        self._let_go()
+        if self.served or self._cache_tried or not self.keeps:
             return
         self._cache_tried = True
         for entry in self._cache.good():
             try:
                 return self._serve(load(*self._cache.read(entry), "cache"), entry)
             except (_Broken, _Unavailable) as error:
-                log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
-        log.error("no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)})
+                self.log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
+        self.log.error(
+            "no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)}
+        )
 
     def _serve(self, served: Served, entry: str) -> None:
         before, self.served = self.served, served
-        metrics.VERSION.set(served.version)
-        metrics.FROM_CACHE.set(served.origin == "cache")
+        self.counts.version.set(served.version)
+        self.counts.from_cache.set(served.origin == "cache")
         event = "switched" if before and before.version != served.version else "loaded"
         if event == "switched":
-            metrics.SWITCHES.inc()
+            self.counts.switches.inc()
         about = {"model_version": served.version, "before": before.version if before else None, "from": served.origin}
-        log.info(event, extra=about)
-        if before is None:
+        self.log.info(event, extra=about)
+        if not self._frozen:
+            self._frozen = True
             gc.collect()
             gc.freeze()  # the libraries' objects stay for good: to look through them again takes 0.1 seconds each time
 
@@ -366,11 +412,11 @@ class Watcher:
         if reachable != self._reachable:
             self._since = _now()
             if not reachable:
-                log.error("tracking server lost", extra={"reason": error})
+                self.log.error("tracking server lost", extra={"reason": error})
             elif self._reachable is False:
-                log.info("tracking server back")
+                self.log.info("tracking server back")
             self._reachable = reachable
-            metrics.SERVER_UP.set(reachable)
+            self.counts.server_up.set(reachable)
         self._error = error
 
     def _tell(self, state: str, reason: str = "", what: str = "") -> None:
@@ -378,4 +424,4 @@ class Watcher:
         if self._told != state:
             self._told = state
             if reason:
-                log.warning("no champion", extra={"reason": f"{reason}: {what}"})
+                self.log.warning(f"no {self.what}", extra={"reason": f"{reason}: {what}"})

@@ -3,6 +3,7 @@
 Plain ASGI, since Starlette's middleware classes cost as much as a prediction.
 """
 
+import asyncio
 import json
 import logging
 import os
@@ -10,12 +11,14 @@ import re
 import time
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import HistogramMetricFamily
 
+from pystock.api_keys import Keys
 from pystock.api_process import ENDING
 from pystock.api_schema import MOST_ERRORS, Refused
 
@@ -26,6 +29,7 @@ POLLED = (
     "/ready",
     "/metrics",
 )  # monitors ask for them every few seconds: what is well is no line of the log
+GUARDED = (("POST", "/predict"), ("GET", "/model"))  # by keys; monitors and those who read the contract need none
 _SANE = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 # Metrics ------------------------------------------------------------------------------------------------------------
@@ -41,6 +45,26 @@ SWITCHES = Counter("pystock_api_switches", "Changes to another version, in each 
 REFUSED_VERSIONS = Counter("pystock_api_refused_versions", "Versions that failed the check, in each worker.")
 SERVER_UP = Gauge("pystock_api_tracking_server_up", "Whether the tracking server answers.", multiprocess_mode="livemin")
 FROM_CACHE = Gauge("pystock_api_model_from_cache", "Whether the model is the cached one.", multiprocess_mode="livemax")
+
+
+class _Untold:
+    """In place of a gauge that would say what another says."""
+
+    def set(self, value: float) -> None:
+        pass
+
+
+class OfModel(NamedTuple):
+    """What a Watcher tells of its model."""
+
+    version: Gauge
+    switches: Counter
+    refused: Counter
+    server_up: Gauge | _Untold = _Untold()
+    from_cache: Gauge | _Untold = _Untold()
+
+
+CHAMPION = OfModel(VERSION, SWITCHES, REFUSED_VERSIONS, SERVER_UP, FROM_CACHE)
 # A histogram of prometheus_client takes one value at a time, and a request may bring 10,000. So these count in steps of
 # a tenth, and _Probabilities shows them as a histogram.
 _BINS = 10
@@ -120,12 +144,12 @@ def problem(refused: Refused, request_id: str) -> tuple[list[tuple[bytes, bytes]
 
 
 class Call:
-    """What is known about a request: `id`, and for the log status, rows and version of its answer."""
+    """What is known about a request: `id`, and for the log its client, and status, rows and version of its answer."""
 
-    __slots__ = ("id", "status", "rows", "version")
+    __slots__ = ("id", "status", "rows", "version", "client")
 
     def __init__(self, id: str):
-        self.id, self.status, self.rows, self.version = id, 0, None, None
+        self.id, self.status, self.rows, self.version, self.client = id, 0, None, None, None
 
 
 class Around:
@@ -133,11 +157,11 @@ class Around:
 
     POST /predict goes straight to `predict(scope, receive, send)`, everything else to `app`: the layers of a framework
     would cost as much as a prediction. `scope["call"]` is the request's Call. A service that is ending asks each client
-    to close its connection.
+    to close its connection. With `keys` those who ask for predictions, or what makes them, need one.
     """
 
-    def __init__(self, app, predict):
-        self.app, self.predict = app, predict
+    def __init__(self, app, predict, keys: Keys | None = None):
+        self.app, self.predict, self.keys = app, predict, keys
         self._requests, self._seconds = {}, {path: SECONDS.labels(path) for path in (*PATHS, "other")}
 
     async def __call__(self, scope, receive, send):
@@ -160,14 +184,22 @@ class Around:
 
         IN_PROGRESS.inc()
         try:
+            if self.keys and (scope["method"], scope["path"]) in GUARDED:
+                call.client = self._client(scope["headers"])
             if scope["path"] == "/predict" and scope["method"] == "POST":
                 await self.predict(scope, receive, answer)
+            elif scope["method"] == "HEAD":  # the answer to GET, of which uvicorn leaves the body out
+                await self.app(scope | {"method": "GET"}, receive, answer)
             else:
                 await self.app(scope, receive, answer)
         except Refused as refused:
             await send_problem(answer, refused, call)
         except Disconnected:
             pass
+        except asyncio.CancelledError:  # uvicorn's, when requests have had all of the time that they get at the end
+            if not call.status:
+                detail = "The service ends, and no time is left for this request: try again."
+                await send_problem(answer, Refused(503, detail, reason="ending", retry_after="1"), call)
         except Exception:
             log.exception("a request failed", extra={"request_id": call.id})
             if not call.status:
@@ -175,6 +207,15 @@ class Around:
         finally:
             IN_PROGRESS.dec()
             self._count(scope, call.status or 499, time.perf_counter() - begun, call)
+
+    def _client(self, headers: list[tuple[bytes, bytes]]) -> str:
+        given = dict(headers).get(b"authorization", b"")
+        client = self.keys.client(given)
+        if client is None:
+            what = "is not one that is known here" if given else "is missing"
+            detail = f"The key {what}: send it in the header Authorization, as Bearer KEY."
+            raise Refused(401, detail, reason="key", www_authenticate="Bearer")
+        return client
 
     def _count(self, scope: dict, status: int, taken: float, call: Call) -> None:
         path = scope["path"] if scope["path"] in self._seconds else "other"
@@ -194,6 +235,8 @@ class Around:
                 "rows": call.rows,
                 "model_version": call.version,
             }
+            if self.keys:
+                about["client"] = call.client
             log.log(level, "request", extra=about)
 
 
@@ -225,7 +268,7 @@ async def read_json(scope: dict, receive, limit: int) -> bytes:
     if coding != b"identity":
         detail = f"The body is encoded as {coding.decode('latin-1')[:60]!r}: send it plain."
         raise Refused(415, detail, reason="type")
-    if length and int(length) > limit:
+    if length and int(length.lstrip(b"0") or b"0") > limit:  # Python reads no number of 5,000 digits, zeros or not
         raise _too_large(limit)
     message = await receive()
     parts, size = [], 0

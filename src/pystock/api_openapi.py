@@ -41,6 +41,7 @@ EXAMPLES = {
 
 _WHY = {
     400: "The body is no JSON.",
+    401: "The key is missing or not known.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body is not said to be plain JSON in UTF-8.",
@@ -50,8 +51,9 @@ _WHY = {
 }
 
 
-def add_routes(app: FastAPI, contract: Contract, handlers: dict[str, Callable]) -> None:
-    """Put the handlers, by name, at their paths, and describe these and POST /predict."""
+def add_routes(app: FastAPI, contract: Contract, handlers: dict[str, Callable], keys: bool) -> None:
+    """Put the handlers, by name, at their paths, and describe these and POST /predict. `keys`: some need a key."""
+    guarded = {"security": [{"key": []}]} if keys else {}
     requests = {name: {"$ref": f"#/components/schemas/{name}"} for name in ("RowsRequest", "PricesRequest")}
     body = {
         "required": True,
@@ -64,25 +66,40 @@ def add_routes(app: FastAPI, contract: Contract, handlers: dict[str, Callable]) 
     }
     app.post(
         "/predict",
+        operation_id="predict",
         summary="Probabilities and decisions for rows of features, or for days of prices",
-        responses=_json("The predictions, and which version made them.", Predictions) | _problems(*_WHY),
-        openapi_extra={"requestBody": body},
+        description=f"Send `rows` with the {len(NAMES)} features of a day each, or `prices` of {PAST} trading days or "
+        f"more, from which the features are made: each day from number {PAST} on is answered. A decision is 1 where "
+        "the probability is above the threshold. One version of the model makes all predictions of an answer.",
+        responses=_json("The predictions, and which version made them.", Predictions)
+        | _problems(*(status for status in _WHY if keys or status != 401)),
+        openapi_extra={"requestBody": body} | guarded,
     )(_never)
-    about = _json("What answers now.", Model) | _problems(503)
-    app.get("/model", summary="The version that answers", responses=about)(handlers["model"])
-    alive = _json("The process lives.", {"type": "object", "properties": {"status": {"const": "alive"}}})
-    app.get("/health", summary="Whether the process lives", responses=alive)(handlers["health"])
-    states = _json("A model answers.", Ready) | _json("No model is there, or the service is ending.", Ready, 503)
-    app.get("/ready", summary="Whether it can answer, and what stands in the way", responses=states)(handlers["ready"])
-    text = {200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
-    app.get("/metrics", summary="Counts and times, of all workers", responses=text, response_class=PlainTextResponse)(
-        handlers["metrics"]
+    about = _json("What answers now.", Model) | _problems(*((401, 503) if keys else (503,)))
+    app.get("/model", operation_id="model", summary="The version that answers", responses=about, openapi_extra=guarded)(
+        handlers["model"]
     )
+    alive = _json("The process lives.", {"type": "object", "properties": {"status": {"const": "alive"}}})
+    app.get("/health", operation_id="health", summary="Whether the process lives", responses=alive)(handlers["health"])
+    states = _json("A model answers.", Ready) | _json("No model is there, or the service is ending.", Ready, 503)
+    app.get(
+        "/ready", operation_id="ready", summary="Whether it can answer, and what stands in the way", responses=states
+    )(handlers["ready"])
+    text = {200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    app.get(
+        "/metrics",
+        operation_id="metrics",
+        summary="Counts and times, of all workers",
+        responses=text,
+        response_class=PlainTextResponse,
+    )(handlers["metrics"])
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             about = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             about.setdefault("components", {})["schemas"] = contract.schemas()
+            if keys:
+                about["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = about
         return app.openapi_schema
 
@@ -90,7 +107,8 @@ def add_routes(app: FastAPI, contract: Contract, handlers: dict[str, Callable]) 
 
 
 def _never() -> None:
-    """POST /predict is answered before FastAPI's routes (pystock.api_limits.Around); this one describes it."""
+    # POST /predict is answered before FastAPI's routes (pystock.api_limits.Around); this one describes it
+    raise AssertionError
 
 
 def _json(description: str, kind: Any, status: int = 200) -> dict:
@@ -100,4 +118,6 @@ def _json(description: str, kind: Any, status: int = 200) -> dict:
 
 def _problems(*statuses: int) -> dict:
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": _WHY[status], "content": content} for status in statuses}
+    found = {status: {"description": _WHY[status], "content": content} for status in statuses}
+    wait = {"description": "seconds", "schema": {"type": "integer"}}
+    return found | {503: found[503] | {"headers": {"Retry-After": wait}}}

@@ -1,16 +1,27 @@
 """The processes of the inference API: how they log, and how they end without losing a request."""
 
+import asyncio
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import socket
+import struct
+import sys
 import threading
+from contextlib import suppress
 
+import httptools
 from pydantic_core import to_json
+from uvicorn import Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors import Multiprocess, multiprocess
 
+HEAD_SECONDS = 10  # in which the head of a request has to be there, from when the connection is, or its first byte
+HEAD_BYTES = 65_536  # of a head
+ACCEPT = 0.1  # seconds in which a service that is asked to end accepts the connections that wait
+SO_ATTACH_FILTER = 26  # of Linux; Python has no name for it
 DRAIN = 0.3  # seconds in which a service that has stopped listening answers on the connections that are there
 ENDING = threading.Event()
 
@@ -30,7 +41,8 @@ def log_config(level: str) -> dict:
         "reserved_attrs": [*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message"],
     }
     handler = {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "json"}
-    quiet = {name: {"level": "WARNING"} for name in ("mlflow", "uvicorn", "alembic", "urllib3", "asyncio", "filelock")}
+    quiet = {name: {"level": "WARNING"} for name in ("mlflow", "uvicorn", "alembic", "asyncio", "filelock")}
+    quiet["urllib3"] = {"level": "ERROR"}  # not each of its attempts: the watcher says once that the server is lost
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -77,15 +89,95 @@ class EachItsOwn:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """A connection that is idle when the service ends may have a request under way: it is closed a moment later.
+    """uvicorn's, with limits for the head of a request, and an end that loses none.
 
-    uvicorn calls `shutdown` when nothing listens any more. From then on ENDING is set, by which each answer asks its
-    client to close the connection.
+    A connection that is idle when the service ends may have a request under way: it is closed a moment later. uvicorn
+    calls `shutdown` when nothing listens any more. From then on ENDING is set, by which each answer asks its client to
+    close the connection.
     """
+
+    _late = None  # the timer that closes a connection on which no request begins
+    _head = None  # bytes of a head that has begun and is not whole
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def connection_lost(self, exc):
+        self._in_time()
+        super().connection_lost(exc)
+
+    def data_received(self, data):
+        self._unset_keepalive_if_required()
+        before = self.scope
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as asked:
+            return self._read_again_without_upgrade(data[asked.args[0] :])
+        except httptools.HttpParserError:
+            return self.send_400_response("Invalid HTTP request received.")
+        if self._head is not None and self.scope is before:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                return self.send_400_response(f"The head of the request has more than {HEAD_BYTES} bytes.")
+        if self._late is None and (self.cycle is None or self.cycle.response_complete):
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _read_again_without_upgrade(self, rest):
+        """Java's HTTP client and `curl --http2` ask to go on in HTTP/2, which nobody has to grant. The parser, though,
+        then takes the body for HTTP/2."""
+        if self.parser.get_method() == b"CONNECT":
+            return self.send_400_response("Invalid HTTP request received.")
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", rest]))
+
+    def on_message_begin(self):
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self):
+        self._head = None
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self._in_time()
+
+    def on_message_complete(self):
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def _in_time(self):
+        if self._late:
+            self._late.cancel()
+            self._late = None
 
     def shutdown(self):
         ENDING.set()
         self.loop.call_later(DRAIN, super().shutdown)
+
+
+class PatientServer(Server):
+    """Takes what waits at its socket before it closes it: the system has accepted that, and would reset it."""
+
+    async def shutdown(self, sockets=None):
+        for server in self.servers:
+            for listening in server.sockets:
+                _shut_the_door(listening.fileno())
+        await asyncio.sleep(ACCEPT)
+        await super().shutdown(sockets)
+
+
+multiprocess.Server = PatientServer  # what a worker makes
+
+
+def _shut_the_door(listening: int) -> None:
+    """Let in nobody, or where the system refuses that only one at a time, between the last accept and the close."""
+    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # the program `return 0`: no byte passes
+    with socket.socket(fileno=os.dup(listening)) as same, suppress(OSError):
+        same.listen(0)
+        if sys.platform == "linux":
+            same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
 
 
 class Supervisor(Multiprocess):

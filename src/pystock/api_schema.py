@@ -122,11 +122,12 @@ def features(prices: list[dict]) -> tuple[list[str], np.ndarray]:
         before = today
     if wrong:
         raise _refused(wrong)
-    columns = {name: [day[name.lower()] for day in prices] for name in COLUMNS if name != "Adj Close"}
+    keys = ["close" if name == "Adj Close" else name.lower() for name in COLUMNS]
+    numbers = np.array([[day[key] for key in keys] for day in prices], np.float64)
     dates = [day["date"] for day in prices]
-    frame = pd.DataFrame(columns, index=pd.DatetimeIndex(dates, name="Date")).assign(**{"Adj Close": columns["Close"]})
+    frame = pd.DataFrame(numbers, pd.DatetimeIndex(dates, name="Date"), COLUMNS)
     for rule, holds in ROW_RULES.items():
-        bad = np.flatnonzero(~holds(frame[COLUMNS]).to_numpy())
+        bad = np.flatnonzero(~holds(frame).to_numpy())
         wrong += [(f"prices[{number}]", f"cannot be: {rule}") for number in bad[:MOST_ERRORS]]
     if wrong:
         raise _refused(wrong)
@@ -264,7 +265,18 @@ class RefusedVersion(BaseModel):
 
 class Champion(BaseModel):
     checked_at: str | None
+    version: int | None = Field(description="what the alias named then; null: no version, or never asked")
     refused: RefusedVersion | None
+
+
+class Mirror(Champion):
+    share: float
+    model: ModelVersion | None = Field(description="the challenger; without one nothing is mirrored")
+
+
+class Keys(BaseModel):
+    clients: int
+    error: str | None = Field(description="why the file could not be read again; the keys before it hold")
 
 
 class Ready(BaseModel):
@@ -273,3 +285,5 @@ class Ready(BaseModel):
     origin: str | None = Field(alias="from")
     tracking_server: TrackingServer
     champion: Champion
+    mirror: Mirror | None
+    keys: Keys | None

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pystock.api_keys import KeysError, read_keys
+
 PREFIX = "PYSTOCK_API_"
+_MODEL = "models:/[^/@]+(@[^/@]+|/[0-9]+)"
 
 
 def cache_folder() -> Path:
@@ -21,7 +24,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    model: str = Field("models:/pystock-big-move@champion", pattern=r"^models:/[^/@]+(@[^/@]+|/[0-9]+)$")
+    model: str = Field("models:/pystock-big-move@champion", pattern=f"^{_MODEL}$")
+    mirror: str = Field("", pattern=f"^({_MODEL})?$")
+    mirror_share: float = Field(0.1, ge=0, le=1)
+    keys_file: Annotated[str, Field(min_length=1)] | None = None
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8000, ge=1, le=65535)
     workers: int = Field(1, ge=1, le=64)
@@ -48,9 +54,14 @@ def read_settings() -> Settings:
         for each in error.errors():
             given = str(each["input"])[:60]
             rule = each["msg"].replace("Input should", "it should").replace("String should", "it should")
-            if each["loc"] == ("model",):
+            if each["loc"] in (("model",), ("mirror",)):
                 rule = "write models:/NAME@ALIAS or models:/NAME/VERSION"
             wrong.append(f"{PREFIX}{str(each['loc'][0]).upper()} is {given!r}: {rule}.")
+    if found and found.keys_file:
+        try:
+            read_keys(Path(found.keys_file))
+        except KeysError as error:
+            wrong.append(f"{PREFIX}KEYS_FILE is {found.keys_file!r}: {error}.")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         wrong.append("MLFLOW_TRACKING_URI is not set: name the store or the server that knows the model.")
     if wrong:
