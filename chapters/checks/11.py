@@ -3,7 +3,7 @@
 import json
 
 from course.checks import Exercise, Wrong
-from pystock.api_schema import Contract, Refused, features
+from pystock.api_schema import NAMES, Contract, Refused, features
 from pystock.data import load, named
 from pystock.features import volatility
 
@@ -25,37 +25,46 @@ def from_prices(answer, market):
     except Refused as refusal:
         raise Wrong(f"The service would refuse it: {refusal.detail}") from None
     if question.threshold != 0.5:
-        raise Wrong(f"The threshold is {question.threshold or 'the own one of the model'}: the desk asks for 0.5.")
+        given = "the own one of the model" if question.threshold is None else question.threshold
+        raise Wrong(f"The threshold is {given}: the desk asks for 0.5.")
     if dates[-1] != LAST:
-        raise Wrong(f"The last day is {dates[-1]}: the desk asks about the close of {LAST}.")
-    if len(dates) > 1:
-        raise Wrong(f"It would be answered for {len(dates)} days: send no more than the features of one day need.")
-    if not (numbers[-1] == volatility(load(market)).iloc[-1].to_numpy()).all():
-        raise Wrong("The features of that day would be others: send the days as `load` has them, and leave none out.")
+        raise Wrong(f"The last day is {dates[-1]}: the desk asks about the last days up to {LAST}.")
+    if len(dates) != 5:
+        raise Wrong(f"It would be answered for {len(dates)} of the days sent: the screen wants five, and no more.")
+    if not (numbers == volatility(load(market)).tail(5).to_numpy()).all():
+        raise Wrong("The features of those days would be others: send the days as `load` has them, and leave none out.")
 
 
-def takes_them(answer, market):
+def could_be_served(answer, market):
     import mlflow
 
-    name = named("pystock-api-trial", market)
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    if not found:
-        raise Wrong(f"This store has no versions of {name} yet: run the chapter up to its exercises first.")
-    if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(one, (str, int)) for one in answer):
-        raise Wrong("Give a set of numbers of versions, such as {'1', '2'}.")
-    given, exist = {str(one) for one in answer}, {str(each.version) for each in found}
-    if unknown := given - exist:
-        raise Wrong(f"{name} has no version {sorted(unknown)[0]}: it has {', '.join(sorted(exist, key=int))}.")
-    columns = list(volatility(load(market).head(1)).columns)
-    right = set()
-    for each in found:
-        signature = mlflow.models.get_model_info(each.source).signature
-        if signature and signature.inputs.input_names() == columns:
-            right.add(str(each.version))
-    if wrong := given - right:
-        raise Wrong(f"Version {sorted(wrong)[0]} asks for other columns than the 12 of the contract: it is refused.")
-    if right - given:
-        raise Wrong("One more has the signature of the contract: look at every version, and not at the alias.")
+    newest = {}
+    for each in mlflow.MlflowClient().search_model_versions():
+        newest[each.name] = max(each, newest.get(each.name, each), key=lambda one: int(one.version))
+    if named("pystock-api-trial", market) not in newest:
+        raise Wrong("This store lacks the registered model of the chapter: run it up to its exercises first.")
+    if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(one, str) for one in answer):
+        raise Wrong("Give a set of names of registered models, such as {'pystock-big-move'}.")
+    if unknown := set(answer) - set(newest):
+        raise Wrong(f"There is no registered model {min(unknown)}: this store has {', '.join(sorted(newest))}.")
+    reasons = {name: _unfit(mlflow.models.get_model_info(each.source).signature) for name, each in newest.items()}
+    if wrong := sorted(name for name in answer if reasons[name]):
+        version = newest[wrong[0]].version
+        raise Wrong(f"{wrong[0]} would be refused: its newest version, {version}, {reasons[wrong[0]]}.")
+    if {name for name, reason in reasons.items() if not reason} - set(answer):
+        raise Wrong("One more has such a signature: look at the newest version of every registered model.")
+
+
+def _unfit(signature) -> str:
+    """Why the service would refuse a version with this signature; empty if it would not."""
+    if not signature or not signature.inputs or not signature.inputs.has_input_names():
+        return "has no signature that names its columns"
+    columns = [(each.name, each.type.name) for each in signature.inputs.inputs]
+    if columns != [(name, "double") for name in NAMES]:
+        return f"asks for other columns than the {len(NAMES)} doubles of the contract"
+    if not any(each.name == "threshold" for each in signature.params or []):
+        return "has no parameter threshold"
+    return ""
 
 
 def seen_by_callers(answer, market):
@@ -63,6 +72,8 @@ def seen_by_callers(answer, market):
         value = float(answer)
     except (TypeError, ValueError):
         raise Wrong("Give one number, in milliseconds.") from None
+    if 0.85 < value < 0.95:
+        raise Wrong("That is in seconds: give milliseconds.")
     if value < 5:
         raise Wrong("That is what the generator reports that waits: it has asked once in the whole second.")
     if value >= 990:
@@ -76,21 +87,23 @@ _DAY = {"date": LAST, "open": 2498.94, "high": 2509.24, "low": 2482.82, "close":
 EXERCISES = [
     Exercise(
         "11.1",
-        question="The screen wants the decision for the last day of 2018 at a threshold of `0.5`. It knows prices, and "
-        "sends no day more than it must. Write the body of the request as a Python dictionary.",
-        hint="The longest feature looks back over 66 returns, and a return needs the day before it. `as_prices` makes "
-        "the list of days.",
+        question="The screen wants the decisions for the last five trading days of 2018 at a threshold of `0.5`. It "
+        "knows prices, and sends no day more than it must. Write the body of the request as a Python dictionary.",
+        hint="The longest feature looks back over 66 returns, and a return needs the day before it. Each further "
+        "answer needs one day more. `as_prices` makes the list of days.",
         test=from_prices,
         wrong=[{"prices": [_DAY], "threshold": 0.5}, {"rows": [{"abs_return": 0.01}], "threshold": 0.5}],
     ),
     Exercise(
         "11.2",
-        question="Before somebody moves the alias again: which versions of `trial` in this store would the service "
-        "take, going by their signatures? Your answer is a set of their numbers.",
-        hint="`client.search_model_versions` lists the versions, `mlflow.models.get_model_info(version.source)` has "
-        "the signature, and `signature.inputs.input_names()` its columns.",
-        test=takes_them,
-        wrong=[{"1"}, {"1", "2", "3"}],
+        question="Which registered models of this store could you name in `PYSTOCK_API_MODEL`, going by the signature "
+        "of their newest version? The service wants the 12 features, by name and in this order, as doubles, and the "
+        "parameter `threshold`. Your answer is a set of names.",
+        hint="`client.search_model_versions()` lists the versions of all registered models; the newest has the "
+        "highest number. `mlflow.models.get_model_info(version.source).signature` is the signature, or None. "
+        "`signature.inputs.input_dict()` has the columns with their types, `signature.params` the parameters.",
+        test=could_be_served,
+        wrong=[{"pystock-big-move", "pystock-api-trial"}, {"pystock-direction"}],
     ),
     Exercise(
         "11.3",
