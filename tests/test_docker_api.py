@@ -26,6 +26,7 @@ pytestmark = pytest.mark.docker
 
 NAME = "pystock-big-move"
 BASE = "python:3.12-slim"
+PATIENCE = 120  # seconds for what a container does, on a busy machine
 PROJECT = CHECKOUT / "projects" / "pystock-inference-api"
 EXAMPLE = json.loads((PROJECT / "example.json").read_text())
 
@@ -198,28 +199,28 @@ def test_a_promoted_version_answers_without_a_restart(bench, second):
     # the rows of a champion and of the one before differ, so that a mixed answer would be seen
     expected = {version: probability(version) for version in (1, second)}
     assert abs(expected[1] - expected[second]).max() > 1e-6
-    until(lambda: ask(bench, body=EXAMPLE)["model"]["version"] == second, 30, "an answer of the new champion")
+    until(lambda: ask(bench, body=EXAMPLE)["model"]["version"] == second, PATIENCE, "an answer of the new champion")
     assert close(ask(bench, body=EXAMPLE), expected[second])
     assert bench.container("api")["State"]["StartedAt"] == started
 
 
 def test_without_the_tracking_server_it_goes_on_and_starts_again(bench, second):
-    until(lambda: ask(bench, body=EXAMPLE)["model"]["version"] == second, 30, "an answer of the new champion")
+    until(lambda: ask(bench, body=EXAMPLE)["model"]["version"] == second, PATIENCE, "an answer of the new champion")
     expected = probability(second)
     bench.compose("stop", "--timeout", "2", "mlflow")
     try:
-        lost = until(lambda: gone(ask(bench, "/ready")), 30, "a word about the server")
+        lost = until(lambda: gone(ask(bench, "/ready")), PATIENCE, "a word about the server")
         assert lost["from"] == "registry" and lost["model"]["version"] == second
         assert close(ask(bench, body=EXAMPLE), expected)
         bench.compose("restart", "api")
-        until(lambda: answers(bench), 60, "an answer after the restart")
+        until(lambda: answers(bench), PATIENCE, "an answer after the restart")
         assert close(ask(bench, body=EXAMPLE), expected)
         ready = ask(bench, "/ready")
         assert ready["from"] == "cache" and ready["model"]["version"] == second and gone(ready)
         assert "pystock_api_model_from_cache 1" in status(f"{bench.api}/metrics")[1]
     finally:
         bench.compose("start", "mlflow")
-    until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], 30, "the server's return")
+    until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], PATIENCE, "the server's return")
     assert ask(bench, "/ready")["from"] == "registry" and close(ask(bench, body=EXAMPLE), expected)
 
 
@@ -255,7 +256,7 @@ def test_a_stop_under_load_loses_no_accepted_request(bench):
 
     with ThreadPoolExecutor(8) as pool:
         clients = [pool.submit(client, number) for number in range(8)]
-        until(lambda: len(answered) > 200, 60, "200 answers")
+        until(lambda: len(answered) > 200, PATIENCE, "200 answers")
         before, begun = len(answered), time.monotonic()
         bench.compose("stop", "api")
         seconds = time.monotonic() - begun
@@ -294,7 +295,7 @@ def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(
     record_property("measured", f"deployment, called again: {seconds:.0f} s")
     assert "nothing has changed, all three steps were skipped" in said
     assert status(f"{bench.mlflow}/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
-    until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], 30, "the server by its new rules")
+    until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], PATIENCE, "the server by its new rules")
     assert bench.container("api")["State"]["StartedAt"] == started
     assert close(ask(bench, body=EXAMPLE), expected)
     os.environ |= {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": bench.env["MLFLOW_ADMIN_PASSWORD"]}

@@ -158,7 +158,7 @@ def test_a_stopped_container_ends_soon_and_the_next_one_goes_on(bench, image, ve
     words += ["--chunk_rows", "4000"]
     try:
         docker(*command(bench, image, jobs, *words, options=[*options, "--detach"]))
-        until(lambda: list(jobs.glob("out.csv.partial/*.arrow")), 60, "the first chunk")
+        until(lambda: list(jobs.glob("out.csv.partial/*.arrow")), 120, "the first chunk")
         begun = time.monotonic()
         docker("stop", name)
         assert time.monotonic() - begun < 8  # it heard the signal; Docker kills after 10 s

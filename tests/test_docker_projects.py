@@ -136,7 +136,7 @@ def waiting(tmp_path):
                 stderr=subprocess.STDOUT,
             )
         started.append(process)
-        until(lambda: "\nclaimed" in (tmp_path / "output").read_text(), 60, "the claim in the container")
+        until(lambda: "\nclaimed" in (tmp_path / "output").read_text(), 120, "the claim in the container")
         return process, re.search("pystock-[0-9a-f]{8}", (tmp_path / "output").read_text())[0]
 
     start.output = tmp_path / "output"
@@ -180,7 +180,7 @@ def test_after_a_kill_the_container_works_on_until_it_is_stopped(server, waiting
     docker("stop", name)
     assert time.monotonic() - begun < 8  # it heard the signal; Docker kills after 10 s
     assert newest("waits", step="main").info.status == "FAILED"
-    until(lambda: not containers(name), 30, "the end of the container")
+    until(lambda: not containers(name), 120, "the end of the container")
 
 
 # What MLflow does by itself

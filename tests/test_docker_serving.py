@@ -103,7 +103,7 @@ def served(image):
         return answers(f"http://{url}/ping") and f"http://{url}"
 
     try:
-        url = until(address, 90, "an answer to /ping")
+        url = until(address, 120, "an answer to /ping")
         assert ask(url, "POST", "/invocations", good(), JSON).status_code == 200
         yield name, url, time.monotonic() - begun, starts
     finally:
@@ -188,7 +188,7 @@ def test_it_ends_with_success_when_a_part_of_it_dies(served):
     """So `--restart on-failure` does not start it again, `unless-stopped` would. Last, since it ends the container."""
     name = served[0]
     docker("exec", name, "python", "-c", KILL_NGINX)
-    until(lambda: state(name).startswith("exited"), 20, "its end")
+    until(lambda: state(name).startswith("exited"), 120, "its end")
     time.sleep(1)
     assert state(name) == "exited 0 0"
 

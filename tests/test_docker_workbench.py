@@ -403,7 +403,7 @@ def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, 
         client.kill()
     said += rest.split()
     acknowledged = {int(step) for step in said if step.isdigit()}
-    until(lambda: answers(bench.mlflow + "/health"), 60, "MLflow's health")
+    until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
     state, found, right = last_line(bench.python(COUNT.format(run=run)))
     end = "finished" if client.returncode == 0 else errors.strip().splitlines()[-1]
     counts = f"{len(acknowledged)} acknowledged, {len(found)} found"
