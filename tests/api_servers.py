@@ -149,6 +149,16 @@ class Service:
         lines = self.server.log.read_text(encoding="utf-8").splitlines()
         return [found for found in map(json.loads, lines) if found["message"] == message]
 
+    def event(self, message: str, request_id: str) -> dict:
+        """The one line of the log with that message about that request: it is written when the answer has left."""
+
+        def of_request():
+            return [found for found in self.events(message) if found["request_id"] == request_id]
+
+        until(of_request, 20)
+        (line,) = of_request()
+        return line
+
     def until_version(self, version: int) -> None:
         until(lambda: self.version() == version, 20)
 

@@ -165,7 +165,7 @@ def test_request_ids_logs_and_metrics(service, versions):
     assert given.headers["X-Request-ID"] == given.json()["request_id"] == "ask-17"
     made = service.predict({"rows": [ROW]}, headers={"X-Request-ID": "not sane; \tat all"})
     assert len(made.json()["request_id"]) == 32 and made.headers["X-Request-ID"] == made.json()["request_id"]
-    (line,) = [each for each in service.events("request") if each["request_id"] == "ask-17"]
+    line = service.event("request", "ask-17")
     expected = {"level": "INFO", "method": "POST", "path": "/predict", "status": 200, "rows": 2}
     assert expected.items() <= line.items() and line["model_version"] == versions.forest and line["milliseconds"] > 0
     assert pd.Timestamp(line["time"]).tzinfo

@@ -134,7 +134,7 @@ def test_a_key_is_asked_for_and_can_be_withdrawn(keys, versions, tmp_path):
         assert service.ready()["mirror"] is None and "pystock_api_mirror" not in service.get("/metrics").text
         given = {"Authorization": f"Bearer {ada}", "X-Request-ID": "ada-1"}
         assert service.predict(ROW, headers=given).json()["model"]["version"] == versions.forest
-        (line,) = [each for each in service.events("request") if each["request_id"] == "ada-1"]
+        line = service.event("request", "ada-1")
         assert line["client"] == "ada"
         refused = [({}, "is missing"), ({"Authorization": "Bearer " + ada[:-1]}, "is not one that is known")]
         for headers, said in [

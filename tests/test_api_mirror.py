@@ -128,9 +128,7 @@ def said(version, table):
 
 def mirrored(service, request_id):
     """The line of the log about that request."""
-    until(lambda: [each for each in service.events("mirrored") if each["request_id"] == request_id], 20)
-    (line,) = [each for each in service.events("mirrored") if each["request_id"] == request_id]
-    return line
+    return service.event("mirrored", request_id)
 
 
 def refused(service, version):
