@@ -25,11 +25,11 @@ def pytest_addoption(parser):
     )
 
 
-LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py")
+LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py", "test_offline_slow.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest of the container tests begin first: at the end all workers but one would wait for them."""
+    """The longest of the container and the slow tests begin first: at the end all workers but one would wait."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

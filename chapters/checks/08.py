@@ -81,7 +81,7 @@ EXERCISES = [
         "gives a frame with one column, `range`: the logarithm of the high divided by the low. Put it into "
         "`pystock.features.FEATURES` under the name `range`, and let `make_features` make the table for `big_move` in "
         "the stages in `home`. Your answer is what it returns.",
-        hint="`FEATURES` is a dictionary of functions. A column alone is `prices['High'] / prices['Low']`; `np.log` "
+        hint="`FEATURES` is a dictionary of functions. The ratio is `prices['High'] / prices['Low']`; `np.log` "
         "takes the logarithm, and `.to_frame('range')` makes a frame of it.",
         test=another_feature_set,
         wrong=["range", {"features": "range"}],
