@@ -29,7 +29,7 @@ LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py", "test_offline_
 
 
 def pytest_collection_modifyitems(items):
-    """The longest of the container and the slow tests begin first: at the end all workers but one would wait."""
+    """The longest begin first: at the end all workers but one would wait for them."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
