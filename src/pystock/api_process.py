@@ -172,12 +172,26 @@ multiprocess.Server = PatientServer  # what a worker makes
 
 
 def _shut_the_door(listening: int) -> None:
-    """Let in nobody, or where the system refuses that only one at a time, between the last accept and the close."""
-    drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # the program `return 0`: no byte passes
+    """Let in nobody new, or where the system refuses that only one at a time, between the last accept and the close.
+
+    A connection whose opening is half-way must get through: its client believes that it is there. So the filter, a
+    program of the classic BPF over the header of TCP, drops the packets alone that ask for a new one.
+    """
+    program = struct.pack(
+        "HBBIHBBIHBBIHBBIHBBI",
+        *(0x30, 0, 0, 13),  # load the byte of the flags
+        *(0x54, 0, 0, 0x12),  # of them SYN and ACK
+        *(0x15, 0, 1, 0x02),  # SYN alone?
+        *(0x06, 0, 0, 0),  # then no byte passes
+        *(0x06, 0, 0, 0xFFFFFFFF),  # else all
+    )
+    kept = ctypes.create_string_buffer(program, len(program))
     with socket.socket(fileno=os.dup(listening)) as same, suppress(OSError):
-        same.listen(0)
         if sys.platform == "linux":
-            same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
+            with suppress(OSError):  # a container may not
+                same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(kept)))
+                return
+        same.listen(0)
 
 
 class Supervisor(Multiprocess):
