@@ -151,12 +151,7 @@ class Service:
 
     def event(self, message: str, request_id: str) -> dict:
         """The one line of the log with that message about that request: it is written when the answer has left."""
-
-        def of_request():
-            return [found for found in self.events(message) if found["request_id"] == request_id]
-
-        until(of_request, 20)
-        (line,) = of_request()
+        (line,) = until(lambda: [each for each in self.events(message) if each["request_id"] == request_id], 20)
         return line
 
     def until_version(self, version: int) -> None:

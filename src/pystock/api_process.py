@@ -177,19 +177,19 @@ def _shut_the_door(listening: int) -> None:
     A connection whose opening is half-way must get through: its client believes that it is there. So the filter, a
     program of the classic BPF over the header of TCP, drops the packets alone that ask for a new one.
     """
-    program = struct.pack(
-        "HBBIHBBIHBBIHBBIHBBI",
-        *(0x30, 0, 0, 13),  # load the byte of the flags
-        *(0x54, 0, 0, 0x12),  # of them SYN and ACK
-        *(0x15, 0, 1, 0x02),  # SYN alone?
-        *(0x06, 0, 0, 0),  # then no byte passes
-        *(0x06, 0, 0, 0xFFFFFFFF),  # else all
-    )
-    kept = ctypes.create_string_buffer(program, len(program))
+    steps = [
+        (0x30, 0, 0, 13),  # load the byte of the flags
+        (0x54, 0, 0, 0x12),  # of them SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # then no byte passes
+        (0x06, 0, 0, 0xFFFFFFFF),  # else all
+    ]
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     with socket.socket(fileno=os.dup(listening)) as same, suppress(OSError):
         if sys.platform == "linux":
             with suppress(OSError):  # a container may not
-                same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(kept)))
+                filtering = struct.pack("HP", len(steps), ctypes.addressof(program))
+                same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtering)
                 return
         same.listen(0)
 
