@@ -1,8 +1,10 @@
 """What all tests share. No test touches the checkout's own .course: the state folder is a temporary one."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import warnings
 
 import pytest
@@ -48,9 +50,13 @@ def state_elsewhere(tmp_path_factory):
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
+    # MLflow, and what the tests kill, leave hundreds of temporary folders behind. A short path: sockets lie there too.
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="course-tests-")
     os.environ["COURSE_STATE"] = str(tmp_path_factory.mktemp("state"))
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     yield state()
+    shutil.rmtree(tempfile.tempdir, ignore_errors=True)
+    tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(before)
 

@@ -20,6 +20,7 @@ from course.paths import root
 RECORD = root() / "chapters" / "records" / "09_environments.json"
 SERVING = root() / "chapters" / "records" / "10_serving.json"
 LOCK = root() / "requirements.lock"
+SHARED = tempfile.gettempdir()  # as it is before the tests begin: conftest.py gives each worker one of its own
 # All train anew from the same rows, whatever the store holds, so that each finds its own numbers.
 OPTIONS = ("-P", "data=embedded", "-P", "force=yes")
 IMPORTANT = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost-cpu")  # what a prediction and its scores depend on
@@ -62,7 +63,7 @@ def renew(file: Path, part: str, found: dict, *, facts: tuple[str, ...]):
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return
-    with filelock.FileLock(Path(tempfile.gettempdir(), f"{file.stem}-{os.getuid()}.lock")):  # another worker's part
+    with filelock.FileLock(Path(SHARED, f"{file.stem}-{os.getuid()}.lock")):  # another worker's part
         before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if all(before.get(part, {}).get(name) == found[name] for name in facts):
             return

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import mlflow
 import numpy as np
@@ -540,6 +541,7 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
         process = subprocess.Popen([sys.executable, str(MAIN)], env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         until(lambda: _ready(started), 40)
+        until(lambda: workers == 1 or len(_serving(psutil.Process(process.pid))) == workers, 40)
         body = json.dumps({"rows": as_rows(days())}).encode()  # takes a while
         with Clients(started, 3) as single, Clients(started, 3, body) as many, Clients(started, 6, fresh=True) as fresh:
             time.sleep(1)
@@ -558,6 +560,19 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
         if _group(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM")
+def test_what_waits_to_be_accepted_when_the_service_ends_is_answered(versions, tmp_path):
+    """uvloop accepts one connection between two questions: of 150 that come at once most wait for a while."""
+    body = json.dumps({"rows": as_rows(days()[:100])}).encode()
+    with Service(versions.uri, tmp_path, max_concurrent=200) as started, ExitStack() as stack:
+        clients = [stack.enter_context(connected(started)) for _ in range(150)]
+        for client in clients:
+            client.sendall(head(len(body)) + body)
+        os.kill(pid_of(started), signal.SIGTERM)
+        statuses = Counter(received(client)[9:12] for client in clients)
+    assert statuses == {b"200": 150}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGTERM")

@@ -1,13 +1,12 @@
 """The processes of the inference API: how they log, and how they end without losing a request."""
 
 import asyncio
-import ctypes
 import logging
 import multiprocessing
 import os
+import selectors
 import signal
 import socket
-import struct
 import sys
 import threading
 from contextlib import suppress
@@ -20,9 +19,10 @@ from uvicorn.supervisors import Multiprocess, multiprocess
 
 HEAD_SECONDS = 10  # in which the head of a request has to be there, from when the connection is, or its first byte
 HEAD_BYTES = 65_536  # of a head
-ACCEPT = 0.1  # seconds in which a service that is asked to end accepts the connections that wait
-SO_ATTACH_FILTER = 26  # of Linux; Python has no name for it
+ACCEPT = 0.1  # seconds that a service which is asked to end leaves to connections whose opening is half-way
+IP_MINTTL, IPV6_MINHOPCOUNT = 21, 73  # of Linux; Python has no names for them
 DRAIN = 0.3  # seconds in which a service that has stopped listening answers on the connections that are there
+SHUT = threading.Event()  # the sockets drop what asks for a new connection
 ENDING = threading.Event()
 
 
@@ -101,6 +101,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport):
         super().connection_made(transport)
+        if SHUT.is_set():
+            _want_time_to_live(transport.get_extra_info("socket").fileno(), 0)
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def connection_lost(self, exc):
@@ -161,10 +163,17 @@ class PatientServer(Server):
     """Takes what waits at its socket before it closes it: the system has accepted that, and would reset it."""
 
     async def shutdown(self, sockets=None):
-        for server in self.servers:
-            for listening in server.sockets:
-                _shut_the_door(listening.fileno())
-        await asyncio.sleep(ACCEPT)
+        loop, quiet = asyncio.get_running_loop(), 0
+        end = loop.time() + self.config.timeout_graceful_shutdown
+        with selectors.DefaultSelector() as doors:
+            for server in self.servers:
+                for listening in server.sockets:
+                    _shut_the_door(listening.fileno())
+                    doors.register(listening.fileno(), selectors.EVENT_READ)
+            await asyncio.sleep(ACCEPT)
+            while quiet < 2 and loop.time() < end:
+                await asyncio.sleep(0)  # uvloop accepts one in each round of its loop, and in the next one knows it
+                quiet = 0 if doors.select(0) else quiet + 1
         await super().shutdown(sockets)
 
 
@@ -172,26 +181,27 @@ multiprocess.Server = PatientServer  # what a worker makes
 
 
 def _shut_the_door(listening: int) -> None:
-    """Let in nobody new, or where the system refuses that only one at a time, between the last accept and the close.
+    """Let in nobody new, or where the system cannot do that only one at a time, between the last accept and the close.
 
-    A connection whose opening is half-way must get through: its client believes that it is there. So the filter, a
-    program of the classic BPF over the header of TCP, drops the packets alone that ask for a new one.
+    A connection whose opening is half-way must get through: its client believes that it is there. Linux can hold the
+    time to live of what asks for a new connection against a minimum (RFC 5082), and drops it; not that of the last
+    step of an opening. The connection inherits the minimum, and is freed of it when it is made. What came before that
+    is sent again by its client.
     """
-    steps = [
-        (0x30, 0, 0, 13),  # load the byte of the flags
-        (0x54, 0, 0, 0x12),  # of them SYN and ACK
-        (0x15, 0, 1, 0x02),  # SYN alone?
-        (0x06, 0, 0, 0),  # then no byte passes
-        (0x06, 0, 0, 0xFFFFFFFF),  # else all
-    ]
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    with socket.socket(fileno=os.dup(listening)) as same, suppress(OSError):
-        if sys.platform == "linux":
-            with suppress(OSError):  # a container may not
-                filtering = struct.pack("HP", len(steps), ctypes.addressof(program))
-                same.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filtering)
-                return
+    if sys.platform == "linux":
+        with suppress(OSError):  # a sandbox in place of the kernel may not know it
+            _want_time_to_live(listening, 255)
+            return SHUT.set()
+    with socket.socket(fileno=os.dup(listening)) as same:
         same.listen(0)
+
+
+def _want_time_to_live(file: int, minimum: int) -> None:
+    """Of the packets for a socket. Linux, Windows and macOS begin with 64 or 128."""
+    with socket.socket(fileno=os.dup(file)) as same:
+        same.setsockopt(socket.IPPROTO_IP, IP_MINTTL, minimum)  # a socket of IPv6 may get packets of IPv4, too
+        if same.family == socket.AF_INET6:
+            same.setsockopt(socket.IPPROTO_IPV6, IPV6_MINHOPCOUNT, minimum)
 
 
 class Supervisor(Multiprocess):
