@@ -50,9 +50,9 @@ def state_elsewhere(tmp_path_factory):
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
+    os.environ["COURSE_STATE"] = str(tmp_path_factory.mktemp("state"))
     # MLflow, and what the tests kill, leave hundreds of temporary folders behind. A short path: sockets lie there too.
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="course-tests-")
-    os.environ["COURSE_STATE"] = str(tmp_path_factory.mktemp("state"))
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     yield state()
     shutil.rmtree(tempfile.tempdir, ignore_errors=True)

@@ -541,6 +541,7 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
         process = subprocess.Popen([sys.executable, str(MAIN)], env=env, stdout=log, stderr=log, start_new_session=True)
     try:
         until(lambda: _ready(started), 40)
+        until(lambda: (tmp_path / "log").read_text().count('"message":"loaded"') == workers, 40)
         until(lambda: workers == 1 or len(_serving(psutil.Process(process.pid))) == workers, 40)
         body = json.dumps({"rows": as_rows(days())}).encode()  # takes a while
         with Clients(started, 3) as single, Clients(started, 3, body) as many, Clients(started, 6, fresh=True) as fresh:
@@ -549,7 +550,10 @@ def test_sigterm_under_load_loses_no_request(versions, tmp_path, record_property
             assert process.wait(20) == 0, (tmp_path / "log").read_text()[-2000:]
         counts = single.counts + many.counts + fresh.counts
         answered = {kind: count for kind, count in counts.items() if kind not in ("sent", "not taken")}
-        assert set(answered) == {200} and counts["sent"] == counts[200] + counts["not taken"], counts
+        assert set(answered) == {200} and counts["sent"] == counts[200] + counts["not taken"], (
+            counts,
+            [line for line in (tmp_path / "log").read_text().splitlines() if '"request"' not in line],
+        )
         until(lambda: not _group(process.pid), 5)  # the helper of multiprocessing ends a moment after the others
         record_property(
             "measured",

@@ -174,6 +174,7 @@ class PatientServer(Server):
             while quiet < 2 and loop.time() < end:
                 await asyncio.sleep(0)  # uvloop accepts one in each round of its loop, and in the next one knows it
                 quiet = 0 if doors.select(0) else quiet + 1
+        self.config.timeout_graceful_shutdown = max(end - loop.time(), 0)  # what is left for the requests at work
         await super().shutdown(sockets)
 
 
