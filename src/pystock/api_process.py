@@ -192,13 +192,14 @@ def _shut_the_door(listening: int) -> None:
     if sys.platform == "linux":
         with suppress(OSError):  # a sandbox in place of the kernel may not know it
             _want_time_to_live(listening, 255)
-            return SHUT.set()
+            SHUT.set()
+            return
     with socket.socket(fileno=os.dup(listening)) as same:
         same.listen(0)
 
 
 def _want_time_to_live(file: int, minimum: int) -> None:
-    """Of the packets for a socket. Linux, Windows and macOS begin with 64 or 128."""
+    """Let the system drop packets for a socket that have less. Linux, Windows and macOS begin with 64 or 128."""
     with socket.socket(fileno=os.dup(file)) as same:
         same.setsockopt(socket.IPPROTO_IP, IP_MINTTL, minimum)  # a socket of IPv6 may get packets of IPv4, too
         if same.family == socket.AF_INET6:
