@@ -1,5 +1,6 @@
 """What all tests share. No test touches the checkout's own .course: the state folder is a temporary one."""
 
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -53,9 +54,10 @@ def state_elsewhere(tmp_path_factory):
     os.environ["COURSE_STATE"] = str(tmp_path_factory.mktemp("state"))
     # MLflow, and what the tests kill, leave hundreds of temporary folders behind. A short path: sockets lie there too.
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="course-tests-")
+    # At the very end: multiprocessing removes its own folder in there (at priority -100), and complains if it is gone.
+    multiprocessing.util.Finalize(None, shutil.rmtree, [tempfile.tempdir, True], exitpriority=-200)
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     yield state()
-    shutil.rmtree(tempfile.tempdir, ignore_errors=True)
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(before)

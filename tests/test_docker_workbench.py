@@ -383,8 +383,22 @@ print(json.dumps([client.get_run("{run}").info.status, sorted(found), all(k == v
 """
 
 
+# What a client says whose answer was cut by the kill: its retries do not cover that (book/troubleshooting.md)
+CUT = "Connection broken: IncompleteRead"
+
+
 @pytest.mark.parametrize("victim", ["mlflow", "postgres", "postgres, and it stays away"])
 def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, victim):
+    ends = []
+    while not ends or CUT in ends[-1]:
+        assert len(ends) < 3, ends
+        ends.append(kill_during_a_run(bench, victim))
+    record_property("measured", "; then ".join(ends))
+
+
+def kill_during_a_run(bench, victim) -> str:
+    """Kill it, check what is stored and how the client ended, and say so. The client finishes, unless the victim stays
+    away, or its last answer was cut."""
     gone = victim.endswith("away")
     client = bench.start_python(LOOP, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1" if gone else "5")
     # a client that hangs is an error too
@@ -406,14 +420,14 @@ def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, 
     until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
     state, found, right = last_line(bench.python(COUNT.format(run=run)))
     end = "finished" if client.returncode == 0 else errors.strip().splitlines()[-1]
-    counts = f"{len(acknowledged)} acknowledged, {len(found)} found"
-    record_property("measured", f"{victim} killed: {counts}; the client: {end[:400]}")
     assert len(acknowledged) >= 150
     assert acknowledged <= set(found) and right
+    assert len(found) <= len(acknowledged) + 1  # the one that was under way
     if gone:
         assert end.startswith("mlflow.exceptions.MlflowException: ") and state == "RUNNING"
-    else:
-        assert said[-1] == "finished" and state == "FINISHED" and len(found) == STEPS
+    elif not (victim == "mlflow" and CUT in end):
+        assert end == said[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
+    return f"{victim} killed: {len(acknowledged)} acknowledged, {len(found)} found; the client: {end[:400]}"
 
 
 def crash_mlflow(bench, client):

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import urllib.error
 import urllib.request
 import venv
 import zipfile
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -506,6 +508,34 @@ def test_localhost_where_nothing_listens(monkeypatch):
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     return said_by(mlflow.MlflowClient(NOWHERE).search_experiments)
+
+
+@provokes("Connection broken")
+def test_a_server_that_dies_in_its_answer(monkeypatch):
+    """The answer ends after its head. The client has five retries, and does not make the call again."""
+    import mlflow
+
+    calls = []
+
+    class Dying(BaseHTTPRequestHandler):
+        def do_POST(self):
+            calls.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    with HTTPServer(("127.0.0.1", 0), Dying) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            said = said_by(mlflow.MlflowClient(f"http://127.0.0.1:{server.server_port}").search_experiments)
+        finally:
+            server.shutdown()
+    assert len(calls) == 1
+    return said
 
 
 @provokes("Permission denied")
