@@ -109,7 +109,7 @@ class Service:
         port = free_port()
         self.server = launch(
             [sys.executable, str(MAIN)], health, port=port, env=self.env | {"PYSTOCK_API_PORT": str(port)}, grace=15
-        ).wait_until_healthy(60)
+        ).wait_until_healthy()
         self.url = self.server.url
         return self
 

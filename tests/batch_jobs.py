@@ -104,7 +104,7 @@ def in_a_process(target, *arguments, wait=True, **options):
     process.start()
     if not wait:
         return process
-    process.join(60)
+    process.join(300)
     return process.exitcode
 
 

@@ -70,7 +70,7 @@ def measure(bench, learners: int = LEARNERS, **env: str) -> dict:
         for process in started:
             process.stdin.write("go\n")
             process.stdin.flush()
-        said = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in started]
+        said = [json.loads(process.communicate(timeout=900)[0].splitlines()[-1]) for process in started]
     finally:
         done.set()
         watch.join()

@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 from course_root import CHECKOUT, clean_environment
 from docker_workbench import docker, require_docker
-from environments import INSTALLED
+from environments import INSTALLED, SHARED
+from filelock import FileLock
 
 RUN = CHECKOUT / "projects" / "docker" / "run.py"
+# From the build to the end of the run: another worker, which builds it on its own base, would take the name away
+IMAGES = FileLock(Path(SHARED) / "course-tests-images.lock")
 MADE = ("stockpred", "pystock-training", "waits")  # images of projects, named by MLflow
 
 
@@ -22,14 +26,15 @@ def base_image() -> str:
     name = f"pystock-test-{os.getpid()}"
     atexit.register(_remove, name)
     words = ["-f", str(CHECKOUT / "projects/docker/Dockerfile"), "-t", name, "--label", f"test={name}", str(CHECKOUT)]
-    docker("build", *words, seconds=600)
+    docker("build", *words, seconds=1500)
     return name
 
 
 def _remove(name: str) -> None:
-    docker("image", "rm", "--force", name, *MADE, check=False)
-    # MLflow gives the name of a project's image to the next one; the label is the base's, and inherited
-    docker("image", "prune", "--force", "--filter", f"label=test={name}", check=False)
+    with IMAGES:
+        docker("image", "rm", "--force", name, *MADE, check=False)
+        # MLflow gives the name of a project's image to the next one; the label is the base's, and inherited
+        docker("image", "prune", "--force", "--filter", f"label=test={name}", check=False)
 
 
 def environment(server: str, **more: str) -> dict[str, str]:
@@ -38,11 +43,12 @@ def environment(server: str, **more: str) -> dict[str, str]:
     return clean_environment(MLFLOW_TRACKING_URI=server, PATH=activated, **quiet, **more)
 
 
-def in_container(project: str, server: str, *arguments: str, seconds: float = 300, **env: str):
+def in_container(project: str, server: str, *arguments: str, seconds: float = 900, **env: str):
     """`run.py projects/PROJECT ARGUMENTS` on a server, to its end."""
     command = [sys.executable, str(RUN), f"projects/{project}", *arguments]
     env = environment(server, PYSTOCK_IMAGE=base_image(), **env)
-    return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=seconds)
+    with IMAGES:
+        return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=seconds)
 
 
 def packages(image: str) -> dict[str, str]:

@@ -4,16 +4,18 @@ import base64
 import json
 import os
 import shutil
+import socket
 import subprocess
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
 from course_root import CHECKOUT, clean_environment
 
-from course.servers import _NO_PROXY, free_port
+from course.servers import _NO_PROXY
 
 HERE = CHECKOUT / "workbench"
 SETTINGS = ("COMPOSE_", "WORKBENCH_", "POSTGRES_", "DEMO_PORT", "API_PORT", "PYSTOCK_")
@@ -30,7 +32,7 @@ def require_docker() -> None:
         (pytest.fail if os.environ.get("COURSE_REQUIRE_DOCKER") else pytest.skip)(reason)
 
 
-def docker(*arguments: str, seconds: float = 120, check: bool = True, **options) -> subprocess.CompletedProcess:
+def docker(*arguments: str, seconds: float = 300, check: bool = True, **options) -> subprocess.CompletedProcess:
     kept = {name: value for name, value in clean_environment().items() if not name.startswith(SETTINGS)}
     done = subprocess.run(
         ["docker", *arguments],
@@ -69,7 +71,9 @@ class Workbench:
         shutil.copy(HERE / "init", folder / "workbench")
         subprocess.run([folder / "workbench/init"], check=True, capture_output=True)
         self._env_file = folder / "workbench/.env"
-        ports = {name: str(free_port()) for name in PORTS}
+        with ExitStack() as drawn:  # all open until the last one is drawn, so that no two are the same
+            sockets = [drawn.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in PORTS]
+            ports = {name: str(each.getsockname()[1]) for name, each in zip(PORTS, sockets)}
         self.settings = ports | settings
         self.jupyter, self.mlflow, self.demo, self.api = (f"http://127.0.0.1:{ports[name]}" for name in PORTS)
 
@@ -91,7 +95,7 @@ class Workbench:
         env = self.settings | (settings or {})
         return docker(*self.command(*arguments, demo=demo), env=env, **options)
 
-    def up(self, *arguments: str, seconds: float = 420, **options):
+    def up(self, *arguments: str, seconds: float = 1200, **options):
         return self.compose("up", "--detach", "--wait", *arguments, seconds=seconds, **options)
 
     def remove(self) -> None:

@@ -347,7 +347,7 @@ def rows(database: Path) -> set[tuple]:
     return found
 
 
-def survivors(folder: Path, seconds: float = 30) -> list[str]:
+def survivors(folder: Path, seconds: float = 300) -> list[str]:
     """Processes that a chapter started with `folder` as its state, and that are still there some seconds later.
 
     A step of an MLflow project goes on to its own end when its notebook is killed.

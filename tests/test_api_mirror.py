@@ -211,7 +211,7 @@ def test_a_challenger_that_fails_or_hangs_costs_nobody_anything(versions, moody,
         for _ in range(1 + 5):
             assert service.predict(ROW).status_code == 200
         log, begun = service.server.log, time.monotonic()
-    assert time.monotonic() - begun < 10  # the end waits for no challenger either
+    assert time.monotonic() - begun < 30  # the end waits for no challenger either
     assert '"mirror: dropped at the end","requests":5' in log.read_text()
 
 

@@ -123,12 +123,12 @@ def test_a_disk_that_is_full_is_told_and_leaves_the_old_output(champion, days, t
         job(small, disk / "out.csv")
         before = contents(disk)
         with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\), and is as it was before"):
-            job(source, disk / "out.csv", chunk_rows=2000)
+            job(source, disk / "out.csv", chunk_rows=500)
         after = contents(disk)
         assert before.items() <= after.items()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        assert "resumed" in job(source, disk / "out.csv", chunk_rows=2000).said
-        job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=2000)
+        assert "resumed" in job(source, disk / "out.csv", chunk_rows=500).said
+        job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
         assert contents(disk) == contents(tmp_path / "unbroken")
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
@@ -152,7 +152,7 @@ def test_a_server_that_dies_in_the_middle_is_told_within_seconds(champion, days,
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     command += ["--backend-store-uri", store.uri(champion), "--artifacts-destination", str(champion / "artifacts")]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    arguments = ("--input", source, "--output", output, "--run_time", TIME, "--chunk_rows", "2000")
+    arguments = ("--input", source, "--output", output, "--run_time", TIME, "--chunk_rows", "500")
 
     def start():
         return servers.launch(command, env=settings, cwd=tmp_path, log=tmp_path / "server.log").wait_until_healthy()
@@ -163,30 +163,30 @@ def test_a_server_that_dies_in_the_middle_is_told_within_seconds(champion, days,
         until(lambda: list((tmp_path / "out.csv.partial").glob("*.arrow")), 60, "the first chunk")
         server.stop()
         begun = time.monotonic()
-        printed, said = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=600)
         seconds = time.monotonic() - begun
         assert process.returncode == 1
         assert said.splitlines()[-1].startswith(
             f"pystock-inference-batch: the MLflow server {server.url} does not answer (Connection refused)"
         ), said
-        assert not output.exists() and seconds < 60
+        assert not output.exists() and seconds < 200
         print(f"{seconds:.0f} s")
     finally:
         server.stop()
     begun = time.monotonic()
     process = script(server.url, *arguments)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 1 and "does not answer (Connection refused)" in said and len(said.splitlines()) == 1
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 100
     server = start()
     try:
         process = script(server.url, *arguments)
-        printed, said = process.communicate(timeout=120)
+        printed, said = process.communicate(timeout=600)
         assert process.returncode == 0, said
         assert "of them before this job was resumed" in printed
     finally:
         server.stop()
-    job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=2000)
+    job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
     assert output.read_bytes() == (tmp_path / "unbroken" / "out.csv").read_bytes()
 
 
@@ -197,7 +197,7 @@ def test_mlflow_run_scores_and_tells_of_bad_rows(champion, days, tmp_path):
 
     def run(*parameters):
         words = [word for parameter in parameters for word in ("-P", parameter)]
-        return subprocess.run([*command, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return subprocess.run([*command, *words], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600)
 
     done = run(f"input={tmp_path / 'in.csv'}", f"output={tmp_path / 'out.csv'}")
     assert done.returncode == 0, done.stderr

@@ -103,7 +103,7 @@ def lab(browser, tmp_path_factory, request):
         until(lambda: "Ctrl-C" in course.output() or process.poll() is not None, 120, "the start of `make lab`")
         printed = re.search(r"JupyterLab +(http\S+)\nMLflow UI +(http\S+)\nStop both with Ctrl-C", course.output())
         assert printed, course.output()
-        until(opened.exists, 10, "the browser's start")
+        until(lambda: opened.exists() and opened.read_text(), 10, "the browser's start")
         pictures = CHECKOUT / "chapters" / "figures"
         if not request.config.getoption("--screenshots"):
             pictures = folder / "pictures"
@@ -380,6 +380,6 @@ def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
 def test_ctrl_c_ends_both_servers(lab):
     """The last test here: afterwards there is no lab."""
     os.killpg(lab.process.pid, signal.SIGINT)  # a terminal sends it to all of the foreground group
-    lab.process.wait(30)
+    lab.process.wait(120)
     lab.course.alone()
     assert "Traceback" not in lab.course.output()

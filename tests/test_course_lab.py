@@ -64,7 +64,7 @@ def test_lab(course):
         assert token not in str([one.cmdline() for one in course.processes()])
         assert listens_on_loopback_alone(course)
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         course.alone(1)
     assert "Traceback" not in course.output()
 
@@ -90,7 +90,7 @@ def test_ui(course):
         assert listens_on_loopback_alone(course)
         (server,) = [one for one in course.processes() if one.cmdline()[1:4] == ["-m", "mlflow", "server"]]
         server.kill()
-        assert process.wait(15) == 1
+        assert process.wait(60) == 1
         assert f"A server ended by itself; the reason is at the end of {course.state / 'logs'}" in course.output()
     assert not list(course.root.rglob("mlruns")) and not list(course.root.rglob("mlflow.db"))
 

@@ -62,7 +62,7 @@ def test_a_cell_past_its_timeout(fake):
     text, seconds = failing(fake, cell, "--timeout", "3")
     assert "it did not end within 3 s (`course run --timeout` sets the limit)" in text
     assert the_cell_named(fake, text).source == cell
-    assert seconds < 45
+    assert seconds < 200
     fake.alone()
 
 
@@ -103,7 +103,7 @@ def test_a_store_that_does_not_answer(fake, uri):
     fake.chapter("01", PARAMETERS, 'import course\ncourse.begin("01", tracking_uri)', FINE)
     start = time.monotonic()
     done = fake.run("run", "--tracking-uri", uri)
-    assert time.monotonic() - start < 45, "seconds, on a machine that has nothing else to do: about 5"
+    assert time.monotonic() - start < 200, "seconds, on a machine that has nothing else to do: about 5"
     assert done.returncode == 1
     assert f"`import course`: The tracking store {uri} does not answer: start it, or leave" in done.stdout
     assert not list(fake.root.rglob("mlruns")) and not list(fake.root.rglob("mlflow.db"))
@@ -129,7 +129,7 @@ def test_in_a_terminal_a_bar_moves(fake):
     fake.chapter("01", FINE)
     code = "import pty, sys; sys.exit(pty.spawn(['sh', '-c', 'stty rows 30 cols 100; exec \"$COURSE\" run']) >> 8)"
     with fake.started(sys.executable, "-c", code, COURSE=COURSE) as process:
-        assert process.wait(60) == 0
+        assert process.wait(200) == 0
     assert re.search(r"\r01_step: 100%\|[^|]+\| 2/2 \[", fake.output())
 
 
@@ -188,5 +188,5 @@ def test_a_stopped_run_leaves_no_kernel(fake, sign):
         until((fake.root / "notebooks" / "begun").exists, 30, "the start of the cell")
         assert len(fake.processes()) >= 2
         os.killpg(process.pid, getattr(signal, sign))  # as a terminal does
-        assert process.wait(15) != 0
+        assert process.wait(60) != 0
         fake.alone()

@@ -630,7 +630,7 @@ def mlflow_run(*arguments: str, state: Path, **environment: str) -> subprocess.C
     command = [COURSE, "mlflow", "run", str(PROJECT), "--env-manager", "local", "--experiment-name", "data", *arguments]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = clean_environment(COURSE_STATE=state, PATH=path, **environment)
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=state, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=state, env=environment)
 
 
 def test_the_project_by_mlflow_run(empty_store, tmp_path):

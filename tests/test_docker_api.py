@@ -268,7 +268,7 @@ def test_a_stop_under_load_loses_no_accepted_request(bench):
         logged = docker("logs", bench.container("api")["Id"]).stdout
         accepted = {line["request_id"]: line["status"] for line in lines(logged) if line.get("path") == "/predict"}
         accepted = {name: code for name, code in accepted.items() if name.startswith("load-")}
-        assert state["ExitCode"] == 0 and seconds < 15
+        assert state["ExitCode"] == 0 and seconds < 29  # Docker kills after 30
         assert len(answered) > before and failed
         assert accepted == {name: code for name, (code, _) in answered.items()}
         assert set(answered.values()) == {(200, len(LOAD["rows"]))}

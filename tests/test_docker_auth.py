@@ -30,7 +30,7 @@ def shared(tmp_path_factory):
     settings = {"COMPOSE_PROFILES": "auth", "WORKBENCH_BIND": "0.0.0.0", "WORKBENCH_HOST": "mlflow.example"}
     made = Workbench("class", tmp_path_factory.mktemp("class"), **settings)
     try:
-        made.up("--build", seconds=600)
+        made.up("--build", seconds=1500)
         admin = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": made.env["MLFLOW_ADMIN_PASSWORD"]}
         made.python(ACCOUNT, env=admin)
         yield made

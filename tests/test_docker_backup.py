@@ -19,7 +19,7 @@ def bench(tmp_path_factory):
     require_docker()
     made = Workbench("backup", tmp_path_factory.mktemp("bench"), COMPOSE_PROFILES="auth")
     try:
-        made.up("--build", "mlflow", seconds=600)
+        made.up("--build", "mlflow", seconds=1500)
         made.compose("up", "accounts")
         yield made
     finally:
@@ -28,7 +28,7 @@ def bench(tmp_path_factory):
 
 def course(bench, *arguments: str) -> subprocess.CompletedProcess:
     env = clean_environment(**(bench.env | bench.settings | {"COMPOSE_PROJECT_NAME": bench.project}))
-    return subprocess.run([COURSE, *arguments, "--docker"], capture_output=True, text=True, timeout=240, env=env)
+    return subprocess.run([COURSE, *arguments, "--docker"], capture_output=True, text=True, timeout=900, env=env)
 
 
 def client(bench, code: str) -> str:
@@ -37,7 +37,7 @@ def client(bench, code: str) -> str:
     env = clean_environment(
         MLFLOW_TRACKING_URI=bench.mlflow, MLFLOW_TRACKING_USERNAME="admin", MLFLOW_TRACKING_PASSWORD=password
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=env)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     return (done.stdout.splitlines() or [""])[-1]
 

@@ -14,8 +14,8 @@ def test_the_chapters_run_in_the_jupyter_container(tmp_path):
     bench = Workbench("chapters", tmp_path)
     chapters = sorted(path.stem for path in (CHECKOUT / "chapters").glob("[0-9][0-9]_*.md"))
     try:
-        bench.up("--build", seconds=600)
-        done = bench.run("jupyter", "course", "run", seconds=2400)
+        bench.up("--build", seconds=1500)
+        done = bench.run("jupyter", "course", "run", seconds=4500)
         assert re.findall(r"^(\d\d_\w+) +passed ", done.stdout, re.MULTILINE) == chapters
         experiments = bench.python("import mlflow; print([e.name for e in mlflow.MlflowClient().search_experiments()])")
         assert "stockpred" in experiments  # on the server, not in the embedded store

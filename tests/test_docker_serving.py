@@ -71,7 +71,7 @@ def folder(tmp_path_factory, empty_store):
     mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", version.version)
     env = environment(store.uri(here / "store"))
     mlflow.set_tracking_uri(before)
-    done = subprocess.run(COMMAND.split(), cwd=here, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(COMMAND.split(), cwd=here, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return here / "serving"
 
@@ -81,7 +81,7 @@ def image(folder):
     """Its name, and the seconds that it took to build: None where the engine had the packages from before."""
     name = f"pystock-serving-test-{os.getpid()}"
     begun = time.monotonic()
-    log = docker("build", "--progress", "plain", "--tag", name, str(folder), seconds=600).stderr
+    log = docker("build", "--progress", "plain", "--tag", name, str(folder), seconds=1500).stderr
     seconds = round(time.monotonic() - begun)
     (step,) = re.findall(r"^#(\d+) \[.+\] RUN pip install mlflow==", log, re.MULTILINE)
     yield name, None if f"\n#{step} CACHED\n" in log else seconds
@@ -187,7 +187,7 @@ def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property
 def test_it_ends_with_success_when_a_part_of_it_dies(served):
     """So `--restart on-failure` does not start it again, `unless-stopped` would. Last, since it ends the container."""
     name = served[0]
-    docker("exec", name, "python", "-c", KILL_NGINX)
+    docker("exec", name, "python", "-c", KILL_NGINX, check=False)  # its container may end before it
     until(lambda: state(name).startswith("exited"), 120, "its end")
     time.sleep(1)
     assert state(name) == "exited 0 0"
@@ -258,12 +258,12 @@ def bodies() -> dict[str, tuple[bytes, str | None]]:
 def ask(url: str, method: str, path: str, body: bytes | None = None, kind: str | None = None) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False  # a proxy does not reach this machine's own ports
-        return session.request(method, url + path, data=body, headers={"Content-Type": kind}, timeout=60)
+        return session.request(method, url + path, data=body, headers={"Content-Type": kind}, timeout=200)
 
 
 def too_large(url: str) -> dict:
     """What a request gets that announces a body of 101 MB."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=200)
     connection.putrequest("POST", "/invocations")
     connection.putheader("Content-Type", JSON)
     connection.putheader("Content-Length", str(101 * 2**20))

@@ -28,7 +28,7 @@ def bench(tmp_path_factory):
     require_docker()
     made = Workbench("open", tmp_path_factory.mktemp("bench"))
     try:
-        made.up("--build", seconds=600)
+        made.up("--build", seconds=1500)
         yield made
     finally:
         made.remove()
@@ -71,10 +71,13 @@ def test_the_database_is_reachable_from_mlflow_alone(bench):
 
 @pytest.mark.parametrize("service", BASES)
 def test_no_process_belongs_to_root(bench, service):
-    script = "for file in /proc/[0-9]*/status; do grep Uid $file; done; id -u"
-    *of_processes, own = bench.run(service, "sh", "-c", script).stdout.splitlines()
-    users = {user for line in of_processes for user in line.split()[1:]} | {own}
-    assert users and "0" not in users
+    def users() -> set[str]:
+        script = "for file in /proc/[0-9]*/status; do grep Uid $file; done; id -u"
+        *of_processes, own = bench.run(service, "sh", "-c", script).stdout.splitlines()
+        return {user for line in of_processes for user in line.split()[1:]} | {own}
+
+    # Docker starts a health check as root, and drops that before its program begins
+    until(lambda: "0" not in users(), 5, "the end of what belongs to root")
 
 
 def test_jupyter_asks_for_its_token(bench):
@@ -331,7 +334,7 @@ def careless(bench):
             )
         for name in servers:
             healthy = f"until bash -c '</dev/tcp/{name}/5000' 2>&-; do sleep 0.2; done"
-            bench.run("jupyter", "sh", "-c", healthy, seconds=60)
+            bench.run("jupyter", "sh", "-c", healthy, seconds=300)
         yield
     finally:
         docker("rm", "--force", "--volumes", *(f"{bench.project}-{name}" for name in servers), check=False)
@@ -400,9 +403,9 @@ def kill_during_a_run(bench, victim) -> str:
     """Kill it, check what is stored and how the client ended, and say so. The client finishes, unless the victim stays
     away, or its last answer was cut."""
     gone = victim.endswith("away")
-    client = bench.start_python(LOOP, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1" if gone else "5")
+    client = bench.start_python(LOOP, **({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} if gone else {}))
     # a client that hangs is an error too
-    watchdog = threading.Timer(240, client.kill)
+    watchdog = threading.Timer(500, client.kill)
     watchdog.start()
     try:
         run = client.stdout.readline().strip()
@@ -424,7 +427,7 @@ def kill_during_a_run(bench, victim) -> str:
     assert acknowledged <= set(found) and right
     assert len(found) <= len(acknowledged) + 1  # the one that was under way
     if gone:
-        assert end.startswith("mlflow.exceptions.MlflowException: ") and state == "RUNNING"
+        assert end.startswith("mlflow.exceptions.MlflowException: ") and state == "RUNNING" and len(found) < STEPS
     elif not (victim == "mlflow" and CUT in end):
         assert end == said[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
     return f"{victim} killed: {len(acknowledged)} acknowledged, {len(found)} found; the client: {end[:400]}"
@@ -433,9 +436,10 @@ def kill_during_a_run(bench, victim) -> str:
 def crash_mlflow(bench, client):
     """Kill the serving process. Docker starts the container again, because it ended by itself."""
     before = bench.container("mlflow")["RestartCount"]
-    bench.run("mlflow", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
     assert client.poll() is None, "the run was over before the kill"
-    deadline = time.monotonic() + 60
+    kill = "kill -9 $(cat /proc/1/task/1/children)"
+    bench.run("mlflow", "sh", "-c", kill, check=False)  # the container may end before it does
+    deadline = time.monotonic() + 300
     while bench.container("mlflow")["RestartCount"] == before:
         assert time.monotonic() < deadline, "the container was not started again"
         time.sleep(0.2)
@@ -443,8 +447,8 @@ def crash_mlflow(bench, client):
 
 def crash_postgres(bench, client, gone):
     """Kill the whole database; what Docker is told to kill, it does not start again by itself."""
-    bench.compose("kill", "--signal", "SIGKILL", "postgres")
     assert client.poll() is None, "the run was over before the kill"
+    bench.compose("kill", "--signal", "SIGKILL", "postgres")
     client.wait() if gone else time.sleep(2)
     bench.compose("start", "postgres")
 

@@ -159,7 +159,7 @@ def test_the_workbench_starts_and_stops_without_network_as_an_ordinary_user(clon
                     break
             assert process.poll() is None and len(said) >= 4, f"start {attempt}: {''.join(said)}"
             process.send_signal(signal.SIGINT)
-            assert process.wait(40) == 0, process.stdout.read()
+            assert process.wait(150) == 0, process.stdout.read()
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

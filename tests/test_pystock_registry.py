@@ -323,7 +323,7 @@ def stopped(tracked, no_gate, processes, monkeypatch):
 
 def goes_on(process) -> int:
     os.kill(process.pid, signal.SIGCONT)
-    process.join(60)
+    process.join(300)
     return process.exitcode
 
 

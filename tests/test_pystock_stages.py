@@ -253,7 +253,7 @@ def test_killed_at_each_moment_it_leaves_the_old_tables_or_the_new(tmp_path):
         spot.mkdir()
         source.write_text("".join([lines[0], *rows]))
         done = subprocess.run(
-            [sys.executable, "-c", KILLED, base, source, spot], capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", KILLED, base, source, spot], capture_output=True, text=True, timeout=400
         )
         last, status = map(int, done.stdout.split())
         assert status == 0 and done.returncode == 0 and last > 20, done.stdout + done.stderr

@@ -143,7 +143,7 @@ def script(name, *arguments, project=training.PIPELINE):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -623,7 +623,7 @@ def test_two_fresh_processes_give_the_same_bits(empty_store, tmp_path):
         store.copy(empty_store, tmp_path / number)
         uri = store.uri(tmp_path / number)
         done = subprocess.run(
-            [sys.executable, "-c", AGAIN, uri], capture_output=True, text=True, timeout=120, cwd=tmp_path
+            [sys.executable, "-c", AGAIN, uri], capture_output=True, text=True, timeout=600, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("result ")]
@@ -689,7 +689,7 @@ def test_the_whole_pipeline_as_the_workflow_calls_it(here):
     command = step["run"].replace("source .venv/bin/activate\n", "")
     env = here.environment(COURSE_TRACKING_URI="", PYSTOCK_STAGES=here.state / "stages", MARKET="nasdaq")
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    options = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 240}
+    options = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 900}
     done = subprocess.run(["bash", "-ec", command], cwd=PROJECTS.parent, env=env, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     use(here.state / "store")

@@ -41,7 +41,7 @@ pytestmark = [
 PAGE = (CHECKOUT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
 NOWHERE = "http://127.0.0.1:1"  # nothing listens on port 1
 PYTHON = sys.executable
-SECONDS = 90
+SECONDS = 300
 JSON = {"Content-Type": "application/json"}
 
 

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -18,7 +19,7 @@ import sqlalchemy
 from course_root import COURSE, CourseRoot, until
 
 import workbench
-from course import lab, servers
+from course import servers
 from course.errors import CourseError
 from workbench import postgres
 
@@ -110,7 +111,7 @@ def test_a_workbench_keeps_what_was_logged(course):
         second = fake.run("workbench", "--no-browser")
         assert second.returncode == 1 and "runs on" in second.stderr and where["MLflow"] in second.stderr, second
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
-        assert process.wait(40) == 0
+        assert process.wait(150) == 0
         fake.alone(1)
         until(lambda: not parts(fake), 1, "PostgreSQL's end")
         assert not Path(where["PostgreSQL"].partition("host=")[2]).exists(), "the socket's folder is gone"
@@ -121,7 +122,7 @@ def test_a_workbench_keeps_what_was_logged(course):
         assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.5}
         assert Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text() == "kept"
         process.send_signal(signal.SIGHUP)  # its terminal was closed
-        assert process.wait(40) == 0
+        assert process.wait(150) == 0
         fake.alone(1)
     assert "Traceback" not in fake.output() and modes(fake.root) == before
 
@@ -131,7 +132,7 @@ def test_one_part_takes_the_others_with_it(course, part):
     with course.started(COURSE, "workbench", "--no-browser") as process:
         started(course, process)
         parts(course)[part].kill()
-        assert process.wait(60) == 1
+        assert process.wait(150) == 1
         assert f"{part} ended by itself, and the workbench was stopped" in course.output()
         course.alone(1)
         assert not parts(course)
@@ -145,10 +146,11 @@ def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
         course.alone(40)
         assert not parts(course)
     with socket.socket() as taken, course.started(COURSE, "workbench", "--no-browser", "--auth") as process:
-        usual = lab.usual_port(course.state / "workbench")
+        usual = int((course.state / "workbench" / "port").read_text())
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", usual))
-        taken.listen()
+        with suppress(OSError):  # another program has taken it, which is as good
+            taken.bind(("127.0.0.1", usual))
+            taken.listen()
         where = started(course, process)
         assert f"Port {usual} is taken by another program: MLflow takes " in course.output()
         name, password = workbench.admin(course.state / "workbench")

@@ -79,14 +79,14 @@ def test_nothing_acknowledged_is_lost(kept, tmp_path, killed):
         supervisor = psutil.Process(int((kept.folder / "logs" / "supervisord.pid").read_text()))
         parts, start = supervisor.children(recursive=True), time.monotonic()
         os.kill(killed(kept.folder).pid, signal.SIGKILL)
-        said = client.communicate(timeout=60)[0]
+        said = client.communicate(timeout=300)[0]
         print(f"the client ended {time.monotonic() - start:.1f} s after the kill: {said.splitlines()[-1][:200]}")
     finally:
         client.kill()
     assert client.returncode == 1
     assert said.splitlines()[-1].startswith("mlflow.exceptions.MlflowException: API request to http"), said
     until(lambda: not bench.running(), 60, "the end of the workbench")
-    assert not psutil.wait_procs(parts, timeout=5)[1], "a part outlives the workbench"
+    assert not psutil.wait_procs(parts, timeout=30)[1], "a part outlives the workbench"
     assert f"{'postgres' if killed is postmaster_of else 'mlflow'} ended by itself" in str(bench.why_it_ended())
 
     kept.start_again()

@@ -38,6 +38,8 @@ def serve(settings: Settings) -> None:
         ws="none",
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=75,  # seconds; a proxy in front has to close an idle connection first, and mostly does at 60
+        timeout_worker_healthcheck=60,  # seconds; a worker is silent while it imports, and would be killed after 5
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     try:

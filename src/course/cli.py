@@ -55,7 +55,7 @@ def main():
 @click.argument("chapters", required=False)
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
 @click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
-@click.option("--timeout", default=120.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
+@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 def run(chapters, pairs, tracking_uri, timeout):
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
     from course import runner

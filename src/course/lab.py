@@ -71,8 +71,11 @@ def launch_ui() -> Server:
 
 
 def usual_port(folder: Path) -> int:
-    """The same port for a folder each time, where it is free: the browser keeps the UI's settings by address."""
-    return 5100 + zlib.crc32(str(folder).encode()) % 800
+    """The same port for a folder each time, where it is free: the browser keeps the UI's settings by address.
+
+    It is even: the next one is nobody's usual port, and JupyterLab's in a workbench.
+    """
+    return 5100 + zlib.crc32(str(folder).encode()) % 400 * 2
 
 
 def command(port: int | str) -> list[str]:

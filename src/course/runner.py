@@ -15,7 +15,7 @@ from course.errors import CourseError
 from course.paths import root, state
 from course.session import QUIET_MLFLOW, use_python_of_this_course
 
-CELL_TIMEOUT = 120  # seconds; the slowest cell of the course takes about a tenth of it
+CELL_TIMEOUT = 600  # seconds; the slowest cell of the course takes 10, and 25 on a slow machine
 
 
 @dataclass(frozen=True)

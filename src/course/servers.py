@@ -55,7 +55,7 @@ class Server:
     def running(self) -> bool:
         return self._guard.poll() is None
 
-    def wait_until_healthy(self, timeout: float = 90) -> "Server":
+    def wait_until_healthy(self, timeout: float = 300) -> "Server":
         """Return once it answers; raises CourseError, with the end of its log, if it ends first or takes too long."""
         try:
             deadline = time.monotonic() + timeout
@@ -90,7 +90,7 @@ class Server:
         return f"<server: {'running' if self.running() else 'stopped'}>"
 
 
-def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 90, **options) -> Server:
+def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 300, **options) -> Server:
     """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
 
     `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy`.
@@ -115,19 +115,21 @@ def launch(
 ) -> Server:
     """Start `command` and return at once, so that several servers can come up side by side.
 
-    `grace` is the time in seconds that it gets to end when asked, before it is killed.
+    `{port}` stands for the port in `env`, too. `grace` is the time in seconds that it gets to end when asked, before
+    it is killed.
     """
     port = port or free_port()
     log = log or state() / "logs" / f"server-{port}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [str(word).replace("{port}", str(port)) for word in command]
+    env = {name: str(value).replace("{port}", str(port)) for name, value in (env or {}).items()}
     with open(log, "wb") as output:
         guard = subprocess.Popen(
             [sys.executable, "-P", "-m", "course.guard", str(grace), *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env=os.environ | env,
             cwd=cwd,
             start_new_session=os.name != "nt",  # a kernel is killed with its group, and the guard has to outlive it
         )

@@ -333,8 +333,9 @@ class Watcher:
         if self._refused and self._told == entry and time.monotonic() < self._not_before.get(entry, float("inf")):
             return None
         try:
-            self._serve(self._fetched(found, entry), entry)
-            self._refused = None
+            served = self._fetched(found, entry)
+            self._refused = None  # before it answers: who meets the new version is not told of the one before
+            self._serve(served, entry)
             self._tell(entry)
         except (_Broken, _Unavailable) as error:
             self._refuse(int(found.version), entry, error)
@@ -359,6 +360,7 @@ class Watcher:
                 return load(Path(folder), self._registry.fetch(found, Path(folder) / "model"), "registry")
 
     def _refuse(self, version: int, entry: str, error: Exception) -> None:
+        self._let_go()
         if self._told != entry:
             self._attempts = 0
             self.counts.refused.inc()
@@ -409,6 +411,7 @@ class Watcher:
             gc.freeze()  # the libraries' objects stay for good: to look through them again takes 0.1 seconds each time
 
     def _server(self, reachable: bool, error: str | None) -> None:
+        self._error = error
         if reachable != self._reachable:
             self._since = _now()
             if not reachable:
@@ -417,7 +420,6 @@ class Watcher:
                 self.log.info("tracking server back")
             self._reachable = reachable
             self.counts.server_up.set(reachable)
-        self._error = error
 
     def _tell(self, state: str, reason: str = "", what: str = "") -> None:
         """Log a state of the alias when it is new."""
