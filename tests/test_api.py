@@ -375,6 +375,9 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(service, small):
     assert service.predict(gen for gen in [GOOD[:30], GOOD[30:]]).status_code == 200  # in chunks, and small
 
 
+ASK = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 def connected(service):
     return socket.create_connection(("127.0.0.1", service.server.port), timeout=20)
 
@@ -411,6 +414,9 @@ def test_connections_on_which_no_request_comes_are_closed(service):
     """Silent, slow in the head, or sending a body that nobody waits for: none holds its place for more than 10 s."""
     slow = {b"": b"", b"POST /pre": b"d", b"POST /predict HTTP/1.1\r\n": b"X-A: b\r\n", b"\r\n": b"\r\n"}
     slow[b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"] = b"x"
+    kept = connected(service)
+    kept.sendall(ASK % b"/health")
+    assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
     begun, open_ = time.monotonic(), []
     for first, more in slow.items():
         client = connected(service)
@@ -422,6 +428,9 @@ def test_connections_on_which_no_request_comes_are_closed(service):
         open_ = [(client, more) for client, more in open_ if not _closed(client, more)]
     assert time.monotonic() - begun > 9
     assert service.predict(GOOD).status_code == 200
+    with kept:  # one that has had an answer may be idle for longer, as the connections of a proxy are
+        kept.sendall(ASK % b"/health")
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def _closed(client, more):
@@ -623,6 +632,13 @@ def test_two_workers_share_the_work_and_one_that_dies_is_replaced(versions, tmp_
             assert started.predict(GOOD).status_code == 200
         asked = 'pystock_api_requests_total{path="/predict",status="200"}'
         until(lambda: started.metric(asked) == 40, what="the count of both workers")
+        silent = _serving(supervisor)
+        for worker in silent:
+            worker.suspend()
+        time.sleep(7)  # as one that imports on a slow machine
+        for worker in silent:
+            worker.resume()
+        assert started.predict(GOOD).status_code == 200 and _serving(supervisor) == silent, "they were replaced"
         dead = _serving(supervisor)[0]
         dead.kill()
         until(lambda: len(_serving(supervisor)) == 2 and dead not in _serving(supervisor), 30)

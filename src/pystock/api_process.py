@@ -156,14 +156,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def shutdown(self):
         ENDING.set()
-        self.loop.call_later(DRAIN, self._end)
-
-    def _end(self):
-        idle = self.cycle is None or self.cycle.response_complete
-        if idle and not self.transport.is_closing() and _has_come(self.transport.get_extra_info("socket").fileno()):
-            self.loop.call_later(0.01, self._end)  # a request came that is not read yet: closed now, it would be lost
-        else:
-            super().shutdown()
+        self.loop.call_later(DRAIN, super().shutdown)
 
 
 class PatientServer(Server):
@@ -203,12 +196,6 @@ def _shut_the_door(listening: int) -> None:
             return
     with socket.socket(fileno=os.dup(listening)) as same:
         same.listen(0)
-
-
-def _has_come(file: int) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(file, selectors.EVENT_READ)
-        return bool(selector.select(0))
 
 
 def _want_time_to_live(file: int, minimum: int) -> None:
