@@ -462,11 +462,12 @@ def test_a_second_workbench(tmp_path):
 
 
 @provokes("is taken by another program")
-def test_a_taken_port_of_the_workbench(capsys):
+def test_a_taken_port_of_the_workbench(capsys, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert workbench._port("MLflow", taken.getsockname()[1]) != taken.getsockname()[1]
+        port = taken.getsockname()[1]
+        assert workbench._port(tmp_path / "port", port, "MLflow") != port
     return capsys.readouterr().out
 
 

@@ -98,8 +98,8 @@ def start(
         if os.geteuid() == 0:
             os.chown(socket, postgres.account(data), -1)
         (logs / "ended.log").unlink(missing_ok=True)
-        port = _port(folder / "port", lab.usual_port(folder), jupyter and "MLflow")
-        lab_port = jupyter and _port(folder / "lab-port", lab.usual_port(folder) + 1, "JupyterLab")
+        port = _port(folder / "port", lab.usual_port(folder), "MLflow" if jupyter else None)
+        lab_port = _port(folder / "lab-port", lab.usual_port(folder) + 1, "JupyterLab") if jupyter else None
         env, address = _parts(folder, socket, port, mlflow, auth), None
         if jupyter:
             token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
@@ -202,12 +202,15 @@ def _write_secret(path: Path, text: str) -> str:
     return text
 
 
-def _port(last: Path, usual: int, told: str | bool) -> int:
-    """The port of the last start, which the file `last` keeps; else the usual one; else another, which is told."""
+def _port(last: Path, usual: int, part: str | None) -> int:
+    """The port of the last start, which the file `last` keeps; else the usual one; else another.
+
+    Whoever starts that part of a workbench is told of another one; a notebook, which asks for its address, is not.
+    """
     wanted = int(last.read_text()) if last.exists() else usual
     port = free_port(wanted)
-    if port != wanted and told:
-        print(f"Port {wanted} is taken by another program: {told} takes {port}.", flush=True)
+    if port != wanted and part:
+        print(f"Port {wanted} is taken by another program: {part} takes {port}.", flush=True)
     last.write_text(str(port))
     return port
 
@@ -249,12 +252,12 @@ def _end_the_last_one(folder: Path) -> None:
             continue
 
 
-def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | bool, timeout: float) -> None:
+def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     waiting = {
         "postgres": lambda: postgres.is_ready(bench._socket),
         "mlflow": lambda: not mlflow or answers(bench.url + "/health"),
-        "jupyter": lambda: not lab_port or answers(f"http://127.0.0.1:{lab_port}/login"),
+        "jupyter": lambda: lab_port is None or answers(f"http://127.0.0.1:{lab_port}/login"),
     }
     while waiting:
         waiting = {part: healthy for part, healthy in waiting.items() if not healthy()}
