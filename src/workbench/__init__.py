@@ -207,7 +207,10 @@ def _port(last: Path, usual: int, part: str | None) -> int:
 
     Whoever starts that part of a workbench is told of another one; a notebook, which asks for its address, is not.
     """
-    wanted = int(last.read_text()) if last.exists() else usual
+    try:
+        wanted = int(last.read_text())
+    except (OSError, ValueError):  # it is the first start, or the file was left half-written
+        wanted = usual
     port = free_port(wanted)
     if port != wanted and part:
         print(f"Port {wanted} is taken by another program: {part} takes {port}.", flush=True)
