@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from http.client import HTTPConnection
 
 import mlflow
 import numpy as np
@@ -375,9 +376,6 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(service, small):
     assert service.predict(gen for gen in [GOOD[:30], GOOD[30:]]).status_code == 200  # in chunks, and small
 
 
-ASK = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
 def connected(service):
     return socket.create_connection(("127.0.0.1", service.server.port), timeout=20)
 
@@ -414,9 +412,9 @@ def test_connections_on_which_no_request_comes_are_closed(service):
     """Silent, slow in the head, or sending a body that nobody waits for: none holds its place for more than 10 s."""
     slow = {b"": b"", b"POST /pre": b"d", b"POST /predict HTTP/1.1\r\n": b"X-A: b\r\n", b"\r\n": b"\r\n"}
     slow[b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n"] = b"x"
-    kept = connected(service)
-    kept.sendall(ASK % b"/health")
-    assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+    kept = HTTPConnection("127.0.0.1", service.server.port, timeout=20)
+    assert _health(kept) == 200
+    line = kept.sock
     begun, open_ = time.monotonic(), []
     for first, more in slow.items():
         client = connected(service)
@@ -428,9 +426,16 @@ def test_connections_on_which_no_request_comes_are_closed(service):
         open_ = [(client, more) for client, more in open_ if not _closed(client, more)]
     assert time.monotonic() - begun > 9
     assert service.predict(GOOD).status_code == 200
-    with kept:  # one that has had an answer may be idle for longer, as the connections of a proxy are
-        kept.sendall(ASK % b"/health")
-        assert kept.recv(4096).startswith(b"HTTP/1.1 200 ")
+    # one that has had an answer may be idle for longer, as the connections of a proxy are
+    assert _health(kept) == 200 and kept.sock is line
+    kept.close()
+
+
+def _health(connection):
+    connection.request("GET", "/health")
+    with connection.getresponse() as answer:
+        answer.read()
+        return answer.status
 
 
 def _closed(client, more):
