@@ -62,9 +62,7 @@ def load_of(url: str, body: Path | None, seconds: float = SECONDS, pause: float 
 
 def service(model: str, place: Path, **settings: str) -> Server:
     env = {"PYSTOCK_API_MODEL": f"models:/{NAME}@{model}", "PYSTOCK_API_PORT": "{port}", **settings}
-    # the port is known to the command alone, so a shell hands it on
-    start = 'PYSTOCK_API_PORT="$1" exec "$0" projects/pystock-inference-api/main.py'
-    command = ["sh", "-c", start, sys.executable, "{port}"]
+    command = [sys.executable, "projects/pystock-inference-api/main.py"]
     env |= {"PYSTOCK_API_CACHE": str(place / "cache"), "PYSTOCK_API_LOG_LEVEL": "info"}
     return start_server(command, "/ready", env=env, cwd=HERE.parent, grace=15)
 

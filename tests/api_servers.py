@@ -16,7 +16,7 @@ from course_root import until
 from mlflow.types import ColSpec, Schema
 
 from course import store
-from course.servers import Server, free_port, launch
+from course.servers import Server, start_server
 from pystock import models, tuning
 from pystock.data import load
 from pystock.features import volatility
@@ -106,10 +106,8 @@ class Service:
         self.server: Server | None = None
 
     def start(self, health: str = "/ready") -> "Service":
-        port = free_port()
-        self.server = launch(
-            [sys.executable, str(MAIN)], health, port=port, env=self.env | {"PYSTOCK_API_PORT": str(port)}, grace=15
-        ).wait_until_healthy()
+        env = self.env | {"PYSTOCK_API_PORT": "{port}"}
+        self.server = start_server([sys.executable, str(MAIN)], health, env=env, grace=15)
         self.url = self.server.url
         return self
 

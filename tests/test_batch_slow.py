@@ -123,12 +123,12 @@ def test_a_disk_that_is_full_is_told_and_leaves_the_old_output(champion, days, t
         job(small, disk / "out.csv")
         before = contents(disk)
         with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\), and is as it was before"):
-            job(source, disk / "out.csv", chunk_rows=500)
+            job(source, disk / "out.csv", chunk_rows=2000)
         after = contents(disk)
         assert before.items() <= after.items()
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        assert "resumed" in job(source, disk / "out.csv", chunk_rows=500).said
-        job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
+        assert "resumed" in job(source, disk / "out.csv", chunk_rows=2000).said
+        job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=2000)
         assert contents(disk) == contents(tmp_path / "unbroken")
     finally:
         subprocess.run(["umount", "-l", disk], check=True)

@@ -11,7 +11,7 @@ import mlflow
 import pandas as pd
 import pytest
 from course_root import CHECKOUT, until
-from docker_projects import RUN, base_image, environment, in_container, megabytes, packages
+from docker_projects import IMAGES, RUN, base_image, environment, in_container, megabytes, packages
 from docker_workbench import docker, require_docker
 from environments import IMPORTANT, OPTIONS, locked, outcome, record
 
@@ -205,10 +205,12 @@ def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
     experiment = client.create_experiment("file", artifact_location=store.artifact_root(tmp_path / "store"))
     command = ["mlflow", "run", str(copy), "--build-image", "--experiment-id", experiment, "-P", "trees=5"]
     env = environment(store.uri(tmp_path / "store"))
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    with IMAGES:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr
     command += ["-A", "user=0:0"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    with IMAGES:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     (model,) = client.search_logged_models([experiment])
     assert model.status.value == "READY" and model.model_id in model.artifact_location

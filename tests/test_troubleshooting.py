@@ -796,14 +796,14 @@ API = CHECKOUT / "projects" / "pystock-inference-api" / "main.py"
 @pytest.fixture(scope="module")
 def api(learner, tmp_path_factory):
     """The service on a store without a champion, for one request at a time."""
-    port, folder = servers.free_port(), tmp_path_factory.mktemp("api")
+    folder = tmp_path_factory.mktemp("api")
     env = {
         "MLFLOW_TRACKING_URI": store.uri(learner / "store"),
-        "PYSTOCK_API_PORT": str(port),
+        "PYSTOCK_API_PORT": "{port}",
         "PYSTOCK_API_CACHE": str(folder),
         "PYSTOCK_API_MAX_CONCURRENT": "1",
     }
-    with servers.start_server([PYTHON, API], port=port, env=env, log=folder / "log.txt") as server:
+    with servers.start_server([PYTHON, API], env=env, log=folder / "log.txt") as server:
         yield server
 
 

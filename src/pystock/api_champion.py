@@ -360,7 +360,7 @@ class Watcher:
                 return load(Path(folder), self._registry.fetch(found, Path(folder) / "model"), "registry")
 
     def _refuse(self, version: int, entry: str, error: Exception) -> None:
-        self._let_go()
+        self._let_go()  # before the refusal is told
         if self._told != entry:
             self._attempts = 0
             self.counts.refused.inc()
