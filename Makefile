@@ -24,19 +24,19 @@ workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
 	@"$(BIN)/course" workbench
 
 test: setup ## prove it: every notebook three times, and everything else
-	@"$(BIN)/python" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker" tests
+	@"$(BIN)/python" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker"
 
 test-docker: setup ## the workbench in containers, where a Docker engine answers
-	@"$(BIN)/python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m docker tests
+	@"$(BIN)/python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m docker
 
 test-slow: setup ## the long proofs: network cut, another user, fresh environments
-	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m slow tests
+	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m slow
 
 notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
 	@"$(BIN)/course" notebooks
 
 screenshots: setup ## renew the committed screenshots (for authors)
-	@"$(BIN)/python" -m pytest -m "not slow and not docker" --screenshots tests/test_browser.py
+	@"$(BIN)/python" -m pytest -m "not slow and not docker" --screenshots tests/integration/course/test_browser.py
 
 bench: setup ## measure; writes bench/results.json
 	@"$(BIN)/python" bench/bench.py

@@ -37,7 +37,8 @@ print("\\n" + json.dumps(times[1:]))
 # The whole pipeline on all markets of a folder, and the most memory that its process ever held
 GROWTH = """
 import json, resource, runpy, sys, time
-from pystock import data_runs, pipeline
+from pystock import pipeline
+from pystock.data_pipeline import tracking
 sys.path.insert(0, ".")
 sys.argv = ["main.py", "--market", "all", "--source", sys.argv[1], "--end", ""]
 begun = time.perf_counter()

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import psutil
 from summary import summary
 
-import workbench
+from course import workbench
 from course.servers import start_server
 
 CALLS = 300

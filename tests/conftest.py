@@ -7,15 +7,16 @@ import signal
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
-from course_root import FOREIGN, CourseRoot
+from fake_course import FOREIGN, CourseRoot
 
 from course import store
 from course.paths import state
 
 # Here, before any test file imports it.
-pytest.register_assert_rewrite("notebook_passes")
+pytest.register_assert_rewrite("chapter_runs")
 
 # Who starts the tests in the background of a script leaves SIGINT ignored, and every program would inherit that. With a
 # handler here, those that the tests interrupt take it as from a terminal.
@@ -28,11 +29,16 @@ def pytest_addoption(parser):
     )
 
 
+TIERS = ("integration", "passes", "docker", "slow", "weekly")
 LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py", "test_offline_slow.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest begin first: at the end all workers but one would wait for them."""
+    """Mark each test with its tier, which is its folder. The longest begin first, so that no worker waits for them."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in TIERS:
+            item.add_marker(folder)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

@@ -1,8 +1,8 @@
 """The exercises of chapter 07."""
 
 from course.checks import Exercise, Wrong
-from pystock.acceptance import signature
 from pystock.data import named
+from pystock.registry.acceptance import signature
 
 BODY = b'{"entity": "model_version_tag", "action": "set"}'
 

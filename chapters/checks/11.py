@@ -3,7 +3,7 @@
 import json
 
 from course.checks import Exercise, Wrong
-from pystock.api_schema import NAMES, Contract, Refused, features
+from pystock.api.schema import NAMES, Contract, Refused, features
 from pystock.data import load, named
 from pystock.features import volatility
 

@@ -2,13 +2,14 @@
 
 from parameters import about, parse
 
-from pystock import data_runs, pipeline
+from pystock import pipeline
+from pystock.data_pipeline import tracking
 
 
 def main():
     options = parse(__doc__, "market", "exchange", "stages", "force")
-    with pipeline.run(data_runs.PIPELINE, "check_verify_data", about(options), claim=data_runs.claim(options.stages)):
-        data_runs.check_verify_data(data_runs.markets(options), options.stages, options.exchange, options.force)
+    with pipeline.run(tracking.PIPELINE, "check_verify_data", about(options), claim=tracking.claim(options.stages)):
+        tracking.check_verify_data(tracking.markets(options), options.stages, options.exchange, options.force)
 
 
 if __name__ == "__main__":

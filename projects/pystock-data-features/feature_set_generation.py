@@ -2,15 +2,16 @@
 
 from parameters import about, parse
 
-from pystock import data_runs, pipeline
+from pystock import pipeline
+from pystock.data_pipeline import tracking
 
 
 def main():
     options = parse(__doc__, "market", "target", "features", "end", "stages", "force")
     with pipeline.run(
-        data_runs.PIPELINE, "feature_set_generation", about(options), claim=data_runs.claim(options.stages)
+        tracking.PIPELINE, "feature_set_generation", about(options), claim=tracking.claim(options.stages)
     ) as step:
-        data_runs.generate(step, data_runs.markets(options), options)
+        tracking.generate(step, tracking.markets(options), options)
 
 
 if __name__ == "__main__":

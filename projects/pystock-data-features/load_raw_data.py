@@ -2,13 +2,14 @@
 
 from parameters import about, parse
 
-from pystock import data_runs, pipeline
+from pystock import pipeline
+from pystock.data_pipeline import tracking
 
 
 def main():
     options = parse(__doc__, "market", "source", "stages", "force")
-    with pipeline.run(data_runs.PIPELINE, "load_raw_data", about(options), claim=data_runs.claim(options.stages)):
-        data_runs.load_raw_data(data_runs.markets(options), options.stages, options.source, options.force)
+    with pipeline.run(tracking.PIPELINE, "load_raw_data", about(options), claim=tracking.claim(options.stages)):
+        tracking.load_raw_data(tracking.markets(options), options.stages, options.source, options.force)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from parameters import about, parse
 
-from pystock import data_runs, pipeline
+from pystock import pipeline
+from pystock.data_pipeline import tracking
 
 
 def main():
     options = parse(__doc__, "market", "source", "target", "features", "end", "exchange", "stages", "force")
-    with pipeline.run(data_runs.PIPELINE, "main", about(options), claim=data_runs.claim(options.stages)) as step:
-        data_runs.run_steps(step, data_runs.markets(options), options)
+    with pipeline.run(tracking.PIPELINE, "main", about(options), claim=tracking.claim(options.stages)) as step:
+        tracking.run_steps(step, tracking.markets(options), options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pystock.api_keys import NAME, KeysError, digest, new_key, read_keys
+from pystock.api.keys import NAME, KeysError, digest, new_key, read_keys
 from pystock.runs import reason
 
 

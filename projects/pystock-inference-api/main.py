@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import uvicorn
 
-from pystock.api_process import EachItsOwn, PatientProtocol, PatientServer, Supervisor, bound, log_config
-from pystock.api_settings import Settings, SettingsError, read_settings
+from pystock.api.server import EachItsOwn, PatientProtocol, PatientServer, Supervisor, bound, log_config
+from pystock.api.settings import Settings, SettingsError, read_settings
 
 
 def serve(settings: Settings) -> None:

@@ -6,7 +6,7 @@ _WHERE = {
     "begin": "course.session",
     "check": "course.checks",
     "start_server": "course.servers",
-    "start_workbench": "workbench",
+    "start_workbench": "course.workbench",
     "study_storage": "course.store",
     "CourseError": "course.errors",
 }

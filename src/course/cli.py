@@ -102,9 +102,9 @@ def ui(browser):
 @click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
 def workbench(browser, auth):
     """Start PostgreSQL, the MLflow server and JupyterLab together."""
-    import workbench
+    from course.workbench.local import workbench
 
-    workbench.workbench(browser, auth)
+    workbench(browser, auth)
 
 
 @main.command(
@@ -179,7 +179,7 @@ def checkpoint(chapter, force):
 @click.option("--docker", is_flag=True, help="Of the workbench in containers.")
 def backup(file, docker):
     """Write all that the workbench holds into FILE: runs, models, artifacts and accounts."""
-    from workbench import backup
+    from course.workbench import backup
 
     print(f"{file} holds {backup.backup(file, docker=docker)}.")
 
@@ -190,7 +190,7 @@ def backup(file, docker):
 @click.option("--force", is_flag=True, help="Keep a workbench that is there aside first.")
 def restore(file, docker, force):
     """Put the workbench of a backup FILE in place."""
-    from workbench import backup
+    from course.workbench import backup
 
     print(f"The workbench holds what {file} does: {backup.restore(file, docker=docker, force=force)}.")
 
@@ -199,7 +199,7 @@ def restore(file, docker, force):
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def learners(file):
     """Make a workspace, and an account where there are accounts, for each name in FILE on the server in use."""
-    from workbench import learners
+    from course.workbench import learners
 
     learners.learners(file)
 

@@ -1,7 +1,7 @@
 """Start a server from a notebook or a command, wait until it is healthy, and stop it whatever happens.
 
-The server runs under `course.guard`, a small process that ends it when its own standard input closes. The system closes
-that pipe also when the process that started the server is killed, so no server outlives its notebook.
+The server runs under `course.process_guard`, a small process that ends it when its own standard input closes. The
+system closes that pipe also when the process that started the server is killed, so no server outlives its notebook.
 """
 
 import os
@@ -125,7 +125,7 @@ def launch(
     env = {name: str(value).replace("{port}", str(port)) for name, value in (env or {}).items()}
     with open(log, "wb") as output:
         guard = subprocess.Popen(
-            [sys.executable, "-P", "-m", "course.guard", str(grace), *words],
+            [sys.executable, "-P", "-m", "course.process_guard", str(grace), *words],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

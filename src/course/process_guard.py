@@ -1,0 +1,74 @@
+"""Run a command until standard input closes, then end it and everything it started.
+
+    python -m course.process_guard SECONDS COMMAND …
+
+SECONDS pass between asking it to end and killing it.
+
+By process group, because `mlflow models serve` leaves its worker behind when only the parent is ended.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+def stop(child: subprocess.Popen, grace: float) -> None:
+    if os.name == "nt":
+        import psutil
+
+        try:
+            family = psutil.Process(child.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            family = []
+        for process in [child, *family]:
+            try:
+                process.kill()
+            except (OSError, psutil.Error):
+                pass
+        return
+    for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 3)):
+        deadline = time.monotonic() + patience
+        try:
+            os.killpg(child.pid, sign)
+            while time.monotonic() < deadline:
+                child.poll()  # reaps it: a dead child that nobody waited for still counts as a member of its group
+                os.killpg(child.pid, 0)
+                time.sleep(0.05)
+        except (ProcessLookupError, PermissionError):
+            return  # the group is empty
+
+
+def main() -> int:
+    parent = os.getppid()
+    # Ctrl-C and a closed terminal reach the whole foreground group: leave it to the starter, and wait for the pipe
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
+
+    def wait_for_the_pipe():
+        while os.read(0, 1024):  # not sys.stdin, whose lock a thread may not hold when Python ends
+            pass
+        ended.set()
+
+    def wait_for_the_child():
+        child.wait()
+        ended.set()
+
+    for wait in (wait_for_the_pipe, wait_for_the_child):
+        threading.Thread(target=wait, daemon=True).start()
+    # a child that the starter forked without exec keeps the pipe open when the starter is killed: look at it, too
+    while not ended.wait(timeout=1) and os.getppid() == parent:
+        pass
+    code = child.poll()
+    stop(child, float(sys.argv[1]))
+    return code if code is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Batch inference: score files and folders with one version of a registered model, and resume after a crash.
+
+`score` is the job; projects/pystock-inference-batch calls it. `rows` reads and checks the input, `resume` keeps what a
+broken-off job has finished.
+"""
+
+from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, BatchError, Result, check_server, score
+
+__all__ = ["CHUNK_ROWS", "MODEL", "PIPELINE", "WRITTEN", "BatchError", "Result", "check_server", "score"]

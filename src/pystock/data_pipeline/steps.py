@@ -1,0 +1,501 @@
+"""The data pipeline: prices as they come, checked prices, tables of features and outcomes, each a stage on disk.
+
+    load_raw       source -> raw        the rows as text, as they stand in the source
+    check          raw -> staging       good rows as numbers, with flags; the bad ones in STAGES/MARKET/quarantine.csv
+    make_features  staging -> training  a table for each question: features, and last the next day's outcome
+
+Each step is skipped where what it would be made from is unchanged: its input, its parameters, the schema's version, and
+the code that does it. Where the input has only grown at its end, the new rows alone are computed, and the table is the
+same to the last bit as if all had been. Everything else that changes makes the stage of that market anew.
+
+The functions need no MLflow: `made_by` is the id of the run to be named in the manifest, and `alive` says whether such
+a run still counts. `pystock.data_pipeline.tracking` holds what the entry points of projects/pystock-data-features log.
+"""
+
+import hashlib
+import inspect
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from pystock import data, runs
+from pystock import features as feature_sets
+from pystock.data_pipeline import contract
+from pystock.data_pipeline import stages as disk
+from pystock.pipeline import PipelineError
+
+END = "2014-12-31"  # the last day that the course's tables know; 2015 to 2018 is its production
+# How many days a row of features looks back, its own not counted. A feature set that is not named here is always
+# computed whole.
+LOOK_BACK = {"flags": 14, "volatility": 66}
+_CODE = {"raw": [data, disk], "staging": [data, contract, disk], "training": [feature_sets, disk]}  # and this module
+
+
+class Result(NamedTuple):
+    """What a step did for one market. `outcome` is done or skipped, `said` one sentence about it, `new_rows` the rows
+    that were computed now. `findings` are counts: of check rows, bad, duplicates, missing_days and the flags; of
+    load_raw new, late, revised and withdrawn days.
+    """
+
+    market: str
+    stage: str
+    outcome: str
+    said: str
+    manifest: dict
+    new_rows: int
+    findings: dict[str, int]
+
+
+class TooManyBad(PipelineError):
+    """More than 1 % of the rows are bad. `findings` as in Result."""
+
+    def __init__(self, message: str, findings: dict[str, int]):
+        super().__init__(message)
+        self.findings = findings
+
+
+Alive = Callable[[str], bool]
+
+
+def _always(run_id: str) -> bool:
+    return True
+
+
+def names(market: str) -> list[str]:
+    """The names of markets in a text, one or several with commas. PipelineError for none, and for one that is none."""
+    found = list(dict.fromkeys(name.strip() for name in market.split(",") if name.strip()))
+    if not found:
+        raise PipelineError("no market is named: give one, several with commas, or all.")
+    for name in found:
+        disk.stage_folder("", name, "raw")  # which refuses a name that makes no folder
+    return found
+
+
+def markets_of(market: str, source: str) -> list[str]:
+    """The markets of a source that `market` asks for: names as above, or `all`, which is every CSV file of a folder."""
+    place = _place(source)
+    if market == "all" and place is None:
+        raise PipelineError(f"{source} is one ticker: give its market a name, all is for files.")
+    if market == "all":
+        files = [place] if place.is_file() else place.glob("*.csv")
+        market = ",".join(sorted(path.stem for path in files))
+        if not market:
+            raise PipelineError(f"{place} holds no CSV file: name a folder that holds MARKET.csv for each market.")
+    found = names(market)
+    if len(found) > 1 and (place is None or place.is_file()):
+        raise PipelineError(f"{source} is the source of one market, not of {len(found)}: name one, or a folder.")
+    return found
+
+
+def _place(source: str) -> Path | None:
+    """The file or folder of a source; None for a live ticker."""
+    if source.startswith("yahoo:"):
+        return None
+    place = data.embedded_folder() if source == "embedded" else Path(source)
+    if not place.exists():
+        raise PipelineError(f"the source {place} does not exist: give embedded, a CSV file, a folder or yahoo:TICKER.")
+    return place
+
+
+# raw ----------------------------------------------------------------------------------------------------------------
+
+
+def load_raw(
+    stages: str | Path,
+    market: str,
+    source: str = "embedded",
+    *,
+    force: bool = False,
+    made_by: str = "",
+    alive: Alive = _always,
+) -> Result:
+    """Take the rows of `market` from `source` into the stage raw, as they stand there, sound or not.
+
+    `source` is `embedded`, a CSV file, a folder that holds MARKET.csv, or `yahoo:TICKER`: always the whole history.
+    Raises PipelineError or DataError for a source that is missing or no table of prices; raw stays as it was then.
+    """
+    folder = disk.stage_folder(stages, market, "raw")
+    with disk.locked(stages):
+        name, found, read = _source(market, source)
+        plan = _plan(folder, "raw", found, {"source": source}, force, made_by, alive)
+        if not plan.why:
+            return _skipped(market, "raw", plan.manifest)
+        table = read()
+        before = disk.read(folder) if plan.grow else None
+        if before is not None and before.equals(table.iloc[: len(before)]):
+            changes, new, kept = _changes(before, table), len(table) - len(before), plan.manifest
+            how = f"{_count(new, 'new row')} appended to {len(before):,}"
+        else:
+            changes, new, kept = {} if before is None else _changes(before, table), len(table), None
+            how = f"{new:,} rows taken"
+        days = _dates(table["Date"]).dropna()
+        about = _about(plan, market, "raw", made_by, days.min(), days.max(), source=name)
+        about["made_from"] = {"source": name, "digest": found}
+        manifest = disk.write(folder, table, about, kept=kept)
+        differ = [
+            f"{_count(len(of), kind + ' day')} ({_few(of)})" for kind, of in changes.items() if of and kind != "new"
+        ]
+        said = f"{market}: {', '.join([how, *differ])}, since {plan.why}"
+        return Result(market, "raw", "done", said, manifest, new, {kind: len(of) for kind, of in changes.items()})
+
+
+def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFrame]]:
+    """Where the prices of a market are, a digest of them, and a function that reads them."""
+    place = _place(source)
+    if place is None:
+        ticker = source.removeprefix("yahoo:")
+        yesterday = pd.Timestamp.now("UTC").normalize() - pd.Timedelta(days=1)  # today's day is still trading
+        prices = data.download(ticker, "1999-01-04", f"{yesterday:%Y-%m-%d}")
+        text = prices.to_csv(date_format="%Y-%m-%d")
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return source, _hash(text.encode()), lambda: data.as_rows(table, source, "choose other days")
+    path = place if place.is_file() else place / f"{market}.csv"
+    name = f"data/{market}.csv" if source == "embedded" else path.as_posix()
+    try:
+        found = _hash(path.read_bytes())
+    except OSError as error:
+        raise PipelineError(
+            f"{path} cannot be read ({error.strerror}): name a market that the source has, or another source."
+        ) from None
+    return name, found, lambda: data.read_rows(path, "correct the file, or name another source")
+
+
+def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
+    """The days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn.
+
+    A number that is only written in another way, 1219.1 for 1219.10, is no revision.
+    """
+    columns = before.columns.drop("Date")
+    before, now = (table.drop_duplicates("Date", keep="last").set_index("Date") for table in (before, now))
+    added, last = now.index.difference(before.index), before.index.max()
+    both = now.index.intersection(before.index)
+    values = (table.loc[both, columns].apply(_as_values) for table in (before, now))
+    revised = both[next(values).ne(next(values)).any(axis=1)]
+    return {
+        "new": list(added[added > last]),
+        "late": list(added[added <= last]),
+        "revised": sorted(revised),
+        "withdrawn": list(before.index.difference(now.index)),
+    }
+
+
+def _as_values(texts: pd.Series) -> pd.Series:
+    numbers = pd.to_numeric(texts, errors="coerce")
+    return numbers.astype(object).where(numbers.notna(), texts)
+
+
+# staging --------------------------------------------------------------------------------------------------------------
+
+
+def check(
+    stages: str | Path,
+    market: str,
+    *,
+    exchange: str = "XNYS",
+    force: bool = False,
+    made_by: str = "",
+    alive: Alive = _always,
+) -> Result:
+    """Part raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
+
+    `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
+    the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
+    """
+    folder = disk.stage_folder(stages, market, "staging")
+    raw_folder = disk.stage_folder(stages, market, "raw")
+    with disk.locked(stages):
+        raw = _input(raw_folder, "load_raw_data")
+        quarantine_file = Path(stages) / market / "quarantine.csv"
+        plan = _plan(folder, "staging", raw["digest"], {"exchange": exchange}, force, made_by, alive, quarantine_file)
+        if not plan.why:
+            return _skipped(market, "staging", plan.manifest)
+        rows = disk.read(raw_folder)
+        old, before, known = plan.manifest, None, 0
+        if plan.grow:
+            before, known = disk.read(folder), old["made_from"]["rows"]
+        bad_before = _bad_before(quarantine_file, old, rows, known) if known else None
+        if bad_before is not None:
+            examined = contract.examine(rows.iloc[known:], exchange, before.tail(1))
+            good = pd.concat([before, examined.good])
+            bad = pd.concat([bad_before, examined.quarantine])
+            missing = [*old["missing_days"], *examined.missing_days.strftime("%Y-%m-%d")]
+            how = f"{_count(len(examined.good), 'new good row')} appended to {len(before):,}"
+        else:
+            examined = contract.examine(rows, exchange)
+            good, bad, missing = examined.good, examined.quarantine, [*examined.missing_days.strftime("%Y-%m-%d")]
+            how = f"{len(good):,} good rows computed{_differing(before, good)}"
+        findings = {
+            "rows": len(rows),
+            "bad": len(bad),
+            "duplicates": int(
+                bad["reason"].isin([contract.TABLE_RULES["same"], contract.TABLE_RULES["different"]]).sum()
+            ),
+            "missing_days": len(missing),
+            **{flag: int(good[flag].sum()) for flag in contract.FLAGS},
+        }
+        quarantine = bad.to_csv().encode()
+        _write_quarantine(quarantine_file, quarantine)
+        if len(bad) > contract.MOST_BAD * len(rows):
+            raise TooManyBad(
+                f"{len(bad):,} of the {len(rows):,} rows of {market} are bad ({len(bad) / len(rows):.1%}, at most "
+                f"{contract.MOST_BAD:.0%} may be), the first in line {bad.index[0]} ({bad['reason'].iloc[0]}): look at "
+                f"{quarantine_file} and mend the source; staging and training are as they were.",
+                findings,
+            )
+        about = _about(plan, market, "staging", made_by, *good.index[[0, -1]], source=raw["source"])
+        about["made_from"] = {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}
+        about |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
+        manifest = disk.write(folder, good, about, kept=None if bad_before is None else old)
+        said = f"{market}: {how}, {_found(findings)}, since {plan.why}"
+        return Result(market, "staging", "done", said, manifest, len(examined.good), findings)
+
+
+def _bad_before(path: Path, old: dict, rows: pd.DataFrame, known: int) -> pd.DataFrame | None:
+    """The bad rows among the first `known` of raw, if those are still what staging was made from, and if all later
+    rows are of later days; else None: then staging is computed whole."""
+    if known > len(rows) or disk.digest(rows.iloc[:known]) != old["made_from"]["digest"]:
+        return None
+    days = _dates(rows["Date"])
+    if (days.iloc[known:] <= days.iloc[:known].max()).any():  # late, or there already
+        return None
+    return read_quarantine(path)
+
+
+def read_quarantine(path: Path) -> pd.DataFrame:
+    """The bad rows as `contract.examine` returns them."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return table.set_index(pd.Index(table.pop("line").astype("int64"), name="line"))
+
+
+def _write_quarantine(path: Path, text: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        disk.replace(path, text)
+    except OSError as error:
+        raise PipelineError(f"{path} cannot be written ({error.strerror}): make room or give rights.") from None
+
+
+def _found(findings: dict[str, int]) -> str:
+    bad, missing, stale, silent = (findings[name] for name in ("bad", "missing_days", "stale_open", "no_volume"))
+    return (
+        f"{_count(bad, 'bad row')} in quarantine, {_count(missing, 'missing day')}, {_count(stale, 'stale open')}, "
+        f"{_count(silent, 'day')} without volume"
+    )
+
+
+# training -------------------------------------------------------------------------------------------------------------
+
+
+def make_features(
+    stages: str | Path,
+    market: str,
+    target: str = "big_move",
+    features: str = "volatility",
+    *,
+    end: str = END,
+    force: bool = False,
+    made_by: str = "",
+    alive: Alive = _always,
+) -> Result:
+    """Make the table of a question from staging: `pystock.features.dataset` of the prices up to `end`, "" for all.
+
+    The index is `Date`, the last column the target (int64), the others the features (float64). Raises PipelineError or
+    ValueError for an unknown target or feature set, and where the history is too short for one row.
+    """
+    for functions, name, kind in (
+        (feature_sets.TARGETS, target, "target"),
+        (feature_sets.FEATURES, features, "feature set"),
+    ):
+        if name not in functions:
+            raise PipelineError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
+    folder = disk.stage_folder(stages, market, "training", f"{target}-{features}")
+    staging_folder = disk.stage_folder(stages, market, "staging")
+    with disk.locked(stages):
+        staging = _input(staging_folder, "check_verify_data")
+        old, prices = disk.manifest(folder), None
+        if old and old["parameters"]["end"] == end and old["made_from"]["staging"] == staging["digest"]:
+            found = old["made_from"]["digest"]  # known without a look at the rows
+        else:
+            prices = _until(disk.read(staging_folder), end, market)
+            found = disk.digest(prices)
+        parameters = {"target": target, "features": features, "end": end}
+        plan = _plan(folder, "training", found, parameters, force, made_by, alive)
+        if not plan.why:
+            return _skipped(market, "training", plan.manifest)
+        if prices is None:
+            prices = _until(disk.read(staging_folder), end, market)
+        before = disk.read(folder) if plan.grow else None
+        if before is not None and _grown(prices, old["made_from"]) and features in LOOK_BACK:
+            first = prices.index.get_loc(before.index[-1]) + 1  # its outcome was not known then, and is now
+            table = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
+            new = table[table.index > before.index[-1]]
+            table, kept, how = (
+                pd.concat([before, new]),
+                old,
+                f"{_count(len(new), 'new row')} appended to {len(before):,}",
+            )
+        else:
+            table = new = _table(prices, target, features)
+            kept, how = None, f"{len(table):,} rows computed{_differing(before, table)}"
+        about = _about(plan, market, "training", made_by, *table.index[[0, -1]], source=staging["source"])
+        about["made_from"] = {
+            "stage": "staging",
+            "rows": len(prices),
+            "last_day": f"{prices.index[-1]:%Y-%m-%d}",
+            "digest": found,
+            "staging": staging["digest"],
+        }
+        manifest = disk.write(folder, table, about, kept=kept)
+        said = f"{market}: {how}, since {plan.why}"
+        return Result(market, "training", "done", said, manifest, len(new), {})
+
+
+def _until(staging: pd.DataFrame, end: str, market: str) -> pd.DataFrame:
+    try:
+        prices = staging.loc[: pd.Timestamp(end)] if end else staging
+    except ValueError:
+        raise PipelineError(f"{end!r} is no date: write it as '2014-12-31', or leave it empty for all days.") from None
+    if prices.empty:
+        raise PipelineError(f"{market} has no day up to {end}: choose an end after {staging.index[0]:%Y-%m-%d}.")
+    return prices
+
+
+def _table(prices: pd.DataFrame, target: str, features: str) -> pd.DataFrame:
+    X, y = feature_sets.dataset(prices[data.COLUMNS], target, features)
+    return X.assign(**{target: y})
+
+
+def _grown(prices: pd.DataFrame, made_from: dict) -> bool:
+    """Whether `prices` begins with the rows that a table was made from."""
+    known = made_from["rows"]
+    return len(prices) > known and disk.digest(prices.iloc[:known]) == made_from["digest"]
+
+
+def _window(prices: pd.DataFrame, first: int, look_back: int) -> int:
+    """Where to begin so that row `first` and those after it have the features that they have in the whole history."""
+    begin = max(first - look_back, 0)
+    traded = (prices["Volume"].iloc[: begin + 1] > 0).to_numpy().nonzero()[0]
+    return int(traded[-1]) if len(traded) else 0  # a volume that is missing counts as the last one before it
+
+
+# What the three share ---------------------------------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """`why` a step is to be done, "" where nothing calls for it; `manifest` what is there, or None; `grow` whether its
+    table may be built upon: nothing has changed but the input. `key` is what the next run will compare.
+    """
+
+    why: str
+    manifest: dict | None
+    grow: bool
+    key: dict
+
+
+def _plan(
+    folder: Path,
+    stage: str,
+    found: str,
+    parameters: dict,
+    force: bool,
+    made_by: str,
+    alive: Alive,
+    quarantine: Path | None = None,
+) -> _Plan:
+    """Compare what a stage would be made from with what its manifest says that it was made from."""
+    key = {"parameters": parameters, "code": _code(stage, parameters)}
+    old = None if force else disk.manifest(folder)
+    if force:
+        return _Plan("it was forced", None, False, key)
+    if old is None:
+        return _Plan("there was none", None, False, key)
+    changed = [
+        f"the parameter {name} is {value or 'empty'} and was {old['parameters'].get(name) or 'empty'}"
+        for name, value in parameters.items()
+        if old["parameters"].get(name) != value
+    ]
+    if old["schema_version"] != disk.SCHEMA_VERSION:
+        changed.append(f"the schema's version is {disk.SCHEMA_VERSION} and was {old['schema_version']}")
+    if old["code"] != key["code"]:
+        changed.append("the code has changed")
+    if not disk.intact(folder, old):
+        changed.append("a file of it is missing or cut")
+    if quarantine and not (quarantine.exists() and _hash(quarantine.read_bytes()) == old["quarantine"]):
+        changed.append("the quarantine file is missing or not of these rows")
+    if made_by and not (old["made_by"] and alive(old["made_by"])):
+        changed.append("the run that made it is not in this store, or did not finish")
+    if changed:
+        return _Plan(" and ".join(changed), old, False, key)
+    if old["made_from"]["digest"] != found:
+        return _Plan(f"{'the source' if stage == 'raw' else 'its input'} has changed", old, True, key)
+    return _Plan("", old, False, key)
+
+
+def _code(stage: str, parameters: dict) -> str:
+    """A digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
+    texts = [Path(module.__file__).read_bytes() for module in _CODE[stage]] + [Path(__file__).read_bytes()]
+    if stage == "training":
+        for function in (feature_sets.TARGETS[parameters["target"]], feature_sets.FEATURES[parameters["features"]]):
+            try:
+                texts.append(inspect.getsource(function).encode())
+            except (OSError, TypeError):  # typed into a prompt, or not written in Python
+                texts.append(repr(getattr(getattr(function, "__code__", None), "co_code", function)).encode())
+    return runs.code_digest(*texts)
+
+
+def _about(plan: _Plan, market: str, stage: str, made_by: str, first, last, *, source: str) -> dict:
+    return {
+        "market": market,
+        "stage": stage,
+        "source": source,
+        "first_day": None if first is pd.NaT else f"{first:%Y-%m-%d}",
+        "last_day": None if last is pd.NaT else f"{last:%Y-%m-%d}",
+        "made_by": made_by,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **plan.key,
+    }
+
+
+def _input(folder: Path, step: str) -> dict:
+    found = disk.manifest(folder)
+    if found is None:
+        raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
+    return found
+
+
+def _skipped(market: str, stage: str, found: dict) -> Result:
+    said = f"{market}: skipped, input, parameters and code are those of the {found['rows']:,} rows that are there"
+    return Result(market, stage, "skipped", said, found, 0, found.get("findings", {}))
+
+
+def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
+    """In brackets, by how many days a table differs from the one before it, and from which day on."""
+    if before is None or list(before.columns) != list(now.columns):
+        return ""
+    both = before.index.intersection(now.index)
+    differ = both[(before.loc[both] != now.loc[both]).any(axis=1)]
+    days = differ.union(before.index.symmetric_difference(now.index))
+    if not len(days):
+        return " anew"
+    differ = f"{_count(len(days), 'day')} differ{'s' if len(days) == 1 else ''}"
+    return f" anew ({differ} from before, from {days[0]:%Y-%m-%d} on)"
+
+
+def _dates(column: pd.Series) -> pd.Series:
+    return pd.to_datetime(column, format="%Y-%m-%d", errors="coerce")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+
+
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:32]

@@ -1,0 +1,238 @@
+"""What the steps of the data pipeline leave in MLflow: data sets, artifacts, metrics and tags of the active run.
+
+One function for each step, called by `main` and by the step's own entry point; it returns the outcome. Each goes
+through its markets one by one, keeps what is to be logged on disk and not in memory, and writes to the store in few
+calls at the end.
+"""
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
+
+from pystock.data_pipeline import contract, profile, stages
+from pystock.data_pipeline import steps as data_pipeline
+from pystock.data_pipeline.steps import Result, TooManyBad
+from pystock.pipeline import PipelineError, end_step
+
+PIPELINE = "pystock-data-features"
+
+
+def claim(stages_folder: str) -> str:
+    """What `pipeline.run` is to claim: the folder of the stages, on this machine.
+
+    The lock on the folder alone would do. With the claim the second is told which run is at it, and runs of a process
+    that was killed are ended by the next one.
+    """
+    return f"the stages in {stages_folder} on {platform.node()}".replace("'", "_")  # the quote of MLflow's filters
+
+
+def finished(run_id: str) -> bool:
+    """Whether the store in use has this run, not deleted and FINISHED: only then may a step be skipped for it."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    return run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
+
+
+def markets(options) -> list[str]:
+    """The markets that an entry point is asked for; without a source `all` are those that have a folder of stages."""
+    if "source" in options:
+        return data_pipeline.markets_of(options.market, options.source)
+    if options.market != "all":
+        return data_pipeline.names(options.market)
+    found = sorted(path.parents[1].name for path in Path(options.stages).glob("*/raw/manifest.json"))
+    if not found:
+        raise PipelineError(f"{options.stages} holds no market yet: run load_raw_data first, or main.")
+    return found
+
+
+def load_raw_data(markets: list[str], stages_folder: str, source: str, force: bool) -> str:
+    """The step raw: an input data set for each market that was not skipped, and raw/MARKET.manifest.json."""
+    with _step() as log:
+        for market in markets:
+            result = data_pipeline.load_raw(stages_folder, market, source, **log.how(force))
+            log.add(result, {f"raw/{market}.manifest.json": _json(result.manifest)})
+    return log.outcome()
+
+
+def check_verify_data(markets: list[str], stages_folder: str, exchange: str, force: bool) -> str:
+    """The step staging: data sets, profile/MARKET.html, quarantine/MARKET.csv, contract.yaml, and the findings."""
+    with _step() as log:
+        for market in markets:
+            quarantine_file = Path(stages_folder) / market / "quarantine.csv"
+            try:
+                result = data_pipeline.check(stages_folder, market, exchange=exchange, **log.how(force))
+            except TooManyBad as error:
+                log.files({f"quarantine/{market}.csv": quarantine_file.read_text(encoding="utf-8")})
+                log.metrics(error.findings)
+                raise
+            if result.outcome == "skipped":
+                log.add(result)
+                continue
+            bad = data_pipeline.read_quarantine(quarantine_file)
+            staging = stages.read(stages.stage_folder(stages_folder, market, "staging"))
+            days = pd.DatetimeIndex(result.manifest["missing_days"])
+            files = {
+                f"profile/{market}.html": profile.page(staging, bad, days, f"{market}: what is in staging"),
+                f"staging/{market}.manifest.json": _json(result.manifest),
+                "contract.yaml": contract.to_yaml(exchange),
+            }
+            if len(bad):
+                files[f"quarantine/{market}.csv"] = bad.to_csv()
+            log.add(result, files)
+    return log.outcome()
+
+
+def feature_set_generation(market: str, options) -> str:
+    """The step training of one market: the table, its manifest, and the data set that a model can be traced to."""
+    stages_folder, target, features, end = options.stages, options.target, options.features, options.end
+    with _step() as log:
+        result = data_pipeline.make_features(stages_folder, market, target, features, end=end, **log.how(options.force))
+        if result.outcome == "skipped":
+            log.add(result)
+            return log.outcome()
+        folder = stages.stage_folder(stages_folder, market, "training", f"{target}-{features}")
+        table = stages.read(folder)
+        log.files({f"training/{market}.manifest.json": _json(result.manifest)})
+        table.to_parquet(log.folder / f"training/{market}.parquet")
+        # As chapter 04 describes a table, so that the same rows have the same name and digest everywhere
+        described = mlflow.data.from_pandas(
+            table.astype({target: float}),
+            source=LocalArtifactDatasetSource(result.manifest["source"]),
+            targets=target,
+            name=f"{market}-{target}-{features}",
+        )
+        log.tags = {"digest": described.digest}
+        log.add(result, dataset=described)
+    return log.outcome()
+
+
+class _Log:
+    """What a step has to say, gathered until its end."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.alive = cache(finished)  # two hundred markets were made by the same run
+        self.run_id = mlflow.active_run().info.run_id
+        self.results: list[tuple[str, str, str]] = []
+        self.datasets: list = []
+        self.contexts: list[str] = []
+        self.sums: dict[str, int] = {}
+        self.tags: dict[str, str] = {}
+        self.makers: list[str] = []
+
+    def outcome(self) -> str:
+        return "done" if any(outcome == "done" for _, outcome, _ in self.results) else "skipped"
+
+    def how(self, force: bool) -> dict:
+        return {"force": force, "made_by": self.run_id, "alive": self.alive}
+
+    def add(self, result: Result, files: dict[str, str] | None = None, dataset=None) -> None:
+        self.results.append((result.market, result.outcome, result.said))
+        rows = {"rows": result.manifest["rows"], "new_rows": result.new_rows}
+        self.metrics(rows | {name: count for name, count in result.findings.items() if name != "rows"})
+        if result.outcome == "skipped":
+            self.makers.append(result.manifest["made_by"])
+            return
+        self.files(files or {})
+        if dataset is None:  # no more than the facts about it, since its rows would stay in memory
+            source = LocalArtifactDatasetSource(result.manifest["source"])
+            dataset = MetaDataset(source, f"{result.market}-{result.stage}", result.manifest["digest"])
+        self.datasets.append(dataset)
+        self.contexts.append(result.stage)
+
+    def metrics(self, counts: dict[str, int]) -> None:
+        """Of several markets: their sums."""
+        for name, count in counts.items():
+            self.sums[name] = self.sums.get(name, 0) + count
+
+    def files(self, texts: dict[str, str]) -> None:
+        for name, text in texts.items():
+            path = self.folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+
+    def write(self) -> None:
+        if self.sums:
+            mlflow.log_metrics(self.sums)
+        if any(self.folder.iterdir()):
+            mlflow.log_artifacts(str(self.folder))
+        if self.datasets:
+            mlflow.log_inputs(self.datasets, self.contexts, [{} for _ in self.datasets])
+        if self.tags:
+            mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in self.tags.items()])
+
+
+@contextmanager
+def _step():
+    """A log for the step; it is written also where the step fails, and only then does the step have an outcome."""
+    with tempfile.TemporaryDirectory(prefix="pystock-") as folder:
+        log = _Log(Path(folder))
+        try:
+            yield log
+        finally:
+            log.write()
+        done = [said for _, outcome, said in log.results if outcome == "done"]
+        tags = {"made_by": ",".join(dict.fromkeys(log.makers))} if not done else {}
+        if len(log.results) == 1:
+            said = log.results[0][2]
+        else:
+            skipped = len(log.results) - len(done)
+            said = f"{len(log.results)} markets: {len(done)} done, {skipped} skipped" + "".join(
+                f"; {one}" for one in done[:3]
+            )
+            said += " …" if len(done) > 3 else ""
+        end_step(log.outcome(), said, **tags)
+
+
+def _json(manifest: dict) -> str:
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def run_steps(step: Callable, markets: list[str], options) -> None:
+    """All three steps as child runs; of the last one a child for each market, since models are traced to it."""
+    with stages.locked(options.stages):
+        with step("load_raw_data"):
+            outcomes = [load_raw_data(markets, options.stages, options.source, options.force)]
+        with step("check_verify_data"):
+            outcomes.append(check_verify_data(markets, options.stages, options.exchange, options.force))
+        outcomes += _generate(step, markets, options)
+    _end(outcomes)
+
+
+def generate(step: Callable, markets: list[str], options) -> None:
+    """The step training alone: of one market the active run, of several a child run each."""
+    if len(markets) == 1:
+        mlflow.set_tag("market", markets[0])
+        feature_set_generation(markets[0], options)
+    else:
+        with stages.locked(options.stages):
+            _end(_generate(step, markets, options))
+
+
+def _generate(step: Callable, markets: list[str], options) -> list[str]:
+    outcomes = []
+    for market in markets:
+        with step("feature_set_generation"):
+            mlflow.set_tag("market", market)
+            outcomes.append(feature_set_generation(market, options))
+    return outcomes
+
+
+def _end(outcomes: list[str]) -> None:
+    done = outcomes.count("done")
+    end_step("done" if done else "skipped", f"{done} of {len(outcomes)} steps had something to do")

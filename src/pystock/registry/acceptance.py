@@ -1,0 +1,239 @@
+"""The acceptance test of a version in Staging, and the receiver that starts it when the registry says so.
+
+The receiver is a small web service for MLflow's webhooks: `uvicorn --factory pystock.registry.acceptance:receiver`. The
+test is a program of its own, `python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes
+no receiver with it. Both find the registry through MLFLOW_TRACKING_URI and the account in MLFLOW_TRACKING_USERNAME and
+_PASSWORD, which needs to read the model and to write runs, and no more.
+"""
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+SECRET = "PYSTOCK_WEBHOOK_SECRET"  # the variable that holds what was given to create_webhook(secret=…)
+MAX_AGE = 300  # seconds, as the Standard Webhooks specification advises; clocks may differ by as much
+DAYS, LATENCY = 250, 0.25  # the rows of the test: a year; seconds within which 95 of 100 answers must come
+EQUAL = 1e-9  # a row predicted alone and in a table may differ in the last digits: sums are taken in another order
+
+
+# The receiver --------------------------------------------------------------------------------------------------------
+
+
+class EventRefused(ValueError):
+    """An event that must not be acted on; `status` is the HTTP status that says so."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(reason)
+        self.status = status
+
+
+def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
+    """`v1,` and the base64 of the HMAC-SHA256 of `delivery.timestamp.body`: what MLflow writes into X-MLflow-Signature.
+
+    `delivery` and `timestamp` (seconds since 1970) are the texts of the headers X-MLflow-Delivery-Id and -Timestamp.
+    """
+    digest = hmac.new(secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str, int], now: float = 0) -> dict:
+    """The event in `body`, if it comes from who knows the secret, is new, and was not accepted before.
+
+    `seen` holds the accepted deliveries with their times; it forgets those that are too old to be accepted anyway. It
+    lives as long as the process: after a restart an event of the last five minutes can be replayed once. `now` is in
+    seconds since 1970, by default the time of this machine.
+    Raises EventRefused: 401 for a forged, changed or stale event, 409 for a replayed one.
+    """
+    names = ("Delivery-Id", "Timestamp", "Signature")
+    delivery, timestamp, given = (headers.get(f"X-MLflow-{name}", "") for name in names)
+    if not hmac.compare_digest(given.encode(), signature(secret, delivery, timestamp, body).encode()):
+        raise EventRefused(401, "the signature does not fit: the event was forged, or changed on its way")
+    now = now or time.time()
+    if abs(now - int(timestamp)) > MAX_AGE:
+        raise EventRefused(401, f"the event is stale: its time is more than {MAX_AGE} s from now")
+    for old in [each for each, when in seen.items() if now - when > MAX_AGE]:
+        del seen[old]
+    if delivery in seen:
+        raise EventRefused(409, "the event is replayed: this delivery was accepted before")
+    seen[delivery] = int(timestamp)
+    return json.loads(body)
+
+
+def receiver():
+    """The web application: POST /registry takes an event, GET /health says that it is alive.
+
+    A version whose tag `lifecycle` was set to `Staging` is tested in a process of its own, after the answer 202: a
+    sender should not wait for a test. Raises ValueError where no secret is set.
+    """
+    from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
+
+    secret, seen = os.environ.get(SECRET, ""), {}
+    if not secret:
+        raise ValueError(f"{SECRET} is not set, and without a secret any event would be believed: set it.")
+    app = FastAPI()
+
+    @app.get("/health")
+    def health():
+        return "OK"
+
+    @app.post("/registry", status_code=202)
+    async def receive(request: Request, background: BackgroundTasks):
+        try:
+            event = verify(secret, request.headers, await request.body(), seen)
+        except EventRefused as error:
+            raise HTTPException(error.status, str(error)) from None
+        data = event["data"]
+        wanted = (event["entity"], event["action"], data.get("key"), data.get("value"))
+        if wanted != ("model_version_tag", "set", "lifecycle", "Staging"):
+            return {"test": "not asked for"}
+        # no shell, and behind `--` no name can pass for an option
+        command = [sys.executable, "-m", "pystock.registry.acceptance", "--", data["name"], data["version"]]
+        background.add_task(subprocess.run, command)
+        return {"test": "started"}
+
+    return app
+
+
+# The test ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(app) -> Iterator[str]:
+    """The address at which a web application is served, by a thread of this process, on a free port of this machine."""
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    if not server.started:
+        raise RuntimeError("the server ended before it answered: its reason stands above.")
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def served(model):
+    """`running` for a loaded pyfunc model: the application that `mlflow models serve` runs."""
+    from mlflow.pyfunc import scoring_server
+
+    return running(scoring_server.init(model))
+
+
+def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
+    """Send `rows` one by one to the model served at `url`: three `gate.Condition`, and the latency in ms.
+
+    `rows` is a frame of features, `expected` the frame that the same model gives for it without a server.
+    """
+    import numpy as np
+    import requests
+
+    from pystock.registry.gate import Condition
+
+    answers, seconds = [], []
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy does not reach this machine's own ports
+
+        def ask(row):
+            payload = {"dataframe_split": row.to_dict(orient="split", index=False)}
+            return session.post(f"{url}/invocations", json=payload, timeout=30)
+
+        for day in range(len(rows)):
+            begun = time.perf_counter()
+            answer = ask(rows.iloc[[day]])
+            seconds.append(time.perf_counter() - begun)
+            answers += answer.json()["predictions"] if answer.ok else []
+        without = ask(rows.iloc[[0], 1:]).status_code
+
+    sound = [answer for answer in answers if _is_sound(answer)]
+    difference = float("inf")
+    if len(sound) == len(rows):
+        difference = max(np.abs(expected[key] - [each[key] for each in sound]).max() for key in sound[0])
+    same, fast = bool(difference < EQUAL), bool(np.quantile(seconds, 0.95) <= LATENCY)
+    found = "as without a server" if same else f"up to {difference:.3g} from those without a server"
+    conditions = [
+        Condition("answers", same, f"{len(answers)} of {len(rows)} days answered, {found}"),
+        Condition(
+            "schema",
+            len(sound) == len(rows) and without == 400,
+            f"{len(sound)} of {len(rows)} days got a probability and a decision; without {rows.columns[0]}: {without}",
+        ),
+        Condition("latency", fast, f"95 of 100 answers {'' if fast else 'not '}within {LATENCY * 1000:.0f} ms"),
+    ]
+    latency = {f"latency_p{percent}_ms": np.quantile(seconds, percent / 100) * 1000 for percent in (50, 95)}
+    return conditions, {"answered": len(answers), **latency}
+
+
+def _is_sound(answer: dict) -> bool:
+    """Whether an answer is a probability and a decision, and no more."""
+    if set(answer) != {"probability", "decision"}:
+        return False
+    probability, decision = answer["probability"], answer["decision"]
+    return isinstance(probability, float) and 0 <= probability <= 1 and decision in (0, 1)
+
+
+def accept(name: str, version: str, days: int = DAYS) -> bool:
+    """Test a version on the last `days` held-out days; True if all conditions hold.
+
+    The test is a run in the experiment `acceptance` (of the market that the version's source run names): tags
+    registered_model, version, outcome (`passed` or `failed`) and one for each condition, metrics of the latency in ms.
+    A version that cannot be loaded or read fails, with the first line of the error as the tag `error`.
+    Raises ValueError for a version whose source run does not name target, features and market.
+    """
+    import mlflow
+
+    from pystock.data import named
+    from pystock.registry.gate import held_out
+
+    client = mlflow.MlflowClient()
+    source = client.get_model_version(name, version).run_id
+    about = client.get_run(source).data.tags if source else {}
+    if missing := [key for key in ("target", "features", "market") if key not in about]:
+        raise ValueError(
+            f"version {version} of {name} cannot be tested, its source run has no tag {' or '.join(missing)}: "
+            "log the model in a run that says what it is for."
+        )
+    rows = held_out(about)[0].tail(days)
+    mlflow.set_experiment(named("acceptance", about["market"]))
+    tags = {"registered_model": name, "version": version, "outcome": "failed"}
+    with mlflow.start_run(run_name=f"{name}-{version}", tags=tags):
+        try:
+            model = mlflow.pyfunc.load_model(f"models:/{name}/{version}")
+            expected = model.predict(rows)
+            with served(model) as url:
+                conditions, numbers = examine(url, rows, expected)
+        except Exception as error:
+            mlflow.set_tag("error", f"{type(error).__name__}: {str(error).splitlines()[0]}"[:250])
+            raise
+        passed = all(condition.passed for condition in conditions)
+        mlflow.log_metrics(numbers)
+        for each in conditions:
+            mlflow.set_tag(f"condition.{each.name}", f"{'holds' if each.passed else 'fails'}: {each.evidence}")
+        mlflow.set_tag("outcome", "passed" if passed else "failed")
+    return passed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pystock.registry.acceptance", description="Test a version of a model."
+    )
+    parser.add_argument("name")
+    parser.add_argument("version")
+    given = parser.parse_args(arguments)
+    return 0 if accept(given.name, given.version) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,496 @@
+"""The one way to the alias `champion`: behind a gate, one at a time, and each time with a run that says why.
+
+The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Each run is opened before anything
+moves, and ended after. What keeps two of them apart is that a parameter of a run can be written once:
+
+- Whoever is next writes the id of its own run into the run of the promotion before it, as the parameter `next`. Of two
+  one is first; the other is told. (The first promotion of a name has none before it: it creates an experiment, whose
+  name is unique, with the id as its tag `first`.)
+- Then it writes `commit` = `go` into its own run, moves the alias, and ends the run.
+- One that died on the way holds up the chain. The next call takes it over (the parameter `owner-2`, then `owner-3` …)
+  and writes `commit` = `void`, unless `go` stands there: then it sets the alias itself.
+
+So only the owner of the newest run of the chain sets the alias. MLflow cannot hold anybody else to that: it has no
+"set this alias if it still points at version 3", and whoever may edit the name may set it. `history` tells.
+"""
+
+import getpass
+import os
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric, Run, ViewType
+from mlflow.exceptions import MlflowException
+
+from pystock.registry.gate import Condition, judge, signature_of
+from pystock.runs import first_line, is_over, this_process
+
+EXPERIMENT = "pystock-promotions"
+MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
+LEASE = 60  # seconds after which a promotion that has not ended may be taken over, wherever its process is
+PATIENCE = 5  # seconds to wait for a promotion that is under way
+
+# The life cycle, in the tag `lifecycle` of a version: what each step requires. A version without the tag is in
+# Development. Production is reached by `promote` and `rollback` alone, which archive the version they replace.
+TRANSITIONS = {
+    ("Development", "Staging"): "a signature with an output named probability",
+    ("Staging", "Development"): "nothing",
+    ("Development", "Archived"): "nothing",
+    ("Staging", "Archived"): "nothing",
+    ("Archived", "Development"): "nothing",
+    ("Production", "Archived"): "that it is no longer the champion",
+}
+
+
+class RegistryError(Exception):
+    """What cannot be done in the registry; the message names the thing, the reason and the mend."""
+
+
+class Refused(RegistryError):
+    """The gate said no; the message lists what failed, `conditions` holds all four."""
+
+    def __init__(self, what: str, conditions: list[Condition]):
+        self.conditions = conditions
+        failed = [f"- {each.name}: {each.evidence}" for each in conditions if not each.passed]
+        head = f"{what} is not promoted: {len(failed)} of {len(conditions)} conditions failed."
+        super().__init__("\n".join([head, *failed]))
+
+
+class Overtaken(RegistryError):
+    """The champion that the gate compared with is no longer the champion."""
+
+
+class Busy(RegistryError):
+    """Another promotion of this name is under way, and does not end."""
+
+
+class Promotion(NamedTuple):
+    """A promotion that was made: version `version` of `name` is champion, in place of `before` (None: the first)."""
+
+    name: str
+    version: int
+    before: int | None
+    outcome: str
+    conditions: list[Condition]
+    run_id: str
+
+    def __repr__(self) -> str:
+        return f"{self.outcome}: the champion of {self.name} is version {self.version}, before {_called(self.before)}"
+
+
+# What is called from a notebook or a pipeline --------------------------------------------------------------------
+
+
+def gate(name: str, version: int, margin: float = MARGIN) -> list[Condition]:
+    """The four conditions that a version must meet to become champion; nothing is written.
+
+    1. *signature*: it says what goes in and comes out, and one output is named `probability`.
+    2. *base rate*: on the held-out years its Brier skill against the rolling base rate has its whole 95 % interval
+       above zero (`pystock.evaluation.skill`).
+    3. *champion*: the difference of its Brier score to the champion's, on the same days, has its whole 95 % interval
+       below `margin` (`pystock.evaluation.brier_difference`). Holds where there is no champion.
+    4. *clean process*: a new interpreter, in an empty folder, loads it and predicts the held-out days. What it predicts
+       there is what 2 and 3 judge.
+
+    What it was asked (target, features, market) is read from the tags of the version's source run. A condition that
+    cannot be judged has failed, and says why. Raises RegistryError where there is no such name or version.
+    """
+    with _plainly(f"Version {version} of {name} cannot be judged"):
+        client = mlflow.MlflowClient()
+        return judge(client, _version(client, name, version), _champion(client, name), margin)
+
+
+def promote(name: str, version: int, *, why: str, who: str | None = None, margin: float = MARGIN) -> Promotion:
+    """Make a version the champion, if it passes `gate` and nobody is faster.
+
+    Sets the alias `champion` and the tags `lifecycle`: Production on this version, Archived on the one that it
+    replaces; it loses the alias `challenger`. `why` is for those who read the history; `who` is by default the name
+    under which this process speaks to the server, or the account it runs under (nobody checks it). On a server with
+    accounts whoever promotes first owns the experiment `pystock-promotions`; others need EDIT on it.
+
+    Raises Refused with every condition that failed; Overtaken where another promotion, or somebody by hand, has
+    changed the champion meanwhile; Busy where another one is under way and does not end; RegistryError where there is
+    no such version, it is the champion already, or the store refuses. What was refused or overtaken is on record too.
+    """
+
+    def decide(client, chain, before):
+        found = _version(client, name, version)
+        if int(found.version) == before:
+            raise RegistryError(f"Version {version} of {name} is the champion already.")
+        return int(found.version), judge(client, found, before, margin)
+
+    return _promote(name, decide, why, who, "promoted", f"Version {version} of {name} is not promoted")
+
+
+def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
+    """Make the champion before this one the champion again: a promotion without a gate, in the history like any other.
+
+    A second rollback goes one champion further back, not forward again. Raises as `promote`, and RegistryError where
+    there is no champion to go back to.
+    """
+
+    def decide(client, chain, before):
+        champions = _champions(chain, before)
+        if len(champions) < 2:
+            raise RegistryError(f"{name} has no champion before this one, so there is nothing to roll back to.")
+        target = int(_version(client, name, champions[-2]).version)
+        return target, [Condition("rollback", True, f"no gate: version {target} has been champion")]
+
+    return _promote(name, decide, why, who, "rolled back", f"{name} is not rolled back")
+
+
+def history(name: str) -> pd.DataFrame:
+    """Every promotion of a name, tried or done, newest last; columns who, when, why, from, to, outcome, evidence.
+
+    Outcomes: promoted, rolled back (either may be "settled by a later call"), refused, overtaken, interrupted,
+    under way. A row with the outcome "set by hand" is no promotion: it stands where the alias was moved past them, and
+    nobody knows who did it, when or why. `when` is in UTC. Raises RegistryError where the name is unknown or a run of
+    the chain was deleted.
+    """
+    with _plainly(f"The history of {name} cannot be read"):
+        client = mlflow.MlflowClient()
+        now = _champion(client, name)
+        runs = _runs(client, name)
+        chain = _chain(client, name, runs)
+    when, newest = {run.info.run_id: run.info.start_time for run in runs.values()}, 0
+    for run in chain:  # in the order of the chain, whatever the clocks of their machines said
+        when[run.info.run_id] = newest = max(newest, run.info.start_time)
+    rows, standing = [], None
+    runs |= {run.info.run_id: run for run in chain}  # the newest states
+    for run in sorted(runs.values(), key=lambda run: when[run.info.run_id]):
+        tags, before, after = run.data.tags, _number(run.data.tags["from"]), _number(run.data.tags["to"])
+        if run.info.lifecycle_stage == "deleted":
+            continue
+        outcome, evidence = tags["outcome"], tags["evidence"].replace("\n", "; ")
+        if outcome == "open":
+            outcome = "interrupted" if _gone(run) else "under way"
+            evidence = "the next promote or rollback settles it" if outcome == "interrupted" else evidence
+        if _done(run):
+            rows += _by_hand(standing, before)
+            standing = after
+        rows.append([tags["who"], run.info.start_time, tags["why"], before, after, outcome, evidence])
+    if not (chain and _open(chain[-1])):  # that one may or may not have moved it
+        rows += _by_hand(standing, now)
+    table = pd.DataFrame(rows, columns=["who", "when", "why", "from", "to", "outcome", "evidence"])
+    table["when"] = pd.to_datetime(table["when"], unit="ms", utc=True)
+    return table.astype({"from": "Int64", "to": "Int64"})
+
+
+def set_lifecycle(name: str, version: int, state: str) -> None:
+    """Set the tag `lifecycle` of a version, if `TRANSITIONS` allows the step and what it requires is there.
+
+    Raises RegistryError for an unknown state, a step that is not allowed, and one whose requirement is not met.
+    """
+    with _plainly(f"Version {version} of {name} is not moved to {state}"):
+        client = mlflow.MlflowClient()
+        found = _version(client, name, version)
+        before = found.tags.get("lifecycle", "Development")
+        step = f"Version {version} of {name} does not go from {before} to {state}"
+        if state == "Production":
+            raise RegistryError(f"{step} by hand: promote it, which asks the gate and keeps the history.")
+        if (before, state) not in TRANSITIONS:
+            allowed = [after for start, after in TRANSITIONS if start == before]
+            raise RegistryError(f"{step}: from there it may go to {' or '.join(allowed)}.")
+        if state == "Staging" and not (signature := signature_of(found)).passed:
+            raise RegistryError(f"{step}, which requires {TRANSITIONS[before, state]}: {signature.evidence}.")
+        if before == "Production" and _champion(client, name) == int(found.version):
+            raise RegistryError(f"{step} while it is the champion: promote another version, which archives this one.")
+        client.set_model_version_tag(name, found.version, "lifecycle", state)
+
+
+# The protocol ----------------------------------------------------------------------------------------------------
+
+
+def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, nothing_done: str) -> Promotion:
+    """`decide` takes the client, the chain and the champion, and returns the version to promote and its conditions."""
+    if not why.strip():
+        raise RegistryError(f"{nothing_done}, since it has no reason: say in `why` what the history is to tell.")
+    who = who or os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
+    client = mlflow.MlflowClient()
+    with _plainly(nothing_done), _calling() as me:
+        _champion(client, name)  # no such name: say so before anything is written
+        # Where to look, and the first write: who may not write to this name is told here, and leaves nothing behind.
+        _set_tag(client.set_registered_model_tag, name, "promotions", EXPERIMENT)
+        chain = _settle(client, name, me)
+        before = _champion(client, name)
+        version, conditions = decide(client, chain, before)
+        note = "".join(f"\n\nBefore: {row[-1]}." for row in _by_hand(_standing(chain), before))
+        tags = {
+            "name": name,
+            "from": str(before or ""),
+            "to": str(version),
+            "who": who,
+            "why": why,
+            "verb": verb,
+            "outcome": "open",
+            "evidence": "\n".join(f"{each.name}: {each.evidence}" for each in conditions),
+            "owner": me(),
+            "mlflow.user": who,
+            "mlflow.note.content": why + note,
+        }
+        run_id = client.create_run(_experiment(client), tags=tags, run_name=f"{name}-{version}").info.run_id
+        metrics = [Metric(key, value, 0, 0) for each in conditions for key, value in each.metrics.items()]
+        client.log_batch(run_id, metrics=metrics)
+        if not all(each.passed for each in conditions):
+            _close(client, run_id, "refused")
+            raise Refused(f"Version {version} of {name}", conditions)
+        # From a version to its promotion. Before the claim, since who may not write to the version must not make one:
+        # it would be settled by the next call, with the rights of whoever makes that one.
+        _set_tag(client.set_model_version_tag, name, str(version), "promotion", run_id)
+        winner = _claim(client, name, chain, run_id)
+        if winner != run_id:
+            _close(client, run_id, "overtaken")
+            first = client.get_run(winner).data.tags
+            raise Overtaken(
+                f"{nothing_done}: {first['who']} was faster, with version {first['to']}. "
+                "Look at the history, and promote again what is better than that."
+            )
+        if (now := _champion(client, name)) != before:
+            _once(client, run_id, "commit", "void")
+            _close(client, run_id, "overtaken")
+            raise Overtaken(
+                f"{nothing_done}: somebody set the alias champion by hand, from {_called(before)} to {_called(now)}, "
+                "after it was compared. Promote again, to compare with that."
+            )
+        if _once(client, run_id, "commit", "go") != "go":
+            raise Overtaken(
+                f"{nothing_done}: it stood still for {LEASE} s, and a later call took it for dead. Try again."
+            )
+        _move(client, name, version)
+        _close(client, run_id, verb)
+    return Promotion(name, version, before, verb, conditions, run_id)
+
+
+def _set_tag(call: Callable, *arguments: str) -> None:
+    """MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there."""
+    try:
+        call(*arguments)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":  # so the store names what its database refused
+            raise
+        call(*arguments)
+
+
+def _once(client, run_id: str, key: str, value: str) -> str:
+    """Write a parameter of a run unless it has a value; returns the one that stands there now."""
+    try:
+        client.log_param(run_id, key, value)
+        return value
+    except MlflowException:
+        standing = client.get_run(run_id).data.params.get(key)
+        if standing is None:
+            raise
+        return standing
+
+
+def _claim(client, name: str, chain: list[Run], run_id: str) -> str:
+    """Become the next of the chain; returns the id of the run that is."""
+    if chain:
+        return _once(client, chain[-1].info.run_id, "next", run_id)
+    try:
+        client.create_experiment(f"{EXPERIMENT}-{name}", tags={"first": run_id})
+        return run_id
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(f"{EXPERIMENT}-{name}").tags["first"]
+
+
+def _move(client, name: str, version: int) -> None:
+    """Set the alias and the tags; done twice it changes nothing. The alias first: the name is never without one."""
+    client.set_registered_model_alias(name, "champion", str(version))
+    client.set_model_version_tag(name, str(version), "lifecycle", "Production")
+    for other in client.search_model_versions(f"name = '{name}'"):
+        if int(other.version) != version and other.tags.get("lifecycle") == "Production":
+            client.set_model_version_tag(name, str(other.version), "lifecycle", "Archived")
+    if _number(client.get_registered_model(name).aliases.get("challenger")) == version:
+        client.delete_registered_model_alias(name, "challenger")
+
+
+def _close(client, run_id: str, outcome: str) -> None:
+    client.set_terminated(run_id, "KILLED" if outcome == "interrupted" else "FINISHED")
+    client.set_tag(run_id, "outcome", outcome)  # last: until it stands there, a later call settles the run
+
+
+def _settle(client, name: str, me: Callable) -> list[Run]:
+    """End what dead promotions of this name have left; returns the chain, whose newest run has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        runs = _runs(client, name)
+        chain = _chain(client, name, runs)
+        dead = [run for run in runs.values() if _open(run) and _gone(run)]
+        for run in dead:
+            _take_over(client, run, me())
+        if not dead and not (chain and _open(chain[-1])):
+            return chain
+        if not dead and time.monotonic() > deadline:
+            tags = chain[-1].data.tags
+            raise Busy(
+                f"{tags['who']} is promoting version {tags['to']} of {name}, and has not ended within {PATIENCE} s: "
+                f"call again. If it has died on another machine, a call {LEASE} s after its start settles it."
+            )
+        time.sleep(0 if dead else 0.1)
+
+
+def _take_over(client, run: Run, me: str) -> None:
+    """Bring a dead promotion to its end: forward if it had said `go`, else nothing has moved yet."""
+    run_id = run.info.run_id
+    if _once(client, run_id, f"owner-{len(_owners(run)) + 1}", me) != me:
+        return  # another call was faster, and settles it
+    tags = client.get_run(run_id).data.tags  # again: it may have ended just before it died
+    if tags["outcome"] != "open":
+        return
+    if _once(client, run_id, "commit", "void") == "void" or not _exists(client, tags["name"], tags["to"]):
+        _close(client, run_id, "interrupted")
+        return
+    _move(client, tags["name"], int(tags["to"]))
+    _close(client, run_id, f"{tags['verb']}, settled by a later call")
+
+
+def _runs(client, name: str) -> dict[str, Run]:
+    """Every promotion of a name by its run's id, deleted ones too."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return {}
+    search = {"run_view_type": ViewType.ALL, "max_results": 50000}
+    found = client.search_runs([experiment.experiment_id], f"tags.name = '{name}'", **search)
+    return {run.info.run_id: run for run in found}
+
+
+def _chain(client, name: str, runs: dict[str, Run]) -> list[Run]:
+    """The runs that were next one after the other, oldest first."""
+    head = client.get_experiment_by_name(f"{EXPERIMENT}-{name}")
+    link, chain = head.tags["first"] if head else None, []
+    while link:
+        try:
+            run = runs.get(link) or client.get_run(link)  # one that was opened since `runs` was read
+        except MlflowException:
+            run = None
+        if run is None or run.info.lifecycle_stage == "deleted":
+            mend = f"restore it with MlflowClient().restore_run({link!r})" if run else "restore a backup of the store"
+            raise RegistryError(f"A run among the promotions of {name} was deleted, and they are a chain: {mend}.")
+        chain.append(run)
+        link = run.data.params.get("next")
+    return chain
+
+
+def _experiment(client) -> str:
+    try:
+        return client.create_experiment(EXPERIMENT)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(EXPERIMENT).experiment_id
+
+
+# Who owns a promotion, and whether it is still alive ---------------------------------------------------------------
+
+_calls: set[str] = set()  # the calls of this process that are under way
+
+
+@contextmanager
+def _calling():
+    """A function that says who is calling and since when, in a form by which `_gone` knows later whether it lives."""
+    call = uuid.uuid4().hex
+    _calls.add(call)
+    try:
+        yield lambda: f"{this_process()}|{call}|{time.time():.0f}"
+    finally:
+        _calls.discard(call)
+
+
+def _owners(run: Run) -> list[str]:
+    number = range(2, len(run.data.params) + 2)
+    return [run.data.tags["owner"], *(run.data.params[f"owner-{n}"] for n in number if f"owner-{n}" in run.data.params)]
+
+
+def _gone(run: Run) -> bool:
+    """Whether the owner of a promotion can no longer end it: known on its own machine, elsewhere after the lease."""
+    process, call, since = _owners(run)[-1].rsplit("|", 2)
+    if abs(time.time() - float(since)) > LEASE or is_over(process):
+        return True
+    # an error or an interrupt ended the call, not the process
+    return process == this_process() and call not in _calls
+
+
+# Small parts -----------------------------------------------------------------------------------------------------
+
+
+def _champion(client, name: str) -> int | None:
+    """The version that the alias `champion` points at."""
+    try:
+        return _number(client.get_registered_model(name).aliases.get("champion"))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise RegistryError(f"There is no registered model {name!r}: register a version of it first.") from None
+
+
+def _version(client, name: str, version: int):
+    _champion(client, name)
+    if not _exists(client, name, version):
+        known = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
+        raise RegistryError(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
+    return client.get_model_version(name, str(version))
+
+
+def _exists(client, name: str, version) -> bool:
+    try:
+        client.get_model_version(name, str(version))
+        return True
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        return False
+
+
+def _champions(chain: list[Run], now: int | None) -> list[int | None]:
+    """The champions that a rollback goes back through, the present one last; one set by hand counts too."""
+    stack: list[int | None] = []
+    for tags in [run.data.tags for run in chain if _done(run)]:
+        if (before := _number(tags["from"])) and stack[-1:] != [before]:
+            stack.append(before)
+        stack = stack[:-1] if tags["verb"] == "rolled back" else [*stack, int(tags["to"])]
+    return stack if stack[-1:] == [now] else [*stack, now]
+
+
+def _standing(chain: list[Run]) -> int | None:
+    """The champion according to the promotions."""
+    return next((_number(run.data.tags["to"]) for run in reversed(chain) if _done(run)), None)
+
+
+def _by_hand(standing: int | None, now: int | None) -> list[list]:
+    """The row of a history where the alias is not where the promotions left it."""
+    evidence = f"no promotion moved the alias champion from {_called(standing)} to {_called(now)}"
+    return [] if standing == now else [[None, None, None, standing, now, "set by hand", evidence]]
+
+
+def _open(run: Run) -> bool:
+    return run.data.tags["outcome"] == "open"
+
+
+def _done(run: Run) -> bool:
+    return run.data.tags["outcome"].startswith(("promoted", "rolled back"))
+
+
+def _called(version: int | None) -> str:
+    return "none" if version is None else f"version {version}"
+
+
+def _number(version) -> int | None:
+    return int(version) if version else None
+
+
+@contextmanager
+def _plainly(nothing_done: str):
+    """Whatever the store answers becomes one sentence."""
+    try:
+        yield
+    except MlflowException as error:
+        reason = first_line(error)
+        raise RegistryError(f"{nothing_done}, since the store refused or did not answer: {reason}") from error

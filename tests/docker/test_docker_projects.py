@@ -1,0 +1,260 @@
+"""The projects in real containers, on the image of projects/docker: they log to a server here what they log without."""
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pandas as pd
+import pytest
+from docker_projects import IMAGES, RUN, base_image, environment, in_container, megabytes, packages
+from docker_workbench import docker, require_docker
+from environments import IMPORTANT, OPTIONS, locked, outcome, record
+from fake_course import CHECKOUT, until
+
+from course import store
+from course.servers import start_server
+from pystock.data import load
+from pystock.features import dataset
+from pystock.pipeline import PipelineError, claim_work
+
+pytestmark = pytest.mark.docker
+
+spec = importlib.util.spec_from_file_location("run_in_container", RUN)
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, empty_store):
+    """The address of a real MLflow server on 127.0.0.1; this process's store, too."""
+    require_docker()
+    folder = tmp_path_factory.mktemp("server")
+    store.copy(empty_store, folder / "store")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    command += ["--backend-store-uri", store.uri(folder / "store"), "--artifacts-destination", str(folder / "files")]
+    before = mlflow.get_tracking_uri()
+    with start_server(command, env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as started:
+        mlflow.set_tracking_uri(started.url)
+        yield started.url
+        mlflow.set_tracking_uri(before)
+
+
+def locally(project, server, *arguments):
+    command = ["mlflow", "run", f"projects/{project}", "--env-manager", "local", *arguments]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment(server), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def newest(experiment, **tags):
+    asked = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")[0]
+
+
+def test_the_base_image_holds_what_projects_need_and_no_more(record_property):
+    image = base_image()
+    total, ours = megabytes(image), megabytes(image) - megabytes("python:3.12-slim")
+    sizes = f"our layers {ours:.0f} MB, with the stand-in base python:3.12-slim {total:.0f} MB"
+    record_property("measured", f"pystock: {sizes}")
+    assert ours < 1000
+    assert packages(image) == {name: locked()[name] for name in packages(image)}
+    heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv"]
+    code = f"""
+import importlib.util, os, pystock.data
+print([name for name in {heavy} if importlib.util.find_spec(name)], len(pystock.data.load("nasdaq")), os.getuid() > 0)
+"""
+    assert docker("run", "--rm", image, "python", "-c", code).stdout == "[] 5031 True\n"
+    assert docker("run", "--rm", image, "find", "/opt/pystock", "-name", ".git", "-o", "-name", "*.lock").stdout == ""
+
+
+def test_stockpred_logs_from_a_container_what_it_logs_without(server):
+    done = in_container("stockpred", server, "--experiment-name", "container", "-P", "trees=50")
+    assert done.returncode == 0, done.stderr[-3000:]
+    locally("stockpred", server, "--experiment-name", "here", "-P", "trees=50")
+    there, here = newest("container"), newest("here")
+    assert there.info.status == "FINISHED" and there.data.tags["mlflow.project.env"] == "docker"
+    assert there.data.metrics == here.data.metrics and there.data.params == here.data.params
+    X, _ = dataset(load("sp500"), target="direction", features="flags")
+    forests = [mlflow.sklearn.load_model(f"models:/{run.outputs.model_outputs[0].model_id}") for run in (there, here)]
+    of_container, of_here = (forest.predict_proba(X) for forest in forests)
+    assert len(X) > 5000 and abs(of_container - of_here).max() == 0
+    assert of_here.std() > 0.01
+
+
+def test_pystock_training_logs_from_a_container_what_it_logs_without(server):
+    begun = time.monotonic()
+    done = in_container("pystock-training", server, "--experiment-name", "container", *OPTIONS)
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stderr[-3000:]
+    locally("pystock-training", server, "--experiment-name", "here", *OPTIONS)
+    there, here = outcome("container"), outcome("here")
+    assert there == here  # every metric, and the file of predictions byte for byte
+    evaluated = newest("container", step="evaluate_model")
+    X, _ = dataset(load("sp500"), target="big_move", features="volatility")
+    model = mlflow.pyfunc.load_model(f"models:/{evaluated.data.tags['model']}")
+    other = mlflow.pyfunc.load_model(f"models:/{newest('here', step='evaluate_model').data.tags['model']}")
+    pd.testing.assert_frame_equal(model.predict(X), other.predict(X), check_exact=True)
+    registered = newest("container", step="register_model")
+    assert registered.info.status == "FINISHED" and registered.data.tags["model"] == evaluated.data.tags["model"]
+
+    image = base_image()
+    python = docker("run", "--rm", image, "python", "-c", "import platform; print(platform.python_version())").stdout
+    found = packages(image)
+    record(
+        "docker",
+        command=f"python projects/docker/run.py projects/pystock-training {' '.join(OPTIONS)}",
+        seconds=seconds,
+        python=python.strip(),
+        packages={name: found[name] for name in IMPORTANT},
+        installed=len(found),
+        megabytes=megabytes(image) - megabytes("python:3.12-slim"),
+        outcome=there,
+    )
+
+
+@pytest.fixture
+def waiting(tmp_path):
+    """A project whose container claims its work and waits; call it to start it by run.py."""
+    project = tmp_path / "waits"
+    project.mkdir()
+    (project / "MLproject").write_text("name: waits\nentry_points:\n  main:\n    command: python waits.py\n")
+    (project / "waits.py").write_text(
+        "import time\nfrom pystock.pipeline import run\n"
+        "with run('waits', 'main', {}, claim='the work'):\n    print('claimed', flush=True)\n    time.sleep(120)\n"
+    )
+    started = []
+
+    def start(server, **env):
+        with open(tmp_path / "output", "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, RUN, project, "--experiment-name", "waits"],
+                env=environment(server, PYSTOCK_IMAGE=base_image(), **env),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        until(lambda: "\nclaimed" in (tmp_path / "output").read_text(), 120, "the claim in the container")
+        return process, re.search("pystock-[0-9a-f]{8}", (tmp_path / "output").read_text())[0]
+
+    start.output = tmp_path / "output"
+    yield start
+    for process in started:
+        process.kill()
+    for name in re.findall("--name (pystock-[0-9a-f]{8})", start.output.read_text()):
+        docker("rm", "--force", name, check=False)
+
+
+def containers(name):
+    return docker("ps", "--all", "--format", "{{.Names}}", "--filter", f"name={name}").stdout.split()
+
+
+def test_a_container_is_told_apart_and_ends_with_what_started_it(server, waiting):
+    process, name = waiting(server, MLFLOW_TRACKING_USERNAME="ada", MLFLOW_TRACKING_PASSWORD="not-to-be-seen")
+    assert containers(name) == [name]
+    # the claim of a process in a container is no dead process of this machine
+    with pytest.raises(PipelineError, match=f"on {name} has been at the work since"):
+        with mlflow.start_run(experiment_id=newest("waits").info.experiment_id):
+            claim_work("the work")
+    # the password is in the container, and on no command line
+    assert docker("exec", name, "printenv", "MLFLOW_TRACKING_PASSWORD").stdout == "not-to-be-seen\n"
+    lines = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout
+    assert name in lines and "MLFLOW_TRACKING_USERNAME=ada" in lines and "not-to-be-seen" not in lines
+    assert "not-to-be-seen" not in waiting.output.read_text()
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) != 0
+    assert containers(name) == []
+    assert newest("waits", step="main").info.status == "FAILED"
+
+
+def test_after_a_kill_the_container_works_on_until_it_is_stopped(server, waiting):
+    process, name = waiting(server)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert containers(name) == [name] and newest("waits", step="main").info.status == "RUNNING"
+    begun = time.monotonic()
+    docker("stop", "-t", "60", name)
+    assert time.monotonic() - begun < 55  # it heard the signal; Docker kills after 60 s
+    assert newest("waits", step="main").info.status == "FAILED"
+    until(lambda: not containers(name), 120, "the end of the container")
+
+
+# What MLflow does by itself
+
+
+def test_without_build_image_the_files_are_not_there(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "IMAGE", base_image())
+    copy = run.with_docker_env(CHECKOUT / "projects/stockpred", tmp_path)
+    command = ["mlflow", "run", str(copy), "-A", "network=host", "--experiment-name", "bare"]
+    done = subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1
+    assert "python: can't open file '/home/pystock/train.py': [Errno 2] No such file or directory" in done.stderr
+    assert newest("bare").info.status == "FAILED"
+
+
+def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
+    """The reason why run.py refuses it."""
+    monkeypatch.setattr(run, "IMAGE", base_image())
+    copy = run.with_docker_env(CHECKOUT / "projects/stockpred", tmp_path)
+    store.copy(empty_store, tmp_path / "store")
+    client = mlflow.MlflowClient(store.uri(tmp_path / "store"))
+    experiment = client.create_experiment("file", artifact_location=store.artifact_root(tmp_path / "store"))
+    command = ["mlflow", "run", str(copy), "--build-image", "--experiment-id", experiment, "-P", "trees=5"]
+    env = environment(store.uri(tmp_path / "store"))
+    with IMAGES:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr
+    command += ["-A", "user=0:0"]
+    with IMAGES:
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (model,) = client.search_logged_models([experiment])
+    assert model.status.value == "READY" and model.model_id in model.artifact_location
+    assert not list(tmp_path.glob(f"store/**/{model.model_id}"))
+
+
+# What run.py refuses
+
+
+@pytest.mark.parametrize(
+    ("project", "env", "said"),
+    [
+        ("nothing", {}, "projects/nothing holds no MLproject: give the folder of a project, as projects/stockpred."),
+        ("docker", {}, "projects/docker holds no MLproject: "),
+        ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container shares a server"),
+        ("stockpred", {"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, "MLFLOW_TRACKING_URI is sqlite:///a.db, but a contai"),
+        (
+            "stockpred",
+            {"PATH": "/nowhere"},
+            "there is no command docker: install Docker, or run the project with --env-",
+        ),
+        (
+            "stockpred",
+            {"DOCKER_HOST": "unix:///nowhere"},
+            "Docker does not answer (Cannot connect to the Docker daemon ",
+        ),
+        ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built is not built: type `docker build -f projec"),
+    ],
+)
+def test_run_says_in_a_sentence_what_is_missing(project, env, said):
+    require_docker()
+    command = [sys.executable, str(RUN), f"projects/{project}"]
+    env = environment("http://127.0.0.1:1") | env
+    done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"run.py: {said}") and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_elsewhere_than_on_linux_it_says_how_to_reach_this_machine(monkeypatch):
+    project = CHECKOUT / "projects/stockpred"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(run, "IMAGE", base_image())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5050")
+    assert "turn on host networking in its settings" in run.what_is_missing(project, [])
+    assert run.what_is_missing(project, ["-A", "network=host"]) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    assert run.what_is_missing(project, []) is None

@@ -1,0 +1,304 @@
+"""The image that `mlflow models generate-dockerfile` makes of a champion: what is in it, and how it answers.
+
+The docker tests are the proof, and write the record that chapter 10 shows. The others hold it against the lock.
+"""
+
+import http.client
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections import Counter
+from urllib.parse import urlsplit
+
+import mlflow
+import pytest
+import requests
+from docker_projects import environment, megabytes
+from docker_workbench import docker, require_docker
+from environments import INSTALLED, LOCK, SERVING, disagreements, locked, renew
+from fake_course import until
+
+from course import store
+from course.servers import answers
+from pystock import models, tuning
+from pystock.data import load
+from pystock.features import volatility
+
+NAME = "pystock-big-move"
+COMMAND = f"mlflow models generate-dockerfile --model-uri models:/{NAME}@champion --output-directory serving"
+BASE = f"python:{platform.python_version()}-slim"  # which MLflow writes: the Python that logged the model, in full
+compares = pytest.mark.skipif(
+    os.environ.get("COURSE_COMPARE_OUTPUTS") == "no", reason="another lock than the one committed"
+)
+
+
+# The record
+
+
+@compares
+def test_the_record_agrees_with_the_lock():
+    tried = json.loads(SERVING.read_text(encoding="utf-8"))
+    assert sorted(tried) == ["batch", "serving"]
+    for image, found in tried.items():
+        assert disagreements(found, LOCK.read_text(encoding="utf-8")) == [], f"{image}: `make test-docker` renews it"
+
+
+def test_the_record_names_no_machine():
+    text = SERVING.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|/(?:root|home|tmp|work|srv|Users|usr)/|[A-Z]:\\\\", text)
+
+
+# The image
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, empty_store):
+    """What MLflow makes for `docker build` of a champion."""
+    require_docker()
+    here = tmp_path_factory.mktemp("image")
+    store.copy(empty_store, here / "store")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(store.uri(here / "store"))
+    X, y = tuning.training_data("sp500", "big_move", "volatility")
+    experiment = mlflow.create_experiment("serving", artifact_location=store.artifact_root(here / "store"))
+    with mlflow.start_run(experiment_id=experiment):
+        info = models.log_decision_model(tuning.build("xgboost", max_depth=1).fit(X, y), X, threshold=0.25)
+    version = mlflow.register_model(info.model_uri, NAME)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", version.version)
+    env = environment(store.uri(here / "store"))
+    mlflow.set_tracking_uri(before)
+    done = subprocess.run(COMMAND.split(), cwd=here, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return here / "serving"
+
+
+@pytest.fixture(scope="module")
+def image(folder):
+    """Its name, and the seconds that it took to build: None where the engine had the packages from before."""
+    name = f"pystock-serving-test-{os.getpid()}"
+    begun = time.monotonic()
+    log = docker("build", "--progress", "plain", "--tag", name, str(folder), seconds=1500).stderr
+    seconds = round(time.monotonic() - begun)
+    (step,) = re.findall(r"^#(\d+) \[.+\] RUN pip install mlflow==", log, re.MULTILINE)
+    yield name, None if f"\n#{step} CACHED\n" in log else seconds
+    docker("image", "rm", "--force", name, check=False)
+
+
+@pytest.fixture(scope="module")
+def served(image):
+    """A container that has given its first prediction: its name, the address, the seconds until then, the starts."""
+    name, begun, starts = image[0], time.monotonic(), 1
+    docker("run", "--detach", "--restart", "on-failure", "--publish", "127.0.0.1::8080", "--name", name, name)
+
+    def address():
+        nonlocal starts
+        if state(name).startswith("exited"):  # nginx lost the race for its log, once in some dozen starts
+            docker("start", name)
+            starts += 1
+        (url,) = docker("port", name, "8080", check=False).stdout.split() or ["nowhere"]
+        return answers(f"http://{url}/ping") and f"http://{url}"
+
+    try:
+        url = until(address, 120, "an answer to /ping")
+        assert ask(url, "POST", "/invocations", good(), JSON).status_code == 200
+        yield name, url, time.monotonic() - begun, starts
+    finally:
+        docker("rm", "--force", name, check=False)
+
+
+def state(name: str) -> str:
+    """Of a container: the status, the exit code, and how often its engine has started it again."""
+    asked = "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}"
+    return docker("inspect", "--format", asked, name).stdout.strip()
+
+
+@pytest.mark.docker
+def test_the_folder_is_a_recipe_and_the_model(folder):
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert {"Dockerfile", "MLmodel", "requirements.txt", "model.ubj"} <= set(files)
+    recipe = (folder / "Dockerfile").read_text()
+    assert f"\nFROM {BASE}\n" in recipe and f"\nRUN pip install mlflow=={locked()['mlflow']}\n" in recipe
+    assert not re.search("^(USER|EXPOSE|HEALTHCHECK)", recipe, re.MULTILINE)
+
+
+@pytest.mark.docker
+def test_a_base_that_does_not_exist_is_named(folder, tmp_path):
+    """Not every version of Python has an image: the tag is the one that logged the model, to its last number."""
+    recipe = (folder / "Dockerfile").read_text().replace(BASE, "python:3.11.99-slim")
+    (tmp_path / "Dockerfile").write_text(recipe)
+    done = docker("build", str(tmp_path), check=False)
+    assert done.returncode != 0
+    assert "python:3.11.99-slim" in done.stderr
+
+
+@pytest.mark.docker
+def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property):
+    (name, built), (_, url, started, starts) = image, served
+    total, ours = megabytes(name), megabytes(name) - megabytes(BASE)
+    sizes = f"our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB"
+    times = f"{f'built in {built} s' if built else 'built before'}, first prediction after {started:.1f} s"
+    record_property("measured", f"generate-dockerfile: {sizes}; {times}; starts: {starts}")
+    found = json.loads(docker("exec", name, "python", "-c", INSTALLED).stdout)
+    required = dict(re.findall("^(.+)==(.+)$", (folder / "model_dir/requirements.txt").read_text(), re.MULTILINE))
+    assert {package: found[package] for package in required} == required
+    others = [package for package, version in found.items() if locked().get(package, version) != version]
+    lines = [line.split(None, 2) for line in docker("top", name, "-o", "pid,user,args").stdout.splitlines()[1:]]
+    processes = dict(Counter(f"{user}: {called(line)}" for _, user, line in lines))
+    assert processes["root: nginx, master"] == processes["nobody: nginx, worker"] == 1
+    answered = {path: short(ask(url, "GET", path)) for path in ("/ping", "/health", "/version", "/invocations")}
+    answered = {f"GET {path}": answer for path, answer in answered.items()}
+    asked = {label: short(ask(url, "POST", "/invocations", body, kind)) for label, (body, kind) in bodies().items()}
+    asked["a body of 101 MB"] = too_large(url)
+    before = json.loads(SERVING.read_text(encoding="utf-8")).get("serving", {})
+    renew(
+        SERVING,
+        "serving",
+        {
+            "command": COMMAND,
+            "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
+            "base": f"{BASE} (a stand-in)",
+            "python": platform.python_version(),
+            "packages": required,
+            "installed": len(found),
+            "installed_unlike_the_lock": len(others),
+            "megabytes": round(ours),
+            "megabytes_with_base": round(total),
+            "build_seconds": built or before.get("build_seconds"),
+            "first_prediction_seconds": round(started, 1),
+            "starts": starts,
+            "cpus": os.cpu_count(),
+            "processes": processes,
+            "user": docker("exec", name, "id", "-un").stdout.strip(),
+            "answers": answered,
+            "requests": asked,
+        },
+        facts=("command", "files", "packages", "user", "answers", "requests"),
+    )
+    assert answered["GET /ping"]["status"] == 200
+    assert answered["GET /health"]["status"] == answered["GET /version"]["status"] == 404  # nginx does not know them
+    assert {label: answer["status"] for label, answer in asked.items()} == STATUSES
+
+
+@pytest.mark.docker
+def test_it_ends_with_success_when_a_part_of_it_dies(served):
+    """So `--restart on-failure` does not start it again, `unless-stopped` would. Last, since it ends the container."""
+    name = served[0]
+    docker("exec", name, "python", "-c", KILL_NGINX, check=False)  # its container may end before it
+    until(lambda: state(name).startswith("exited"), 120, "its end")
+    time.sleep(1)
+    assert state(name) == "exited 0 0"
+
+
+KILL_NGINX = "import os, signal; os.kill(int(open('/tmp/nginx.pid').read()), signal.SIGKILL)"
+
+
+# Requests
+
+JSON = "application/json"
+STATUSES = {
+    "a good row": 200,
+    "a column is missing": 400,
+    "a text where a number belongs": 400,
+    "NaN": 200,
+    "null": 200,
+    "a number beyond what the model computes with": 400,
+    "no rows": 200,
+    "no data": 400,
+    "no Content-Type": 500,
+    "XML": 415,
+    "broken JSON": 400,
+    "a body of 10 MB": 200,
+    "10 MB that are no JSON": 400,
+    "a body of 101 MB": 413,
+}
+
+
+def row() -> dict:
+    day = volatility(load("sp500")).loc["2015-01-02":"2015-01-02"]
+    return day.to_dict("split", index=False)
+
+
+def good(rows: int = 1) -> bytes:
+    one = row()
+    return json.dumps({"dataframe_split": {**one, "data": one["data"] * rows}}).encode()
+
+
+def bodies() -> dict[str, tuple[bytes, str | None]]:
+    """Body and Content-Type of each request of `STATUSES`, but for the last."""
+
+    def with_first(value) -> bytes:
+        one = row()
+        one["data"][0][0] = value
+        return json.dumps({"dataframe_split": one}).encode()
+
+    one = row()
+    less = {"columns": one["columns"][1:], "data": [one["data"][0][1:]]}
+    empty = {"columns": one["columns"], "data": []}
+    return {
+        "a good row": (good(), JSON),
+        "a column is missing": (json.dumps({"dataframe_split": less}).encode(), JSON),
+        "a text where a number belongs": (with_first("high"), JSON),
+        "NaN": (with_first(float("nan")), JSON),
+        "null": (with_first(None), JSON),
+        "a number beyond what the model computes with": (with_first(1e300), JSON),
+        "no rows": (json.dumps({"dataframe_split": empty}).encode(), JSON),
+        "no data": (json.dumps({"dataframe_split": None}).encode(), JSON),
+        "no Content-Type": (good(), None),
+        "XML": (b"<row/>", "application/xml"),
+        "broken JSON": (good()[:20], JSON),
+        "a body of 10 MB": (good(10_000_000 // len(json.dumps(one["data"]))), JSON),
+        "10 MB that are no JSON": (b"x" * 10_000_000, JSON),
+    }
+
+
+def ask(url: str, method: str, path: str, body: bytes | None = None, kind: str | None = None) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy does not reach this machine's own ports
+        return session.request(method, url + path, data=body, headers={"Content-Type": kind}, timeout=200)
+
+
+def too_large(url: str) -> dict:
+    """What a request gets that announces a body of 101 MB."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=200)
+    connection.putrequest("POST", "/invocations")
+    connection.putheader("Content-Type", JSON)
+    connection.putheader("Content-Length", str(101 * 2**20))
+    connection.endheaders()
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return {"status": answer.status, "says": re.search("<title>(.*)</title>", text)[1]}
+
+
+def short(answer: requests.Response) -> dict:
+    """Status and text of an answer, of an error what it says and whether a stack trace comes with it."""
+    about, text = {"status": answer.status_code}, answer.text.strip()
+    try:
+        error = answer.json()
+    except ValueError:
+        error = None
+    if isinstance(error, dict) and "message" in error:
+        text = error["message"].split("\nInput: ")[0]  # below it the whole body comes back
+        if text.startswith("Failed to predict data"):  # and in front of it here
+            text = text.rsplit("Error: ", 1)[-1]
+        about |= {"stack_trace": True} if "stack_trace" in error else {}
+    text = re.sub(r"0\.\d{5,}", lambda number: f"{float(number[0]):.4f}", text)
+    if len(answer.content) > 100_000:
+        about["megabytes"] = round(len(answer.content) / 1e6, 1)
+    return about | {"says": text if len(text) <= 300 else f"{text[:100]} …"}
+
+
+def called(process: str) -> str:
+    """A short name for a process, by its command line."""
+    names = {
+        "nginx: master": "nginx, master",
+        "nginx: worker": "nginx, worker",
+        "uvicorn": "uvicorn",
+        "resource_tracker": "uvicorn, resource tracker",
+        "spawn_main": "uvicorn, worker",
+        "_serve": "MLflow, which started the others and waits",
+    }
+    return next((name for part, name in names.items() if part in process), process)

@@ -1,0 +1,517 @@
+"""The workbench in real containers: what is open, what flows between the parts, and that nothing is lost."""
+
+import json
+import re
+import shutil
+import subprocess
+import threading
+import time
+
+import pytest
+from docker_projects import in_container
+from docker_workbench import HERE, Workbench, docker, require_docker, status
+from fake_course import CHECKOUT, until
+
+from course.servers import answers
+
+pytestmark = pytest.mark.docker
+
+BASES = {"jupyter": "python:3.12-slim", "mlflow": "python:3.12-slim", "postgres": "postgres:17"}
+FLAGS = [f"day_{day:02}" for day in range(1, 15)]
+ONE_DAY = {"dataframe_split": {"columns": FLAGS, "data": [[1, 0] * 7]}}
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A workbench without authentication, started as README.md says, for all tests of this module."""
+    require_docker()
+    made = Workbench("open", tmp_path_factory.mktemp("bench"))
+    try:
+        made.up("--build", seconds=1500)
+        yield made
+    finally:
+        made.remove()
+
+
+# What is open, and to whom
+
+
+def test_only_jupyter_and_mlflow_are_published_and_on_this_machine_alone(bench):
+    published = {}
+    for service in BASES:
+        for inside, outside in bench.container(service)["NetworkSettings"]["Ports"].items():
+            if outside:
+                published[service, inside] = {(one["HostIp"], one["HostPort"]) for one in outside}
+    assert published == {
+        ("jupyter", "8888/tcp"): {("127.0.0.1", bench.settings["JUPYTER_PORT"])},
+        ("mlflow", "5000/tcp"): {("127.0.0.1", bench.settings["MLFLOW_PORT"])},
+    }
+
+
+CONNECT = """
+import socket
+for address in ("postgres", "{ip}"):
+    try:
+        socket.create_connection((address, 5432), timeout=3)
+        print("reached")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_the_database_is_reachable_from_mlflow_alone(bench):
+    networks = bench.container("postgres")["NetworkSettings"]["Networks"].values()
+    (ip,) = [network["IPAddress"] for network in networks]
+    assert bench.python(CONNECT.format(ip=ip), service="mlflow").split() == ["reached", "reached"]
+    name, address = bench.python(CONNECT.format(ip=ip)).split()
+    assert name == "gaierror"  # the name is unknown
+    assert address in ("TimeoutError", "ConnectionRefusedError", "OSError")
+
+
+@pytest.mark.parametrize("service", BASES)
+def test_no_process_belongs_to_root(bench, service):
+    def users() -> set[str]:
+        script = "for file in /proc/[0-9]*/status; do grep Uid $file; done; id -u"
+        *of_processes, own = bench.run(service, "sh", "-c", script).stdout.splitlines()
+        return {user for line in of_processes for user in line.split()[1:]} | {own}
+
+    # Docker starts a health check as root, and drops that before its program begins
+    until(lambda: "0" not in users(), 5, "the end of what belongs to root")
+
+
+def test_jupyter_asks_for_its_token(bench):
+    assert status(f"{bench.jupyter}/api/contents")[0] == 403
+    assert status(f"{bench.jupyter}/api/contents?token=wrong")[0] == 403
+    code, text = status(f"{bench.jupyter}/api/contents/work?token={bench.env['JUPYTER_TOKEN']}")
+    assert code == 200
+    notebooks = {path.name for path in (CHECKOUT / "notebooks").glob("*.ipynb")}
+    assert {one["name"] for one in json.loads(text)["content"]} == notebooks
+
+
+def test_jupyter_does_not_ask_about_news(bench):
+    page = f"{bench.jupyter}/lab/api/settings/@jupyterlab/apputils-extension:notification"
+    code, text = status(f"{page}?token={bench.env['JUPYTER_TOKEN']}")
+    assert code == 200
+    assert json.loads(text)["schema"]["properties"]["fetchNews"]["default"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"), [("localhost:5050", 200), ("127.0.0.1:1", 200), ("mlflow:5000", 200), ("evil.example", 403)]
+)
+def test_mlflow_answers_by_its_own_names_alone(bench, host, expected):
+    code, text = status(bench.mlflow + SEARCH, Host=host)
+    assert code == expected
+    if expected == 403:
+        assert text == "Invalid Host header - possible DNS rebinding attack detected"
+
+
+def test_no_password_stands_on_a_command_line_or_in_the_log(bench):
+    secrets = [value for name, value in bench.env.items() if len(value) == 32]
+    assert len(secrets) == 6
+    shown = bench.compose("logs").stdout
+    for service in BASES:
+        shown += bench.run(service, "sh", "-c", "cat /proc/[0-9]*/cmdline; true").stdout.replace("\0", " ")
+    assert "mlflow server" in shown and "postgres" in shown
+    assert not [value for value in secrets if value in shown]
+
+
+# What each image holds
+
+
+def test_each_image_holds_what_it_needs(bench, record_property):
+    ours = {}
+    for service, base in BASES.items():
+        image = bench.container(service)["Image"]
+        total, below = (
+            int(docker("image", "inspect", "--format", "{{.Size}}", name).stdout) / 1e6 for name in (image, base)
+        )
+        ours[service] = total - below
+        said = f"{service}: our layers {ours[service]:.0f} MB, with the stand-in base {base} {total:.0f} MB"
+        record_property("measured", said)
+    assert ours["mlflow"] < 900 and ours["jupyter"] < 2600 and ours["postgres"] < 1
+    absent = "import importlib.util as u; print([n for n in {} if u.find_spec(n)])"
+    heavy = ["tensorflow", "keras", "xgboost", "jupyterlab", "pystock"]
+    assert bench.python(absent.format(heavy), service="mlflow").strip() == "[]"
+    assert bench.python(absent.format(heavy)).strip() == str(heavy)
+
+
+def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
+    copy = tmp_path / "checkout"
+    left_out = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".pytest_cache")
+    shutil.copytree(CHECKOUT, copy, ignore=left_out)
+    for private in (".venv/x", ".course/x", "work/x", ".git/x", "workbench/.env"):
+        (copy / private).parent.mkdir(exist_ok=True)
+        (copy / private).write_text("private")
+    before, image = f"{bench.project}-before", f"{bench.project}-after"
+    try:
+        build(copy, before)
+        with open(next((copy / "chapters").glob("01_*.md")), "a") as chapter:
+            chapter.write("\nOne more sentence.\n")
+        log = build(copy, image)
+        found = docker("run", "--rm", image, "find", ".", "-name", "x", "-o", "-name", ".env").stdout
+    finally:
+        docker("image", "rm", "--force", before, image)
+    steps = dict(re.findall(r"^#(\d+) \[stage-0 +\d+/\d+\] ((?:RUN|COPY|WORKDIR).+)$", log, re.MULTILINE))
+    cached = set(re.findall(r"^#(\d+) CACHED$", log, re.MULTILINE))
+    assert len(steps) > 5
+    assert [text for number, text in steps.items() if number not in cached] == ["COPY --chown=learner:learner . ."]
+    assert found == ""
+
+
+def build(checkout, image):
+    file = str(checkout / "workbench/jupyter.Dockerfile")
+    return docker("build", "--progress", "plain", "-f", file, "-t", image, str(checkout), seconds=300).stderr
+
+
+# From a notebook in the jupyter container, through the server alone
+
+LOG = """
+import mlflow, numpy as np
+from sklearn.linear_model import LogisticRegression
+from mlflow.models import infer_signature
+
+X = np.arange(40.0).reshape(20, 2)
+model = LogisticRegression().fit(X, X[:, 0] > 19)
+mlflow.set_experiment("from-a-notebook")
+with mlflow.start_run() as run:
+    mlflow.log_metric("score", 0.5)
+    mlflow.log_text("a text", "notes/text.txt")
+    mlflow.sklearn.log_model(
+        model, name="model", registered_model_name="kept", signature=infer_signature(X), pip_requirements=[]
+    )
+mlflow.MlflowClient().set_registered_model_alias("kept", "champion", 1)
+"""
+LOAD = """
+import json, mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/kept@champion")
+runs = mlflow.search_runs(experiment_names=["from-a-notebook"], output_format="list")
+text = mlflow.artifacts.load_text(runs[0].info.artifact_uri + "/notes/text.txt")
+answers = model.predict(np.arange(40.0).reshape(20, 2)).tolist()
+print(json.dumps([len(runs), runs[0].data.metrics, text, answers]))
+"""
+
+
+@pytest.fixture(scope="module")
+def logged(bench):
+    """What a notebook logged and loads back."""
+    bench.python(LOG)
+    return last_line(bench.python(LOAD))
+
+
+def last_line(text):
+    return json.loads(text.splitlines()[-1])
+
+
+def test_what_a_notebook_logs_it_loads_back(logged):
+    assert logged == [1, {"score": 0.5}, "a text", [False] * 10 + [True] * 10]
+
+
+def test_no_volume_is_shared_between_the_containers(bench):
+    mounted = {service: {one["Name"] for one in bench.container(service)["Mounts"]} for service in BASES}
+    assert all(mounted.values())
+    assert sum(map(len, mounted.values())) == len(set().union(*mounted.values())) == 4
+
+
+def test_the_project_runs_as_written(bench):
+    line = "mlflow run projects/stockpred --env-manager local --experiment-name example-stockpred"
+    bench.run("jupyter", *line.split())
+    code, text = status(
+        f"{bench.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=example-stockpred",
+    )
+    assert code == 200
+    experiment = json.loads(text)["experiment"]["experiment_id"]
+    body = {"experiment_ids": [experiment], "filter": "attributes.status = 'FINISHED'"}
+    code, text = status(f"{bench.mlflow}/api/2.0/mlflow/runs/search", method="POST", body=body)
+    (run,) = json.loads(text)["runs"]
+    assert "accuracy" in {one["key"] for one in run["data"]["metrics"]}
+
+
+PIPELINES = [
+    "mlflow run projects/pystock-data-features --env-manager local --experiment-name example-pystock-data-features",
+    "mlflow run projects/pystock-training -P target=big_move --experiment-name example-pystock-training"
+    " --env-manager local",
+]
+FOUND = """
+import json, os, mlflow
+client = mlflow.MlflowClient()
+def newest(experiment, step):
+    asked = {"experiment_names": ["example-pystock-" + experiment], "filter_string": f"tags.step = '{step}'"}
+    return mlflow.search_runs(**asked, output_format="list")[0]
+data = newest("data-features", "feature_set_generation")
+main, trained, evaluated, registered = (
+    newest("training", step) for step in ("main", "train_model", "evaluate_model", "register_model")
+)
+table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
+model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
+version = client.search_model_versions("name = 'pystock-big-move'")[0]
+print(json.dumps({
+    "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
+    "data_run": trained.data.tags["data_run"] == data.info.run_id,
+    "table": os.path.getsize(table),
+    "inputs": [one.dataset.digest == data.data.tags["digest"] for one in data.inputs.dataset_inputs],
+    "features": len(model.metadata.get_input_schema().inputs),
+    "version": [version.source == "models:/" + main.data.tags["model"], version.tags["gate"]],
+    "parents": len({run.data.tags.get("mlflow.parentRunId") for run in (trained, evaluated, registered)}),
+    "skill": evaluated.data.metrics["brier_skill_value"],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def pipelines(bench):
+    """What both pipelines left on the server, run in the jupyter container as the chapters write it."""
+    for line in PIPELINES:
+        bench.run("jupyter", *line.split(), seconds=300)
+    return last_line(bench.python(FOUND))
+
+
+def test_the_pipelines_run_as_written(pipelines):
+    assert pipelines["states"] == ["FINISHED"] * 5
+    assert pipelines["data_run"] and pipelines["inputs"] == [True]
+    assert pipelines["table"] > 100_000 and pipelines["features"] == 12 and pipelines["parents"] == 1
+    assert pipelines["version"] == [True, "passed"] and pipelines["skill"] > 0.1
+
+
+def test_the_stages_lie_in_a_volume(bench, pipelines):
+    (state,) = [one for one in bench.container("jupyter")["Mounts"] if one["Destination"].endswith("/.course")]
+    found = bench.run("jupyter", "sh", "-c", "find $PYSTOCK_STAGES -name manifest.json").stdout.split()
+    assert len(found) == 3 and all(path.startswith(state["Destination"]) for path in found)
+
+
+def test_the_projects_run_in_containers_on_the_published_port(bench, pipelines):
+    """A container on this machine's network: it reads the table that the jupyter container made, from the server."""
+    done = in_container("stockpred", bench.mlflow, "--experiment-name", "example-stockpred", "-P", "trees=50")
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = ["--experiment-name", "example-pystock-training", "-P", "target=big_move", "-P", "force=yes"]
+    done = in_container("pystock-training", bench.mlflow, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = last_line(bench.python(FOUND))
+    assert again == pipelines  # the same scores from the same data run, by another run and another model
+    assert "mlflow.docker.image.id" in bench.python(IN_DOCKER)
+
+
+IN_DOCKER = """
+import mlflow
+for name in ("example-stockpred", "example-pystock-training"):
+    docker = "tags.`mlflow.project.env` = 'docker'"
+    (run,) = mlflow.search_runs(experiment_names=[name], filter_string=docker, output_format="list")
+    assert run.info.status == "FINISHED"
+    print(run.data.tags)
+"""
+
+
+# The three mistakes that everyone makes; book/troubleshooting.md quotes their texts
+
+MISTAKE = """
+import mlflow
+try:
+    mlflow.set_experiment("a mistake")
+    with mlflow.start_run():
+        mlflow.log_text("a text", "text.txt")
+    print("stored")
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture(scope="class")
+def careless(bench):
+    """Two servers beside the workbench's own, each started with one mistake."""
+    servers = {
+        # no --artifacts-destination: the client is told the path, and writes there itself
+        "disk": "--default-artifact-root /srv/artifacts --allowed-hosts disk:5000",
+        # no --allowed-hosts
+        "nohosts": "--artifacts-destination /tmp/artifacts",
+    }
+    try:
+        for name, options in servers.items():
+            docker(
+                *f"run --detach --name {bench.project}-{name} --network {bench.project}_front".split(),
+                *f"--network-alias {name} --env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false".split(),
+                *f"{bench.project}-mlflow mlflow server --host 0.0.0.0 --workers 1 {options}".split(),
+                *"--backend-store-uri sqlite:////tmp/mlflow.db".split(),
+            )
+        for name in servers:
+            healthy = f"until bash -c '</dev/tcp/{name}/5000' 2>&-; do sleep 0.2; done"
+            bench.run("jupyter", "sh", "-c", healthy, seconds=300)
+        yield
+    finally:
+        docker("rm", "--force", "--volumes", *(f"{bench.project}-{name}" for name in servers), check=False)
+
+
+class TestMistakes:
+    def told(self, bench, uri):
+        """What a notebook is told that logs to this address."""
+        env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+        return bench.python(MISTAKE, env=env).strip().splitlines()[-1]
+
+    def test_localhost_inside_a_container(self, bench):
+        text = self.told(bench, "http://localhost:5000")
+        where = "http://localhost:5000/api/2.0/mlflow/experiments/get-by-name"
+        assert text.startswith(f"MlflowException: API request to {where} failed with exception ")
+        assert "Failed to establish a new connection: [Errno 111] Connection refused" in text
+        assert self.told(bench, "http://mlflow:5000") == "stored"
+
+    def test_artifacts_on_the_clients_disk(self, bench, careless):
+        assert self.told(bench, "http://disk:5000") == "PermissionError: [Errno 13] Permission denied: '/srv/artifacts'"
+        assert self.told(bench, "http://mlflow:5000") == "stored"
+
+    def test_invalid_host_header(self, bench, careless):
+        text = self.told(bench, "http://nohosts:5000")
+        assert text.endswith("Response body: 'Invalid Host header - possible DNS rebinding attack detected'")
+        assert "failed with error code 403 != 200" in text
+        assert self.told(bench, "http://mlflow:5000") == "stored"
+
+
+# Nothing lost
+
+STEPS = 500
+LOOP = f"""
+import mlflow
+mlflow.set_experiment("kills")
+run = mlflow.start_run()
+print(run.info.run_id)
+for step in range({STEPS}):
+    mlflow.log_metric("m", step, step=step)
+    print(step)
+mlflow.end_run()
+print("finished")
+"""
+COUNT = """
+import json, mlflow
+client = mlflow.MlflowClient()
+found = {{one.step: one.value for one in client.get_metric_history("{run}", "m")}}
+print(json.dumps([client.get_run("{run}").info.status, sorted(found), all(k == v for k, v in found.items())]))
+"""
+
+
+# What a client says whose answer was cut by the kill: its retries do not cover that (book/troubleshooting.md)
+CUT = "Connection broken: IncompleteRead"
+
+
+@pytest.mark.parametrize("victim", ["mlflow", "postgres", "postgres, and it stays away"])
+def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, victim):
+    ends = []
+    while not ends or CUT in ends[-1]:
+        assert len(ends) < 3, ends
+        ends.append(kill_during_a_run(bench, victim))
+    record_property("measured", "; then ".join(ends))
+
+
+def kill_during_a_run(bench, victim) -> str:
+    """Kill it, check what is stored and how the client ended, and say so. The client finishes, unless the victim stays
+    away, or its last answer was cut."""
+    gone = victim.endswith("away")
+    client = bench.start_python(LOOP, **({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} if gone else {}))
+    # a client that hangs is an error too
+    watchdog = threading.Timer(500, client.kill)
+    watchdog.start()
+    try:
+        run = client.stdout.readline().strip()
+        said = [client.stdout.readline().strip() for _ in range(150)]
+        if victim == "mlflow":
+            crash_mlflow(bench, client)
+        else:
+            crash_postgres(bench, client, gone)
+        rest, errors = client.communicate()
+    finally:
+        watchdog.cancel()
+        client.kill()
+    said += rest.split()
+    acknowledged = {int(step) for step in said if step.isdigit()}
+    until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
+    state, found, right = last_line(bench.python(COUNT.format(run=run)))
+    end = "finished" if client.returncode == 0 else errors.strip().splitlines()[-1]
+    assert len(acknowledged) >= 150
+    assert acknowledged <= set(found) and right
+    assert len(found) <= len(acknowledged) + 1  # the one that was under way
+    if gone:
+        assert end.startswith("mlflow.exceptions.MlflowException: ") and state == "RUNNING" and len(found) < STEPS
+    elif not (victim == "mlflow" and CUT in end):
+        assert end == said[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
+    return f"{victim} killed: {len(acknowledged)} acknowledged, {len(found)} found; the client: {end[:400]}"
+
+
+def crash_mlflow(bench, client):
+    """Kill the serving process. Docker starts the container again, because it ended by itself."""
+    before = bench.container("mlflow")["RestartCount"]
+    assert client.poll() is None, "the run was over before the kill"
+    kill = "kill -9 $(cat /proc/1/task/1/children)"
+    bench.run("mlflow", "sh", "-c", kill, check=False)  # the container may end before it does
+    deadline = time.monotonic() + 300
+    while bench.container("mlflow")["RestartCount"] == before:
+        assert time.monotonic() < deadline, "the container was not started again"
+        time.sleep(0.2)
+
+
+def crash_postgres(bench, client, gone):
+    """Kill the whole database; what Docker is told to kill, it does not start again by itself."""
+    assert client.poll() is None, "the run was over before the kill"
+    bench.compose("kill", "--signal", "SIGKILL", "postgres")
+    client.wait() if gone else time.sleep(2)
+    bench.compose("start", "postgres")
+
+
+COUNT_ALL = """
+import json, mlflow
+client = mlflow.MlflowClient()
+experiments = client.search_experiments()
+runs = client.search_runs([one.experiment_id for one in experiments])
+versions = client.search_model_versions()
+made = sorted([version.name, version.version, version.source] for version in versions)
+print(json.dumps([len(experiments), sorted(run.info.run_id for run in runs), made]))
+"""
+
+
+def test_down_and_up_keep_everything(bench, logged):
+    bench.run("jupyter", "sh", "-c", "echo mine > work/mine.txt; echo state > .course/state.txt")
+    before = last_line(bench.python(COUNT_ALL))
+    assert before[0] > 1 and before[1] and before[2]
+    bench.compose("down")
+    assert docker("ps", "--all", "--quiet", "--filter", f"name={bench.project}").stdout == ""
+    bench.up()
+    assert last_line(bench.python(COUNT_ALL)) == before
+    assert last_line(bench.python(LOAD)) == logged
+    assert bench.run("jupyter", "cat", "work/mine.txt", ".course/state.txt").stdout == "mine\nstate\n"
+
+
+def test_the_demo_trains_and_serves(bench):
+    bench.up("--build", demo=True)
+    code, text = status(f"{bench.demo}/invocations", method="POST", body=ONE_DAY)
+    assert code == 200
+    assert json.loads(text)["predictions"] in ([0], [1])
+    published = bench.container("serve")["NetworkSettings"]["Ports"]["8080/tcp"]
+    assert [(one["HostIp"], one["HostPort"]) for one in published] == [("127.0.0.1", bench.settings["DEMO_PORT"])]
+    address = f"{bench.mlflow}/api/2.0/mlflow/registered-models/alias?name=stockpred-demo&alias=served"
+    code, text = status(address)
+    assert code == 200 and json.loads(text)["model_version"]["status"] == "READY"
+    bench.compose("rm", "--stop", "--force", "serve", "train", demo=True)
+
+
+def test_the_doctor_finds_the_jupyter_container_healthy(bench):
+    done = bench.run("jupyter", "course", "doctor", check=False)
+    assert done.returncode == 0 and "fail" not in done.stdout, done.stdout
+
+
+# Guards
+
+
+def test_a_machine_without_docker_is_told(monkeypatch):
+    require_docker.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    try:
+        monkeypatch.delenv("COURSE_REQUIRE_DOCKER", raising=False)
+        with pytest.raises(pytest.skip.Exception, match="`docker info` does not answer"):
+            require_docker()
+        monkeypatch.setenv("COURSE_REQUIRE_DOCKER", "1")
+        with pytest.raises(pytest.fail.Exception, match="`docker info` does not answer"):
+            require_docker()
+    finally:
+        require_docker.cache_clear()
+
+
+def test_the_settings_are_valid_and_the_scripts_parse():
+    require_docker()
+    for script in ("init", "server.sh", "lab.sh", "install-locked.sh", "database.sh"):
+        subprocess.run(["sh", "-n", HERE / script], check=True)

@@ -1,0 +1,189 @@
+"""What the tests of the inference API share: a store with versions of a model, and the service on it as it is started.
+
+Services and servers run under `course.servers`, which ends them with everything they started.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+import requests
+from fake_course import until
+from mlflow.types import ColSpec, Schema
+
+from course import store
+from course.servers import Server, start_server
+from pystock import models, tuning
+from pystock.data import load
+from pystock.features import volatility
+
+NAME = "pystock-big-move"
+MAIN = Path(__file__).resolve().parents[2] / "projects" / "pystock-inference-api" / "main.py"
+POLL = 0.3  # seconds
+QUIET_MODELS = [  # for `pytestmark`
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+]
+WRONG = '''
+import os
+
+import mlflow
+
+if "LOADS" in os.environ:  # where a test counts how often this is loaded
+    with open(os.environ["LOADS"], "a") as file:
+        file.write("loaded\\n")
+
+
+class Wrong(mlflow.pyfunc.PythonModel):
+    """Says of itself what the champion says, and answers 2 for a probability."""
+
+    def probability(self, numbers):
+        return numbers[:, 0] * 0 + 2
+
+    def predict(self, context, model_input, params=None):
+        return model_input[["abs_return"]].set_axis(["probability"], axis=1).assign(probability=2.0, decision=1)
+
+
+mlflow.models.set_model(Wrong())
+'''
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory, empty_store):
+    """The registered model with the versions `forest` (XGBoost, the champion), `line` (a logistic regression), `stump`
+    (XGBoost, another one), `wrong` (answers what is no probability) and `narrow` (lacks a column); this process's
+    store, too. `alias(version)` moves the alias."""
+    folder = tmp_path_factory.mktemp("champions") / "store"
+    store.copy(empty_store, folder)
+    mlflow.set_tracking_uri(store.uri(folder))
+    os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
+    X, y = tuning.training_data("sp500", "big_move", "volatility")
+    mlflow.set_experiment("models")
+    made = {}
+    fitted = {"forest": tuning.build("xgboost"), "line": tuning.build("logistic")}
+    fitted["stump"] = tuning.build("xgboost", max_depth=1)
+    for name, model in fitted.items():
+        with mlflow.start_run():
+            made[name] = models.log_decision_model(model.fit(X, y), X, threshold=0.25)
+            mlflow.log_metric("brier", 0.15)
+    code = folder / "wrong.py"
+    code.write_text(WRONG, encoding="utf-8")
+    signature, example = models.decision_signature(X, 0.25), X.head(2)
+    with mlflow.start_run():
+        made["wrong"] = _log(code, signature, example)
+        signature.inputs = Schema([ColSpec("double", column) for column in X.columns[1:]])
+        made["narrow"] = _log(code, signature, None)
+    client = mlflow.MlflowClient()
+    client.create_registered_model(NAME)
+    found = SimpleNamespace(uri=store.uri(folder), folder=folder)
+    for name, info in made.items():
+        version = client.create_model_version(NAME, info.model_uri, run_id=info.run_id, model_id=info.model_id)
+        setattr(found, name, int(version.version))
+    found.alias = lambda version: client.set_registered_model_alias(NAME, "champion", str(version))
+    found.alias(found.forest)
+    yield found
+    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
+
+
+def _log(code, signature, example):
+    options = {"signature": signature, "input_example": example, "pip_requirements": ["mlflow"]}
+    return mlflow.pyfunc.log_model(name="decision", python_model=str(code), **options)
+
+
+class Service:
+    """The inference API in processes of its own, started by its main.py."""
+
+    def __init__(self, uri: str, cache: Path, env: dict[str, str] | None = None, **settings):
+        """`settings` are those of the service without their prefix, `env` other variables."""
+        env = (env or {}) | {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
+        self.env = {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_CACHE": str(cache), "PYSTOCK_API_POLL_SECONDS": str(POLL)}
+        self.env |= env
+        self.server: Server | None = None
+
+    def start(self, health: str = "/ready") -> "Service":
+        env = self.env | {"PYSTOCK_API_PORT": "{port}"}
+        self.server = start_server([sys.executable, str(MAIN)], health, env=env, grace=15)
+        self.url = self.server.url
+        return self
+
+    def __enter__(self):
+        return self if self.server else self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.server = None
+
+    def predict(self, body, **options) -> requests.Response:
+        if isinstance(body, dict):
+            body = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} | options.pop("headers", {})
+        headers = {name: value for name, value in headers.items() if value is not None}
+        return requests.post(f"{self.url}/predict", data=body, headers=headers, timeout=30, **options)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=30)
+
+    def ready(self) -> dict:
+        return self.get("/ready").json()
+
+    def version(self) -> int | None:
+        model = self.ready()["model"]
+        return model and model["version"]
+
+    def metric(self, name: str) -> float:
+        lines = [line for line in self.get("/metrics").text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def events(self, message: str) -> list[dict]:
+        """The lines of the log with that message."""
+        lines = self.server.log.read_text(encoding="utf-8").splitlines()
+        return [found for found in map(json.loads, lines) if found["message"] == message]
+
+    def event(self, message: str, request_id: str) -> dict:
+        """The one line of the log with that message about that request: it is written when the answer has left."""
+        (line,) = until(lambda: [each for each in self.events(message) if each["request_id"] == request_id], 20)
+        return line
+
+    def until_version(self, version: int) -> None:
+        until(lambda: self.version() == version, 20)
+
+
+def pid_of(service: Service) -> int:
+    """The process of main.py, which its guard started."""
+    import psutil
+
+    (child,) = psutil.Process(service.server._guard.pid).children()
+    return child.pid
+
+
+@pytest.fixture(scope="module")
+def service(versions, tmp_path_factory):
+    """The service on the store of `versions`, one worker; its champion is `forest`."""
+    with Service(versions.uri, tmp_path_factory.mktemp("cache")) as started:
+        yield started
+
+
+def days():
+    """Features of the years from 2015, as the batch job gets them."""
+    return volatility(load()).loc["2015":]
+
+
+def as_rows(table) -> list[dict]:
+    return table.to_dict("records")
+
+
+def as_prices(table) -> list[dict]:
+    """A frame of pystock.data as the days of a request."""
+    return [
+        {"date": f"{row.Index:%Y-%m-%d}", "open": row.Open, "high": row.High, "low": row.Low}
+        | {"close": row.Close, "volume": row.Volume}
+        for row in table.itertuples()
+    ]

@@ -1,0 +1,137 @@
+"""What the tests of batch inference share: a champion, the days to score, and jobs in processes that are killed."""
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from crashing import die_before
+from sklearn.linear_model import LogisticRegression
+
+from course import store
+from pystock import models
+from pystock.batch import resume as batch_work
+from pystock.batch.job import BatchError, score
+from pystock.data import load
+from pystock.features import dataset, volatility
+
+NAME = "pystock-big-move"
+TIME = "2018-12-31T21:00:00+00:00"
+
+
+def use(uri, artifacts):
+    mlflow.end_run()
+    mlflow.tracking.fluent._active_experiment_id = None
+    mlflow.set_tracking_uri(uri)
+    os.environ[store.ARTIFACT_ROOT_VARIABLE] = artifacts
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory, empty_store):
+    """A store whose champion is version 1 of pystock-big-move, a logistic regression on the training years."""
+    folder = tmp_path_factory.mktemp("champion") / "store"
+    store.copy(empty_store, folder)
+    use(store.uri(folder), store.artifact_root(folder))
+    add_version()
+    yield folder
+    mlflow.end_run()
+    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
+
+
+def add_version(strength=0.1):
+    """A new version, the champion from now on; returns its number."""
+    X, y = dataset(load(end="2009-12-31"), "big_move", "volatility")
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(X * 100, y)
+    fitted.coef_ *= 100
+    with mlflow.start_run():
+        made = models.log_decision_model(fitted, X, threshold=0.25)
+    client = mlflow.MlflowClient()
+    if not client.search_registered_models(f"name = '{NAME}'"):
+        client.create_registered_model(NAME)
+    version = client.create_model_version(NAME, made.model_uri, model_id=made.model_id).version
+    client.set_registered_model_alias(NAME, "champion", version)
+    return int(version)
+
+
+@pytest.fixture(scope="module")
+def days():
+    """The production days 2015 to 2018 as a job gets them: Date as text, then the features; no outcome."""
+    table = volatility(load()).loc["2015":].reset_index()
+    return table.assign(Date=table["Date"].dt.strftime("%Y-%m-%d"))
+
+
+def job(*arguments, **options):
+    with mlflow.start_run():
+        return score(*arguments, **{"run_time": TIME, "chunk_rows": 100, "progress": False} | options)
+
+
+def partitions(days: pd.DataFrame, folder: Path, form: str) -> Path:
+    """The days as a folder with a file for each year, and one that is no data."""
+    for year, rows in days.groupby(days["Date"].str[:4]):
+        part = folder / f"year={year}"
+        part.mkdir(parents=True)
+        if form == "csv":
+            rows.to_csv(part / "part-0.csv", index=False)
+        else:
+            rows.to_parquet(part / "part-0.parquet", index=False, row_group_size=70)
+    (folder / "_SUCCESS").touch()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file, by its name; of a manifest no more than what does not name the run."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".lock":
+            lines = path.read_bytes().splitlines(keepends=True)
+            found[path.relative_to(folder).as_posix()] = b"".join(
+                line for line in lines if not (path.suffix == ".json" and b'"run": ' in line)
+            )
+    return found
+
+
+# Processes that are killed ----------------------------------------------------------------------------------------
+
+
+def in_a_process(target, *arguments, wait=True, **options):
+    """Run a function of this module on the store in use; returns the exit code, or the process without `wait`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["batch_jobs", "mlflow.store.tracking.sqlalchemy_store", "skops.io"])
+    place = (mlflow.get_tracking_uri(), os.environ[store.ARTIFACT_ROOT_VARIABLE])
+    process = context.Process(target=_placed, args=(target, place, arguments, options))
+    process.start()
+    if not wait:
+        return process
+    process.join(300)
+    return process.exitcode
+
+
+def _placed(target, place, arguments, options):
+    use(*place)
+    target(*arguments, **options)
+
+
+def die_at(step, counter, *arguments, **options):
+    """Do a job, and be killed right before the step of that number, counted from 0; with -1 write how many there are.
+
+    A step is whatever changes what lies on the disk for good: a rename, a sync, a removal.
+    """
+    on_disk = [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")]
+    steps = die_before(step, [*on_disk, (batch_work, "_exchange")])
+    job(*arguments, **options)
+    Path(counter).write_text(str(steps()))
+
+
+def with_little_room(size, said, *arguments, **options):
+    """Do a job where no file may become larger than `size` bytes, as on a full disk; `said` gets what it is told."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the system call fails, and the process lives
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        job(*arguments, **options)
+    except BatchError as error:
+        Path(said).write_text(str(error))

@@ -1,0 +1,38 @@
+"""`course learners` for the tests: run it, and read what a teacher hands over to each learner."""
+
+import csv
+import os
+import re
+import subprocess
+from pathlib import Path
+from unittest.mock import patch
+
+from fake_course import COURSE, clean_environment
+
+from course.session import QUIET_MLFLOW
+
+
+def run_learners(file: Path, **environment: str):
+    return subprocess.run(
+        [COURSE, "learners", file],
+        capture_output=True,
+        text=True,
+        timeout=150,  # not the four minutes of MLflow's own client
+        env=clean_environment(COURSE_STATE=file.parent / "state", **environment),
+    )
+
+
+def accounts_in(file: Path) -> list[dict]:
+    with open(file, newline="") as book:
+        return list(csv.DictReader(book))
+
+
+def variables(row: dict) -> dict[str, str]:
+    """What a learner sets, out of the lines that the teacher hands over."""
+    assert len(row["lines"].splitlines()) == 3
+    return dict(re.findall(r"(\w+)=(\S+)", row["lines"]))
+
+
+def as_learner(account: dict, **more: str):
+    """This process works as that learner."""
+    return patch.dict(os.environ, QUIET_MLFLOW | variables(account) | more)

@@ -1,0 +1,48 @@
+"""What the processes of test_pystock_registry.py do: promote all at one moment, or die before a given write."""
+
+import mlflow
+from crashing import die_before
+
+from pystock.registry import promotion as registry
+from pystock.registry.gate import Condition
+
+WRITES = (  # of the protocol; the very first write of a promotion, a tag that is always the same, is no step of it
+    "create_experiment",
+    "create_run",
+    "log_batch",
+    "log_param",
+    "set_registered_model_alias",
+    "set_model_version_tag",
+    "delete_registered_model_alias",
+    "set_tag",
+    "set_terminated",
+)
+
+
+def passes(*_):
+    """Instead of the gate, which is not what these processes are about."""
+    return [Condition("gate", True, "left out")]
+
+
+def compete(uri, name, version, barrier, results):
+    """Promote at the same moment as the others: after all have read who is champion, as the gate begins."""
+    mlflow.set_tracking_uri(uri)
+
+    def wait(*_):
+        barrier.wait(60)
+        return passes()
+
+    registry.judge = wait
+    try:
+        registry.promote(name, version, why="a race", who=f"racer {version}")
+        results.put((version, "promoted", ""))
+    except Exception as error:
+        results.put((version, type(error).__name__, str(error)))
+
+
+def die(uri, name, version, write, how="SIGKILL"):
+    """Promote, and get that signal right before the write of that number, counted from 0; without so many, live."""
+    mlflow.set_tracking_uri(uri)
+    registry.judge = passes
+    die_before(write, [(mlflow.MlflowClient, each) for each in WRITES], how)
+    registry.promote(name, version, why="a crash", who="the dead")

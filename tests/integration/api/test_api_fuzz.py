@@ -1,0 +1,48 @@
+"""schemathesis asks the inference API what its OpenAPI document allows, and what it does not."""
+
+import pytest
+import schemathesis
+from api_service import QUIET_MODELS, service, versions
+from hypothesis import HealthCheck, Phase, seed, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+__all__ = ["service", "versions"]  # fixtures
+pytestmark = [
+    *QUIET_MODELS,
+    pytest.mark.xdist_group("api"),
+]
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+QUIET = {
+    "deadline": None,
+    "database": None,
+    "phases": [Phase.explicit, Phase.generate],
+    "suppress_health_check": list(HealthCheck),
+}
+
+
+@pytest.fixture(scope="module")
+def document(service):
+    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+
+
+schema = schemathesis.pytest.from_fixture("document")
+
+
+@schema.parametrize()
+@seed(9)
+@settings(max_examples=50, **QUIET)
+def test_nothing_that_is_asked_makes_the_service_fail(case):
+    case.call_and_validate(checks=CHECKS)
+
+
+@pytest.mark.slow
+@schema.parametrize()
+@seed(9)
+@settings(max_examples=500, **QUIET)
+def test_nothing_of_much_that_is_asked_makes_the_service_fail(case):
+    case.call_and_validate(checks=CHECKS)

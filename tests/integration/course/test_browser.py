@@ -1,0 +1,385 @@
+"""`make lab` as a newcomer meets it: JupyterLab and the MLflow UI, clicked through in a real, headless Chromium.
+
+The lab runs on a copy of the course in a temporary folder. The pictures go there too; `make screenshots` renews
+those in chapters/figures/.
+"""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+import requests
+from chromium import PATIENCE, browser
+from fake_course import CHECKOUT, CourseRoot, until
+from mlflow import MlflowClient
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+__all__ = ["browser"]  # a fixture
+NAME = "01_first_tracked_pipeline"
+HELD_OUT = "RandomForestClassifier_score_X_test"
+COMPARISON = CHECKOUT / "notebooks" / "04_manage_experiments.ipynb"
+WINDOW = {"width": 1280, "height": 800}
+
+
+@dataclass
+class Lab:
+    """A running `make lab`, with a browser beside it."""
+
+    course: CourseRoot
+    process: psutil.Popen
+    address: str  # JupyterLab's, with the token, as printed
+    ui: str
+    opened: str  # what `make lab` itself opened in the browser
+    untouched: str  # digest of chapters/ and notebooks/ before anything ran
+    browser: Browser
+    pictures: Path
+    requested: set[str] = field(default_factory=set)
+
+    @property
+    def server(self) -> str:
+        return self.address.partition("/lab/")[0]
+
+    def window(self) -> Page:
+        """A window of a browser that has never been here."""
+        context = self.browser.new_context(viewport=WINDOW, locale="en-GB", timezone_id="UTC")
+        context.set_default_timeout(PATIENCE * 1000)
+        context.on("request", lambda request: self.requested.add(request.url))
+        return context.new_page()
+
+    def picture(self, page: Page, name: str) -> None:
+        """Keep a picture of the window, in 256 colours, which looks the same and takes a third of the space."""
+        page.mouse.move(640, 2)  # away from what changes under the pointer
+        page.wait_for_timeout(500)  # the end of moving things
+        image = Image.open(io.BytesIO(page.screenshot(animations="disabled", caret="hide"))).convert("RGB")
+        assert image.size == (WINDOW["width"], WINDOW["height"])
+        path = self.pictures / f"{name}.png"
+        image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        assert 20_000 < path.stat().st_size < 200_000, f"{path.name} has {path.stat().st_size} bytes"
+
+
+def digest(root: Path) -> str:
+    """All bytes of chapters/ and notebooks/."""
+    total = hashlib.sha256()
+    for folder in ("chapters", "notebooks"):
+        for file in sorted(path for path in (root / folder).rglob("*") if path.is_file()):
+            if "__pycache__" not in file.parts:
+                total.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory, request):
+    """`make lab` on a copy of the course, by somebody whose JupyterLab was never started before."""
+    folder = tmp_path_factory.mktemp("lab")
+    course = CourseRoot(folder)
+    for name in ("chapters", "notebooks", "data", "projects"):
+        unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(CHECKOUT / name, course.root / name, dirs_exist_ok=True, ignore=unwanted)
+    shutil.copy(CHECKOUT / "jupytext.toml", course.root)
+    untouched = digest(course.root)
+    opened = folder / "opened"
+    opener = folder / "browser.sh"
+    opener.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{opened}'\n")
+    opener.chmod(0o755)
+    fresh = {f"JUPYTER_{name}_DIR": folder / name.lower() for name in ("CONFIG", "DATA")}
+    # the environment is there already: no set-up, whose stamp knows only .venv, and the programs beside this Python
+    make = ["make", "--no-print-directory", "-C", CHECKOUT, "PYTHON=true", f"BIN={Path(sys.executable).parent}", "lab"]
+    with course.started(
+        *make, **fresh, IPYTHONDIR=folder / "ipython", BROWSER=f"{opener} %s", LOGNAME="learner", MAKEFLAGS=""
+    ) as process:
+        until(lambda: "Ctrl-C" in course.output() or process.poll() is not None, 120, "the start of `make lab`")
+        printed = re.search(r"JupyterLab +(http\S+)\nMLflow UI +(http\S+)\nStop both with Ctrl-C", course.output())
+        assert printed, course.output()
+        until(lambda: opened.exists() and opened.read_text(), 10, "the browser's start")
+        pictures = CHECKOUT / "chapters" / "figures"
+        if not request.config.getoption("--screenshots"):
+            pictures = folder / "pictures"
+            pictures.mkdir()
+        yield Lab(course, process, *printed.groups(), opened.read_text(), untouched, browser, pictures)
+
+
+def pop_ups(page: Page) -> Locator:
+    """Dialogues and notifications of JupyterLab: the first start would ask about news in one of these."""
+    return page.locator(".jp-Dialog, .Toastify__toast")
+
+
+@pytest.fixture(scope="module")
+def notebook(lab):
+    """Chapter 01 in JupyterLab, after Run > Run All Cells and File > Save: the page and the saved file."""
+    path = lab.course.root / "work" / f"{NAME}.ipynb"
+    cells = sum(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
+    page = lab.window()
+    page.goto(lab.address)
+    indicator = page.locator(".jp-Notebook-ExecutionIndicator")
+    # a moment after the page opens JupyterLab says idle without a kernel, and would forget what it is told to run
+    until(lambda: connected(lab), 60, "the kernel's start")
+    expect(page.locator("#jp-main-statusbar")).to_contain_text("Python 3 (ipykernel) | Idle")
+    expect(page.locator(".jp-Notebook .jp-MarkdownCell h1")).to_contain_text("Build a first tracked pipeline")
+    menu(page, "Run", "Run All Cells")
+    expect(indicator).to_have_attribute("data-status", "busy")
+    # JupyterLab counts the cells that it ran itself: the outputs that came with the notebook prove nothing
+    expect(indicator).to_contain_text(f"Executed {cells} cells", timeout=240_000)
+    expect(indicator).to_have_attribute("data-status", "idle")
+    before = path.stat().st_mtime_ns
+    menu(page, "File", "Save Notebook")
+    until(lambda: path.stat().st_mtime_ns != before, PATIENCE, "the saving of the notebook")
+    expect(page.locator(".jp-mod-dirty")).to_have_count(0)
+    return SimpleNamespace(page=page, path=path, saved=nbformat.read(path, as_version=4))
+
+
+def connected(lab: Lab) -> bool:
+    """Whether the page talks to a kernel that has nothing to do."""
+    token = {"Authorization": f"token {lab.address.partition('token=')[2]}"}
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy
+        answer = session.get(f"{lab.server}/api/kernels", headers=token, timeout=10)
+    if not answer.ok:  # while a kernel comes up, the server may answer with an error
+        return False
+    return any(kernel["connections"] and kernel["execution_state"] == "idle" for kernel in answer.json())
+
+
+def menu(page: Page, title: str, entry: str) -> None:
+    page.get_by_role("menuitem", name=title, exact=True).click()
+    page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
+
+
+def shown(notebook, number: int) -> Locator:
+    """Scroll a cell to the top of the window; JupyterLab draws only what is near."""
+    cell = notebook.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
+    for _ in range(30):  # JupyterLab may scroll back while it measures the cells that it draws
+        cell.evaluate("cell => cell.scrollIntoView()")
+        notebook.page.wait_for_timeout(300)
+        if cell.evaluate(
+            "cell => { const box = cell.getBoundingClientRect(); return box.bottom > 100 && box.top < 600 }"
+        ):
+            break
+    expect(cell).to_be_in_viewport()
+    return cell
+
+
+def test_make_lab_opens_the_first_chapter_in_the_browser(lab):
+    assert lab.opened == lab.address
+    assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/lab/tree/work/{NAME}\.ipynb\?token=[\w-]{{32}}", lab.address)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", lab.ui)
+
+
+def test_nothing_listens_beyond_this_machine(lab):
+    listening = [
+        connection.laddr
+        for process in lab.course.processes()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {f"http://{at.ip}:{at.port}" for at in listening} >= {lab.server, lab.ui}
+    assert {at.ip for at in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("token", ["", "?token=wrong"])
+def test_jupyterlab_refuses_whoever_lacks_the_token(lab, token):
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy
+        assert session.get(f"{lab.server}/api/contents{token}", timeout=10).status_code == 403
+        answer = session.get(f"{lab.server}/lab{token}", timeout=10)
+    assert answer.url.startswith(f"{lab.server}/login?") and 'name="password"' in answer.text
+
+
+def test_chapter_01_runs_to_its_end(notebook):
+    page, code = notebook.page, [cell for cell in notebook.saved.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    expect(page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]')).to_have_count(0)
+    expect(page.locator(".jp-OutputArea-output").filter(has_text="Traceback")).to_have_count(0)
+
+
+def test_no_pop_up_stands_in_the_way(notebook):
+    expect(pop_ups(notebook.page)).to_have_count(0)
+    expect(notebook.page.locator(".jp-Notification-Status")).to_have_text("0")
+
+
+def test_the_learner_finds_exercises_open_and_solutions_folded(notebook):
+    checks = [number for number, cell in enumerate(notebook.saved.cells) if ", answer)" in cell.source]
+    solutions = [
+        number for number, cell in enumerate(notebook.saved.cells) if "solution" in cell.metadata.get("tags", [])
+    ]
+    assert 2 <= len(checks) == len(solutions)
+    for number in checks:
+        said = shown(notebook, number).locator(".jp-OutputArea-output")
+        expect(said).to_have_text(re.compile(r"^Exercise 01\.\d: not answered yet: [^\n]+\s*$"))
+    for number in solutions:
+        cell, source = shown(notebook, number), notebook.saved.cells[number].source
+        expect(cell.locator(".jp-InputPlaceholder")).to_have_text(source.splitlines()[0])
+        expect(cell.locator(".jp-Editor:visible")).to_have_count(0)
+        expect(cell.locator(".jp-OutputArea-output")).to_have_text(re.compile(r"^Exercise 01\.\d: right\.\s*$"))
+
+
+def test_hints_open_with_a_click(notebook):
+    number = next(number for number, cell in enumerate(notebook.saved.cells) if "<details>" in cell.source)
+    hint = shown(notebook, number).locator("details")
+    expect(hint.locator("p")).to_be_hidden()
+    hint.get_by_text("Hint", exact=True).click()
+    expect(hint.locator("p")).to_be_visible()
+    hint.get_by_text("Hint", exact=True).click()
+
+
+def test_only_the_learners_copy_changes(lab, notebook):
+    assert digest(lab.course.root) == lab.untouched
+    original = nbformat.read(lab.course.root / "notebooks" / f"{NAME}.ipynb", as_version=4)
+    assert [cell.source for cell in notebook.saved.cells] == [cell.source for cell in original.cells]
+    assert sorted(path.name for path in (lab.course.root / "work").glob("*.ipynb")) == sorted(
+        path.name for path in (lab.course.root / "notebooks").glob("*.ipynb")
+    )
+    assert not list(lab.course.root.rglob("mlruns")) + list(lab.course.root.rglob("mlflow.db"))
+
+
+def test_picture_of_jupyterlab(lab, notebook):
+    start = next(number for number, cell in enumerate(notebook.saved.cells) if "## Fit a forest\n" in cell.source)
+    shown(notebook, start).locator("h2", has_text="Fit a forest").evaluate("heading => heading.scrollIntoView()")
+    for number in (start + 1, start + 3):
+        cell = notebook.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
+        expect(cell.locator(".jp-OutputArea-output")).to_be_in_viewport()
+    lab.picture(notebook.page, "01_jupyterlab")
+
+
+def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
+    page = lab.window()
+    page.goto(lab.ui)
+    page.get_by_role("button", name="Model training", exact=True).click()
+    question = page.get_by_placeholder("Ask a question...")  # of the assistant, which opens by itself
+    question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
+    expect(question).to_be_hidden()
+    page.get_by_role("link", name="stockpred", exact=True).click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    for name in ("forest", "shallow-forest"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+
+    # the columns that the chapter talks about
+    page.get_by_text("Columns", exact=True).click()
+    tree = page.get_by_test_id("column-selector-tree")
+    for column in ("Dataset", "Source", "Models", HELD_OUT, "accuracy", "training_score"):
+        page.get_by_placeholder("Search columns").fill(column)
+        tree.locator("[class$=tree-title]").filter(has_text=re.compile(rf"^{column}$")).click()
+    page.keyboard.press("Escape")
+    expect(tree).to_be_hidden()
+    page.get_by_role("heading", name="Runs").click()
+    header = page.locator(".ag-header-cell", has_text=HELD_OUT)
+    header.locator(".ag-header-cell-resize").dblclick()  # as wide as its name
+    for value in ("0.957", "0.528"):
+        expect(page.get_by_role("gridcell", name=re.compile(rf"^{value}")).first).to_be_visible()
+    lab.picture(page, "01_mlflow_runs")
+
+    # the filter of the chapter's cell, typed into the search field
+    search = page.get_by_placeholder("metrics.rmse")
+    search.fill("attributes.run_name = 'forest' and metrics.training_score > 0.9")
+    search.press("Enter")
+    expect(page.get_by_role("link", name="shallow-forest", exact=True)).to_have_count(0)
+    page.get_by_role("link", name="forest", exact=True).click()
+
+    expect(page.get_by_role("heading", name="forest", exact=True)).to_be_visible()
+    for metric, value in (("training_score", "0.957"), (HELD_OUT, "0.528")):
+        expect(page.get_by_role("row", name=re.compile(rf"^{metric} {value}\d+ model$"))).to_be_visible()
+    expect(page.get_by_role("row", name="random_state 0")).to_be_attached()
+    expect(page.get_by_role("heading", name="Logged models (1)")).to_be_attached()
+    lab.picture(page, "01_mlflow_run")
+
+    page.get_by_role("tab", name="Artifacts").click()
+    for file in ("estimator.html", "metric_info.json", "training_confusion_matrix.png"):
+        expect(page.get_by_text(file, exact=True).first).to_be_visible()
+    page.get_by_role("tab", name="Overview").click()
+    page.get_by_role("gridcell").get_by_role("link", name="model", exact=True).click()
+    expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="forest", exact=True).first).to_be_visible()  # the run that made it
+
+
+@pytest.fixture
+def comparison(lab):
+    """The nine runs of chapter 04, logged to the lab's store with the figures that its notebook shows.
+
+    To run the chapter here would show the same and take a minute.
+    """
+    outputs = [
+        o.data["text/plain"]
+        for c in nbformat.read(COMPARISON, as_version=4).cells
+        for o in c.get("outputs", [])
+        if "text/plain" in o.get("data", {})
+    ]
+    row = re.compile(r"^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", re.MULTILINE)
+    found = [row.findall(text) for text in outputs]
+    (rows,) = [each for each in found if each]
+    assert len(rows) == 9
+    client = MlflowClient(lab.ui)
+    experiment = client.create_experiment("comparison")
+    for target, features, family, *figures in rows:
+        tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
+        name = f"{target}-{features}-{family}".replace("_", "-")
+        run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        for end, figure in zip(("value", "low", "high"), figures):
+            client.log_metric(run, f"brier_skill_{end}", float(figure))
+        client.set_terminated(run)
+    return rows
+
+
+def test_the_comparison_is_sorted_in_the_mlflow_ui(lab, comparison):
+    page = lab.window()
+    page.goto(lab.ui)
+    page.get_by_role("button", name="Model training", exact=True).click()
+    question = page.get_by_placeholder("Ask a question...")
+    question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
+    page.get_by_role("link", name="comparison", exact=True).click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
+
+    page.get_by_text("Columns", exact=True).click()
+    tree = page.get_by_test_id("column-selector-tree")
+    hidden = ("Dataset", "Source", "Models")
+    for column in (*hidden, "brier_skill_low", "brier_skill_value", "brier_skill_high"):
+        page.get_by_placeholder("Search columns").fill(column)
+        tree.locator("[class$=tree-title]").filter(has_text=re.compile(rf"^{column}$")).click()
+    page.keyboard.press("Escape")
+    expect(tree).to_be_hidden()
+    page.get_by_role("heading", name="Runs").click()
+    for column in ("low", "value", "high"):
+        header = page.locator(".ag-header-cell", has_text=f"brier_skill_{column}")
+        header.locator(".ag-header-cell-resize").dblclick()  # as wide as its name
+    low = {
+        f"{target}-{features}-{family}".replace("_", "-"): float(low)
+        for target, features, family, _, low, _ in comparison
+    }
+    best = page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))
+    page.get_by_test_id("sort-header-brier_skill_low").click()
+    expect(best).to_be_visible()
+    expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
+    lab.picture(page, "04_mlflow_compare")
+
+    # the filter of the chapter's cell
+    search = page.get_by_placeholder("metrics.rmse")
+    search.fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
+    search.press("Enter")
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
+    for name in low:
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
+
+
+def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
+    there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
+    assert lab.requested and not there
+
+
+def test_ctrl_c_ends_both_servers(lab):
+    """The last test here: afterwards there is no lab."""
+    os.killpg(lab.process.pid, signal.SIGINT)  # a terminal sends it to all of the foreground group
+    lab.process.wait(120)
+    lab.course.alone()
+    assert "Traceback" not in lab.course.output()

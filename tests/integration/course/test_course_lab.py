@@ -1,0 +1,109 @@
+"""`course lab` and `course ui`: on this machine alone, with a token, and gone when stopped."""
+
+import os
+import re
+import signal
+import urllib.error
+import urllib.request
+
+import psutil
+import pytest
+from fake_course import COURSE, until
+
+from course import lab, servers
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+def status(url, **headers):
+    try:
+        with servers._NO_PROXY.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def started_lab(fake, process):
+    """Wait for the addresses; returns JupyterLab's, its token, the page it opens, and that of the MLflow UI."""
+    pattern = r"JupyterLab  (http://127\.0\.0\.1:\d+)/lab/tree/(\S+)\?token=(\S+)\nMLflow UI   (\S+)\nStop both"
+    until(lambda: re.search(pattern, fake.output()) or process.poll() is not None, 90, "the addresses")
+    address, page, token, ui = re.search(pattern, fake.output()).groups()
+    return address, token, page, ui
+
+
+def listens_on_loopback_alone(fake):
+    found = []
+    for process in fake.processes():
+        found += [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    return found and set(found) == {"127.0.0.1"}
+
+
+@pytest.fixture
+def course(fake, empty_store):
+    fake.use_store(empty_store)
+    fake.chapter("01", "x = 1")
+    fake.chapter("02", "x = 1")
+    return fake
+
+
+def test_lab(course):
+    mine = course.root / "work" / "02_step.ipynb"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with course.started(COURSE, "lab", "--no-browser") as process:
+        address, token, page, ui = started_lab(course, process)
+        assert page == "work/01_step.ipynb" and (course.root / page).exists()
+        assert "Copied to work/, where you change them: 01_step\n" in course.output()
+        assert mine.read_text() == "mine"
+        assert len(token) >= 32
+        assert status(f"{address}/api/contents/{page}") == 403
+        assert status(f"{address}/api/contents/{page}", Authorization="token wrong") == 403
+        assert status(f"{address}/api/contents/{page}", Authorization=f"token {token}") == 200
+        assert status(f"{address}/api/contents/notebooks", Authorization=f"token {token}") == 200
+        assert status(f"{ui}/health") == 200 and ui.startswith("http://127.0.0.1:")
+        assert token not in str([one.cmdline() for one in course.processes()])
+        assert listens_on_loopback_alone(course)
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+        assert process.wait(60) == 0
+        course.alone(1)
+    assert "Traceback" not in course.output()
+
+
+def test_a_killed_lab_leaves_no_server_and_no_kernel(course):
+    with course.started(COURSE, "lab", "--no-browser", COURSE_TRACKING_URI="http://127.0.0.1:9") as process:
+        address, token, _, ui = started_lab(course, process)
+        assert ui == "http://127.0.0.1:9", "a server in use is shown, and none is started"
+        request = urllib.request.Request(f"{address}/api/kernels", b"{}", {"Authorization": f"token {token}"})
+        with servers._NO_PROXY.open(request, timeout=20) as answer:
+            assert answer.status == 201
+        until(lambda: "ipykernel_launcher" in str([one.cmdline() for one in course.processes()]), 10, "the kernel")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        course.alone(15)
+
+
+def test_ui(course):
+    """It also ends when its server does."""
+    with course.started(COURSE, "ui", "--no-browser") as process:
+        found = until(lambda: re.search(r"MLflow UI  (http://127\.0\.0\.1:\d+)\n", course.output()), 60, "the address")
+        assert status(f"{found[1]}/") == 200
+        assert listens_on_loopback_alone(course)
+        (server,) = [one for one in course.processes() if one.cmdline()[1:4] == ["-m", "mlflow", "server"]]
+        server.kill()
+        assert process.wait(60) == 1
+        assert f"A server ended by itself; the reason is at the end of {course.state / 'logs'}" in course.output()
+    assert not list(course.root.rglob("mlruns")) and not list(course.root.rglob("mlflow.db"))
+
+
+def test_ui_of_a_server_in_use_is_its_own(course):
+    done = course.run("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
+    assert done.stdout == "The store in use is a server, and shows itself: http://127.0.0.1:9\n"
+
+
+def test_copies_go_to_work_once(course):
+    with course.here():
+        assert lab.copy_notebooks() == ["01_step", "02_step"]
+        (course.root / "work" / "01_step.ipynb").write_text("mine")
+        (course.root / "work" / "02_step.ipynb").unlink()
+        assert lab.copy_notebooks() == ["02_step"]
+        assert (course.root / "work" / "01_step.ipynb").read_text() == "mine"

@@ -1,0 +1,157 @@
+"""Servers that a cell or a command starts: healthy when handed over, and never left behind."""
+
+import os
+import signal
+import socket
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+from fake_course import until
+
+from course import CourseError, servers, start_server
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+# a web server that starts a worker of its own first, and may refuse to end
+SERVER = textwrap.dedent("""
+    import http.server, os, signal, subprocess, sys
+    if "stubborn" in sys.argv:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "parent" in sys.argv:  # its worker outlives it, as that of `mlflow models serve` does
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    handler = http.server.SimpleHTTPRequestHandler
+    http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), handler).serve_forever()
+""")
+
+
+@pytest.fixture
+def here(fake):
+    (fake.root / "server.py").write_text(SERVER)
+    with fake.here():
+        yield fake
+
+
+def command(fake, *words):
+    return [sys.executable, str(fake.root / "server.py"), "{port}", *words]
+
+
+def test_a_server_is_healthy_when_handed_over_and_gone_when_stopped(here):
+    with start_server(command(here, "parent"), "/", cwd=here.root) as server:
+        assert server.running() and servers.answers(server.url)
+        assert server.url == f"http://127.0.0.1:{server.port}" and repr(server) == "<server: running>"
+        assert len(here.processes()) == 3, "guard, server, worker"
+    assert not here.processes()
+    assert not server.running() and repr(server) == "<server: stopped>"
+    server.stop()  # a second time is harmless
+
+
+def test_a_server_that_ignores_being_asked_is_killed(here):
+    server = start_server(command(here, "stubborn", "parent"), "/")
+    start = time.monotonic()
+    server.stop()
+    assert not here.processes()
+    assert time.monotonic() - start < 8
+
+
+def test_an_error_in_the_cell_stops_the_server(here):
+    with pytest.raises(ZeroDivisionError):
+        with start_server(command(here), "/"):
+            raise ZeroDivisionError
+    assert not here.processes()
+
+
+def test_a_worker_that_outlives_its_server_is_ended(here):
+    with start_server(command(here, "parent"), "/") as server:
+        (process,) = [one for one in here.processes() if "server.py" in str(one.cmdline()[1:2])]
+        process.kill()
+        until(lambda: not server.running(), 10)
+        here.alone()
+
+
+@pytest.mark.parametrize("how", ["killed", "killed, and a fork of it lives on"])
+def test_no_server_outlives_the_process_that_started_it(fake, how):
+    (fake.root / "server.py").write_text(SERVER)
+    code = f"""
+import os, sys, time
+from course import start_server
+server = start_server([sys.executable, "server.py", "{{port}}", "parent", "stubborn"], "/")
+if {"fork" in how} and os.fork() == 0:
+    os.environ.clear()
+    time.sleep(30)  # a worker of multiprocessing: it holds the guard's pipe open
+    os._exit(0)
+print(server.port, flush=True)
+time.sleep(600)
+"""
+    with fake.started(sys.executable, "-c", code) as process:
+        port = int(until(fake.output, 30, "the start of the server"))
+        forks = [
+            child for child in psutil.Process(process.pid).children() if "course.process_guard" not in child.cmdline()
+        ]
+        try:
+            process.send_signal(signal.SIGKILL)
+            until(lambda: not servers.answers(f"http://127.0.0.1:{port}"), 12, "the end of the server")
+            until(lambda: set(fake.processes()) <= set(forks), 12, "the end of its worker")
+        finally:
+            for fork in forks:
+                fork.kill()
+
+
+def test_a_chapter_that_fails_leaves_no_server(fake):
+    """The runner kills a kernel with its whole process group."""
+    (fake.root / "server.py").write_text(SERVER)
+    start = "import sys\nfrom course import start_server\n"
+    start += "server = start_server([sys.executable, '../server.py', '{port}', 'parent'], '/')\n"
+    fake.chapter("01", start + "open('begun', 'w').close()", "raise ValueError")
+    assert fake.run("run").returncode == 1
+    assert (fake.root / "notebooks" / "begun").exists(), "no server was started"
+    fake.alone()
+
+
+def test_a_server_that_does_not_start_says_why(here):
+    with pytest.raises(CourseError, match=r"(?s)` ended before it answered; the end of its log:.*no such thing"):
+        start_server([sys.executable, "-c", "raise SystemExit('no such thing')"])
+    with pytest.raises(CourseError, match=r"(?s)ended before it answered.*no-such-program"):
+        start_server(["no-such-program"])
+    with pytest.raises(CourseError, match="did not answer on /health within 1 s"):
+        start_server([sys.executable, "-c", "import time; time.sleep(600)"], timeout=1)
+    assert not here.processes()
+
+
+def test_another_port_is_tried_where_one_was_taken_meanwhile(here, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and silent
+        ports = iter([taken.getsockname()[1], servers.free_port()])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+        with start_server(command(here), "/") as server:
+            assert server.port != taken.getsockname()[1]
+
+
+def test_a_proxy_does_not_stand_between_a_notebook_and_its_server(here, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with start_server(command(here), "/"):
+        pass
+
+
+def test_mlflow_models_serve_leaves_no_worker(fake):
+    """The real one: its parent process does not pass SIGTERM on to the worker that answers."""
+    code = """
+import sys, time, mlflow, course
+from course.session import use_python_of_this_course
+use_python_of_this_course()
+model = mlflow.pyfunc.PythonModel()
+def predict(model_input: list[str]) -> list[str]: return model_input
+mlflow.pyfunc.save_model("model", python_model=predict, pip_requirements=[])
+course.start_server([sys.executable, "-m", "mlflow", "models", "serve", "-m", "model", "-p", "{port}",
+                     "--env-manager", "local"])
+print("served", flush=True)
+time.sleep(600)
+"""
+    with fake.started(sys.executable, "-c", code) as process:
+        until(lambda: "served" in fake.output() or process.poll() is not None, 60, "the start of the model's server")
+        assert "served" in fake.output(), fake.output()
+        assert len(fake.processes()) >= 4, "the script, the guard, mlflow and its worker"
+        process.kill()
+        fake.alone(10)

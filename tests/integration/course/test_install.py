@@ -1,0 +1,190 @@
+"""install.py: sets up once, mends what was interrupted, and says what is missing.
+
+All but the slow test work on a copy with a lock of a few small packages.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_course import CHECKOUT, clean_environment, until
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths and signals of POSIX")
+
+SMALL = ("uv", "pip", "hatchling", "editables", "packaging", "pathspec", "pluggy", "trove-classifiers")
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "small"
+version = "1"
+[project.scripts]
+small = "small:main"
+[tool.hatch.build.targets.wheel]
+packages = ["small"]
+"""
+
+
+def entries(*names):
+    lock = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
+    return "".join(re.search(rf"^{name}==(?:.*\\\n)*.*\n", lock, re.MULTILINE)[0] for name in names)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    folder = tmp_path / "Kurs für alle"
+    folder.mkdir()
+    shutil.copy(CHECKOUT / "install.py", folder)
+    (folder / "requirements.lock").write_text(entries(*SMALL))
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "small").mkdir()
+    (folder / "small" / "__init__.py").write_text("import sys\ndef main(): print(sys.prefix)\n")
+    return folder
+
+
+def install(folder, *, python=sys.executable, before="", **env):
+    """Run install.py as `python install.py`, after the statements `before`."""
+    code = f"import runpy, sys\n{before}\nsys.argv = ['install.py']\nrunpy.run_path('install.py', run_name='__main__')"
+    command = [python, "-c", code] if before else [python, "install.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=clean_environment(**env))
+
+
+def works(folder):
+    """Whether the command is there and runs in this folder's environment."""
+    done = subprocess.run([folder / ".venv/bin/small"], capture_output=True, text=True)
+    return done.stdout == f"{folder / '.venv'}\n"
+
+
+def test_a_set_up_from_its_beginning_to_its_mends(copy):
+    """One test, because each step needs the one before: killed, mended, repeated, changed, moved."""
+    process = subprocess.Popen(
+        [sys.executable, "install.py"],
+        cwd=copy,
+        env=clean_environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    uv = copy / ".venv/bin/uv"
+    until(uv.exists, 60, "uv")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    uv.write_bytes(uv.read_bytes()[:1000])  # whatever the kill left half
+
+    done = install(copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("Setting up the course in .venv (once; ")
+    assert works(copy)
+
+    start = time.monotonic()
+    for python in (sys.executable, copy / ".venv/bin/python"):  # also from within the activated environment
+        done = install(copy, python=python)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - start < 2
+
+    born = (copy / ".venv/pyvenv.cfg").stat().st_mtime_ns
+    (copy / "requirements.lock").write_text(entries(*SMALL, "tqdm").replace("via", "by"))
+    assert "Setting up" in install(copy).stdout
+    assert (copy / ".venv/pyvenv.cfg").stat().st_mtime_ns == born, "a changed lock builds .venv anew"
+    assert list(copy.glob(".venv/lib/*/site-packages/tqdm")) and works(copy)
+    assert list(copy.glob(".venv/lib/*/site-packages/tqdm/__pycache__/*.pyc")), "no bytecode"
+
+    (copy / "requirements.lock").write_text(entries(*SMALL).replace("==", "==999."))
+    done = install(copy)
+    assert done.returncode == 1 and "install.py: `" in done.stderr and "Run the same command again" in done.stderr
+    assert not (copy / ".venv/course-is-set-up").exists()
+    (copy / "requirements.lock").write_text(entries(*SMALL))
+
+    moved = copy.rename(copy.with_name("elsewhere"))
+    assert "Setting up" in install(moved, python=moved / ".venv/bin/python").stdout
+    assert works(moved)
+    assert install(moved).stdout == ""
+
+
+def test_a_python_without_ensurepip(copy):
+    (copy / "stub").mkdir()
+    (copy / "stub" / "ensurepip.py").write_text("raise ImportError('No module named ensurepip')")
+    done = install(copy, PYTHONPATH=copy / "stub")
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert done.returncode == 1
+    assert done.stderr == (
+        "install.py: this Python cannot make environments, because `ensurepip` is missing: on Debian and Ubuntu "
+        f"install it with `sudo apt install python{version}-venv`, then run the same command again.\n"
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A PATH that holds what the test puts there."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    return folder
+
+
+def program(path: Path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("version", [(2, 7), (3, 10), (3, 14)])
+def test_an_unsupported_python_hands_over_to_a_supported_one(copy, path, version):
+    program(path / "python3.13", "exit 127")  # as pyenv's, where that version is not chosen
+    program(path / "python3.12", '[ "$1" = -c ] || { echo "handed over: $1"; exit 7; }')
+    program(path / "python3.11", "echo wrong")
+    done = install(copy, before=f"sys.version_info = {version}", PATH=path)
+    assert done.stdout == f"handed over: {copy / 'install.py'}\n"
+    assert done.returncode == 7
+    assert not (copy / ".venv").exists()
+
+
+def test_an_unsupported_python_alone_says_what_to_install(copy, path):
+    done = install(copy, before="sys.version_info = (3, 10)", PATH=path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "install.py: this is Python 3.10, and the course runs on Python 3.11, 3.12 or 3.13, none of which is on PATH: "
+        "install one and run this script with it, for example `python3.12 install.py`.\n"
+    )
+
+
+def test_ctrl_c_is_a_sentence(copy):
+    done = install(copy, before="import subprocess\ndef stop(*a, **k): raise KeyboardInterrupt\nsubprocess.run = stop")
+    assert done.returncode == 1
+    assert done.stderr.startswith("install.py: stopped. Run the same command again") and "Trace" not in done.stderr
+
+
+def test_make_lists_its_commands_and_clean_keeps_work(copy):
+    shutil.copy(CHECKOUT / "Makefile", copy)
+    for name in (".course/store/__pycache__", "work/__pycache__", "src/pystock/__pycache__", ".venv/bin"):
+        (copy / name).mkdir(parents=True)
+    listed = subprocess.run(["make"], cwd=copy, capture_output=True, text=True, env=clean_environment()).stdout
+    wanted = {"course", "lab", "ui", "test", "test-slow", "notebooks", "bench", "clean", "help", "setup", "lock"}
+    assert wanted <= {line.split()[0] for line in listed.splitlines()}
+    assert all(re.match(r"[a-z-]+ {2,}\S", line) for line in listed.splitlines())
+    subprocess.run(["make", "clean"], cwd=copy, capture_output=True, check=True)
+    left = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_dir()}
+    assert {".course/store/__pycache__", "work/__pycache__"} <= left
+    assert not {".venv", "src/pystock/__pycache__"} & left
+
+
+@pytest.mark.slow
+def test_make_sets_up_the_whole_course_from_nothing(tmp_path):
+    """The real lock, in a path with a space and a letter outside ASCII; a second call does nothing."""
+    folder = tmp_path / "Kurs für alle"
+    ignored = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
+    shutil.copytree(CHECKOUT, folder, ignore=ignored)
+    make = ["make", f"PYTHON={sys.executable}", "setup"]
+    done = subprocess.run(make, cwd=folder, capture_output=True, text=True, env=clean_environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = subprocess.run(make, cwd=folder, capture_output=True, text=True, env=clean_environment())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    course = [folder / ".venv/bin/course", "doctor"]
+    done = subprocess.run(course, cwd=folder, capture_output=True, text=True, env=clean_environment())
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("[ ok ]") == len(done.stdout.splitlines())
+    shutil.rmtree(folder / ".venv")  # 3 GB, which pytest would keep for three sessions

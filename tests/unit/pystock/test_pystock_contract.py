@@ -1,0 +1,186 @@
+"""The contract of the data pipeline: what is bad and why, what is flagged, and the calendar of the exchange."""
+
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from pystock import data
+from pystock.data_pipeline import contract
+from pystock.data_pipeline.contract import examine
+from pystock.pipeline import PipelineError
+
+DAYS = pd.bdate_range("2020-03-02", periods=28)  # to the Wednesday before Good Friday
+
+
+def prices(days=DAYS) -> pd.DataFrame:
+    """Sound rows as text, a line each, whose opens differ from the closes before them."""
+    n = np.arange(len(days))
+    table = {"Date": pd.DatetimeIndex(days).strftime("%Y-%m-%d"), "Open": 10.25 + n, "High": 12.5 + n, "Low": 9.0 + n}
+    table |= {"Close": 11.0 + n, "Adj Close": 11.0 + n, "Volume": 100 + n}
+    return pd.DataFrame(table, index=pd.RangeIndex(2, len(days) + 2, name="line")).astype("str")
+
+
+def with_values(line: int, **values: str) -> pd.DataFrame:
+    table = prices()
+    for name, value in values.items():
+        table.loc[line, name.replace("_", " ")] = value
+    return table
+
+
+def test_sound_rows_are_good_and_keep_their_values():
+    examined = examine(prices())
+    assert len(examined.good) == 28 and examined.quarantine.empty and len(examined.missing_days) == 0
+    assert list(examined.good.columns) == [*data.COLUMNS, *contract.FLAGS]
+    assert not examined.good[list(contract.FLAGS)].to_numpy().any()
+    assert data.validate(examined.good[data.COLUMNS]).equals(examined.good[data.COLUMNS])
+    assert examined.good.loc["2020-03-03", "Close"] == 12 and examined.good["Volume"].dtype == "int64"
+
+
+BAD = {
+    "missing": ({"Close": ""}, "a value is missing or no number"),
+    "text": ({"High": "twelve"}, "a value is missing or no number"),
+    "infinite": ({"Low": "-inf"}, "a value is missing or no number"),
+    "overflow": ({"High": "1e999"}, "a value is missing or no number"),
+    "negative": ({"Adj_Close": "-3"}, "a price is not positive"),
+    "zero": ({"Low": "0"}, "a price is not positive"),
+    "high below close": ({"High": "14.5"}, "the high is below the open or the close"),
+    "low above open": ({"Low": "14.5"}, "the low is above the open or the close"),
+    "volume negative": ({"Volume": "-1"}, "the volume is negative or not whole"),
+    "volume not whole": ({"Volume": "1.5"}, "the volume is negative or not whole"),
+    "volume beyond any": ({"Volume": "1e17"}, "the volume is too large to be one"),
+    "no date": ({"Date": "6 March"}, "the date is no date (YYYY-MM-DD)"),
+    "no such date": ({"Date": "2020-02-30"}, "the date is no date (YYYY-MM-DD)"),
+    "no row": (
+        dict.fromkeys(["Date", "Open", "High", "Low", "Close", "Adj_Close", "Volume"], ""),
+        "the date is no date",
+    ),
+    "ages ago": ({"Date": "0202-03-06"}, "the day lies before 1900 or in the future"),
+    "in the future": ({"Date": "2999-03-06"}, "the day lies before 1900 or in the future"),
+    "a Sunday": ({"Date": "2020-03-08"}, "the day is no trading day of XNYS"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_row_goes_to_quarantine_as_it_stood(kind):
+    values, reason = BAD[kind]
+    raw = with_values(6, **values)
+    good, quarantine, missing = examine(raw)
+    assert list(quarantine.index) == [6] and quarantine["reason"].iloc[0].startswith(reason)
+    assert quarantine.drop(columns="reason").equals(raw.loc[[6]])
+    assert len(good) == 27 and list(missing.strftime("%Y-%m-%d")) == ["2020-03-06"]
+    assert list(good.index[good["after_missing"]].strftime("%Y-%m-%d")) == ["2020-03-09"]
+
+
+def test_each_rule_of_single_rows_is_provoked_above():
+    reasons = {reason for _, reason in BAD.values()}
+    for check in contract.CONTRACT.checks:
+        assert any(check.error.startswith(reason) for reason in reasons), check.error
+
+
+def test_each_bad_row_has_its_own_reason():
+    raw = with_values(4, Close="x")
+    raw.loc[9, "Low"] = "-1"
+    assert list(examine(raw).quarantine["reason"]) == ["a value is missing or no number", "a price is not positive"]
+
+
+def test_duplicates():
+    raw, again = prices(), prices().loc[[7, 12]]
+    again.loc[12, "Close"] = "22.25"
+    raw = pd.concat([raw, again]).set_index(pd.RangeIndex(2, 32, name="line"))
+    good, quarantine, missing = examine(raw)
+    assert quarantine["reason"].to_dict() == {
+        12: contract.TABLE_RULES["different"],
+        30: contract.TABLE_RULES["same"],
+        31: contract.TABLE_RULES["different"],
+    }
+    assert len(good) == 27 and list(missing) == [pd.Timestamp("2020-03-16")]
+
+
+def test_of_two_rows_of_a_day_the_bad_one_decides_nothing():
+    raw = pd.concat([prices(), prices().loc[[7]].assign(Close="?")]).set_index(pd.RangeIndex(2, 31, name="line"))
+    good, quarantine, _ = examine(raw)
+    assert len(good) == 28 and quarantine["reason"].to_dict() == {30: "a value is missing or no number"}
+
+
+def test_rows_out_of_order_are_put_in_order():
+    raw = prices().iloc[::-1].set_index(pd.RangeIndex(2, 30, name="line"))
+    assert examine(raw).good.equals(examine(prices()).good) and examine(raw).quarantine.empty
+
+
+def test_flags_are_on_good_rows():
+    raw = with_values(6, Open="14.0", Volume="0")
+    raw = raw.drop(8)
+    good, quarantine, missing = examine(raw)
+    assert quarantine.empty and list(missing.strftime("%Y-%m-%d")) == ["2020-03-10"]
+    for flag, day in {"stale_open": "2020-03-06", "no_volume": "2020-03-06", "after_missing": "2020-03-11"}.items():
+        assert list(good.index[good[flag]].strftime("%Y-%m-%d")) == [day], flag
+
+
+def test_a_long_gap_stops_unless_the_exchange_was_closed():
+    lost = prices().drop(range(8, 14))
+    with pytest.raises(PipelineError, match="gap of 9 days before 2020-03-18, in which XNYS traded on 6"):
+        examine(lost)
+    attack = prices(pd.DatetimeIndex(["2001-09-07", "2001-09-10", "2001-09-17", "2001-09-18"]))
+    assert len(examine(attack).missing_days) == 0
+    golden_week = prices(pd.DatetimeIndex(["2019-09-30", "2019-10-08"]))  # Shanghai, 8 days
+    assert len(examine(golden_week, "XSHG").good) == 2
+    with pytest.raises(PipelineError, match="XNYS traded on 5"):
+        examine(golden_week, "XNYS")
+
+
+def test_calendars():
+    assert len(examine(prices(pd.date_range("2020-03-02", periods=30)), "24/7").good) == 30
+    with pytest.raises(PipelineError, match="'NYC' is no calendar"):
+        examine(prices(), "NYC")
+    with pytest.raises(PipelineError, match="XSHG does not cover 1980"):
+        examine(prices(pd.bdate_range("1980-03-03", periods=3)), "XSHG")
+
+
+def test_no_row_at_all_is_good():
+    good, quarantine, missing = examine(prices().assign(Close="x"))
+    assert good.empty and len(quarantine) == 28 and len(missing) == 0
+    assert list(good.columns) == [*data.COLUMNS, *contract.FLAGS]
+
+
+def test_the_embedded_data_keep_it():
+    """As data/README.md says, and without a warning."""
+    with warnings.catch_warnings(action="error"):
+        found = {
+            market: examine(data.read_rows(data.embedded_folder() / f"{market}.csv", "")) for market in data.MARKETS
+        }
+    for market, (good, quarantine, missing) in found.items():
+        assert good[data.COLUMNS].equals(data.load(market)) and quarantine.empty and len(missing) == 0
+    sp500, nasdaq = (found[market].good for market in ("sp500", "nasdaq"))
+    by_year = 100 * sp500["stale_open"].groupby(sp500.index.year).mean()
+    assert by_year.loc[1999:2005].round().between(95, 98).all()
+    assert by_year.loc[[2006, 2007, 2012, 2013]].round().tolist() == [43, 16, 25, 26]
+    assert list(nasdaq.index[nasdaq["no_volume"]].strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
+    assert nasdaq["stale_open"].sum() == 8 and not sp500["no_volume"].any()
+
+
+def test_the_warning_that_is_silenced_still_comes():
+    """Once exchange_calendars no longer causes it, the filter can go."""
+    import exchange_calendars
+
+    with pytest.warns(pd.errors.Pandas4Warning, match="Series.values returning an ndarray"):
+        exchange_calendars.exchange_calendar_xnys.XNYSExchangeCalendar(start="2020-01-01", end="2020-12-31")
+
+
+def test_the_calendar_is_imported_late():
+    import subprocess
+
+    code = "import sys, pystock.data_pipeline.tracking; sys.exit('exchange_calendars' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_contract_is_a_text_that_others_can_read():
+    text = yaml.safe_load(contract.to_yaml("24/7"))
+    assert text["index"]["Date"]["calendar"] == "24/7" and list(text["columns"]) == data.COLUMNS
+    assert list(text["flags"]) == list(contract.FLAGS)
+    bad = text["a row is bad, and goes to quarantine, if"]
+    assert all(check.error in bad for check in contract.CONTRACT.checks) and "the day is no trading day of 24/7" in bad
+    assert "more than 1% of the rows are bad" in text["the pipeline stops if"]

@@ -1,0 +1,336 @@
+"""The embedded data and their card; what a reader of prices meets when something is wrong; the live loader."""
+
+import hashlib
+import importlib.util
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import arch.data.nasdaq
+import arch.data.sp500
+import numpy as np
+import pandas as pd
+import pytest
+
+from pystock import data
+from pystock.data import DataError, download, load
+
+ROOT = Path(__file__).resolve().parents[3]
+CARD = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+FIRST_LINES = (
+    "Date,Open,High,Low,Close,Adj Close,Volume\n"
+    "2020-01-02,10.00,12.00,9.00,11.00,11.00,100\n"
+    "2020-01-03,11.00,13.00,10.00,12.00,12.00,200\n"
+    "2020-01-06,12.00,14.00,11.00,13.00,13.00,300\n"
+)
+
+
+def refusal(call, *arguments, **options) -> str:
+    """The message of the DataError that the call ends in; one sentence on one line."""
+    with pytest.raises(DataError) as caught:
+        call(*arguments, **options)
+    message = str(caught.value)
+    assert message.endswith(".") and "\n" not in message and ". " not in message, message
+    return message
+
+
+# The files and their card
+
+
+@pytest.mark.parametrize("market", data.MARKETS)
+def test_card_checksum(market):
+    digest = hashlib.sha256((ROOT / "data" / f"{market}.csv").read_bytes()).hexdigest()
+    assert re.search(rf"`{market}\.csv`.*`{digest}`", CARD)
+
+
+def test_files_are_made_again_byte_for_byte(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("make", ROOT / "data" / "make.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.make(tmp_path)
+    for market in data.MARKETS:
+        assert (tmp_path / f"{market}.csv").read_bytes() == (ROOT / "data" / f"{market}.csv").read_bytes()
+    assert re.findall(r"[0-9a-f]{64}", capsys.readouterr().out) == re.findall(r"[0-9a-f]{64}", CARD)
+
+
+@pytest.mark.parametrize(("market", "source"), [("sp500", arch.data.sp500), ("nasdaq", arch.data.nasdaq)])
+def test_prices_are_those_of_arch_to_the_hundredth(market, source):
+    expected, prices = source.load(), load(market)
+    assert list(prices.columns) == list(expected.columns)
+    assert prices.index.equals(expected.index) and prices.index.name == "Date"
+    assert prices.equals(prices.round(2))
+    assert np.abs(prices[data.PRICES] - expected[data.PRICES]).to_numpy().max() < 0.0003
+    assert (prices["Volume"] == expected["Volume"]).all()
+    assert len(prices) == 5031 and (prices.dtypes[data.PRICES] == "float64").all() and prices["Volume"].dtype == "int64"
+
+
+def test_card_truths():
+    sp500, nasdaq = load("sp500"), load("nasdaq")
+    assert sp500.index.equals(nasdaq.index)
+    same = (sp500["Open"] == sp500["Close"].shift()).iloc[1:]
+    by_year = 100 * same.groupby(same.index.year).mean()
+    assert by_year.loc[1999:2005].round().between(95, 98).all()
+    assert by_year.loc[[2006, 2007, 2012, 2013]].round().tolist() == [43, 16, 25, 26]
+    assert round(100 * same.mean()) == 40
+    assert round(100 * (nasdaq["Open"] == nasdaq["Close"].shift()).iloc[1:].mean(), 1) == 0.2
+    assert list(nasdaq.index[nasdaq["Volume"] == 0].strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
+    assert (sp500["Volume"] > 0).all()
+    gaps = sp500.index.to_series().diff().dt.days
+    assert gaps.max() == gaps["2001-09-17"] == 7 and gaps.drop(pd.Timestamp("2001-09-17")).max() == 5
+    for prices, dates in ((sp500, ["2003-01-10", "2008-01-03", "2017-01-10"]), (nasdaq, ["2018-11-13"])):
+        assert list(prices.index[prices["Close"].diff() == 0].strftime("%Y-%m-%d")) == dates
+        assert (prices["Close"] == prices["Adj Close"]).all()
+
+
+def test_card_shares_of_big_moves():
+    periods = {"1999 to 2009": ("1999", "2009"), "2010 to 2014": ("2010", "2014"), "2015 to 2018": ("2015", "2018")}
+    for name, (start, end) in (periods | {"2017 alone": ("2017", "2017")}).items():
+        shares = []
+        for market in data.MARKETS:
+            moves = np.log(load(market)["Close"]).diff().dropna().abs() > 0.01
+            shares.append(f"{100 * moves.loc[start:end].mean():.1f} %")
+        assert re.search(rf"{name}.*\| {shares[0]} \| {shares[1]} \|", CARD), (name, shares)
+
+
+# load
+
+
+def test_load_takes_both_ends():
+    prices = load("sp500", "2001-09-10", "2001-09-17")
+    assert list(prices.index.strftime("%d")) == ["10", "17"]
+    assert prices.loc["2001-09-17", "Close"] == 1038.77
+    assert load("nasdaq", end="1999-01-05").index[-1] == pd.Timestamp("1999-01-05")
+
+
+def test_load_refuses_a_wrong_request():
+    assert "sp500, nasdaq" in refusal(load, "dax")
+    assert "'tomorrow week'" in refusal(load, "sp500", "tomorrow week")
+    assert "1999-01-04 to 2018-12-31" in refusal(load, "sp500", "2020-01-01")
+    assert "1999-01-04 to 2018-12-31" in refusal(load, "sp500", "2010-01-01", "2009-01-01")
+
+
+def test_pystock_data_names_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYSTOCK_DATA", str(tmp_path))
+    message = refusal(load, "sp500")
+    assert str(tmp_path / "sp500.csv") in message and "missing" in message and "data/make.py" in message
+    (tmp_path / "sp500.csv").write_text(FIRST_LINES)
+    assert load("sp500")["Close"].tolist() == [11, 12, 13]
+    monkeypatch.setenv("PYSTOCK_DATA", "")
+    assert len(load("sp500")) == 5031
+
+
+DAMAGES = {
+    "empty": (lambda text: "", "middle of a line"),
+    "header only": (lambda text: text.splitlines(keepends=True)[0], "no rows"),
+    "cut in a number": (lambda text: text[:-3], "middle of a line"),
+    "cut after a comma": (lambda text: text[: text.rindex(",") + 1] + "\n", "2020-01-06 a value is missing"),
+    "column renamed": (lambda text: text.replace("Adj Close", "Adjusted"), "Adjusted"),
+    "column lost": (lambda text: re.sub(r",[^,\n]*$", "", text, flags=re.M), "not Open, High, Low, Close"),
+    "no dates": (lambda text: text.replace("Date", "Day"), "no column Date"),
+    "field too many": (lambda text: text.replace("300", "300,1"), "line 4"),
+    "bad date": (lambda text: text.replace("2020-01-03", "2020-13-03"), "line 3 has no date"),
+    "not a number": (lambda text: text.replace("13.00,10.00", "13.00,ten"), "2020-01-03 a value is missing or no"),
+    "infinite": (lambda text: text.replace("14.00", "inf"), "2020-01-06 a value is missing or no number"),
+    "day twice": (lambda text: text.replace("2020-01-03", "2020-01-02"), "2020-01-02 the date is not after"),
+    "days swapped": (lambda text: text.replace("2020-01-02", "2020-01-05"), "2020-01-03 the date is not after"),
+    "days lost": (lambda text: text.replace("2020-01-06", "2020-01-11"), "2020-01-11 the gap"),
+    "price zero": (lambda text: text.replace("9.00,", "0.00,"), "2020-01-02 a price is not positive"),
+    "high too low": (lambda text: text.replace("14.00", "12.50"), "2020-01-06 the high is below"),
+    "low too high": (lambda text: text.replace("13.00,10.00", "13.00,11.50"), "2020-01-03 the low is above"),
+    "volume negative": (lambda text: text.replace(",200", ",-200"), "2020-01-03 the volume is negative"),
+    "two bad rows": (lambda text: text.replace("300", "-3").replace("13.00,10", "1.00,10"), "2020-01-03 the high"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_load_names_the_damage(damage, tmp_path, monkeypatch):
+    change, reason = DAMAGES[damage]
+    monkeypatch.setenv("PYSTOCK_DATA", str(tmp_path))
+    (tmp_path / "sp500.csv").write_text(change(FIRST_LINES))
+    message = refusal(load, "sp500")
+    assert reason in message and str(tmp_path / "sp500.csv") in message and "data/make.py" in message
+
+
+def test_load_refuses_what_is_no_text_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYSTOCK_DATA", str(tmp_path))
+    (tmp_path / "nasdaq.csv").mkdir()
+    assert "cannot be read" in refusal(load, "nasdaq")
+    (tmp_path / "sp500.csv").write_bytes(b"\x80\x81\n")
+    assert "no text" in refusal(load, "sp500")
+
+
+def test_mend_mends(tmp_path, monkeypatch):
+    """What the messages advise, `python data/make.py`, works on a copy that lost a file."""
+    shutil.copy(ROOT / "data" / "make.py", tmp_path)
+    monkeypatch.setenv("PYSTOCK_DATA", str(tmp_path))
+    refusal(load, "sp500")
+    spec = importlib.util.spec_from_file_location("make_copy", tmp_path / "make.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.make(tmp_path)
+    assert len(load("sp500")) == 5031
+
+
+def test_validate_takes_a_frame_and_leaves_it_alone():
+    prices = load("sp500", "2010-01-01", "2010-01-31")
+    whole = prices.astype("object")
+    assert data.validate(whole).equals(prices) and (whole.dtypes == "object").all()
+    data.SCHEMA.validate(prices)
+    assert "Open, High" in refusal(data.validate, prices.drop(columns="Open"))
+
+
+def test_names_carry_the_market():
+    assert data.named("pystock-big-move") == data.named("pystock-big-move", "sp500") == "pystock-big-move"
+    assert data.named("pystock-big-move", "nasdaq") == "pystock-big-move-nasdaq"
+
+
+# download
+
+
+class Answer:
+    """An HTTP answer as yfinance reads it."""
+
+    def __init__(self, content, status=200):
+        self.content, self.status_code, self.text = content, status, str(content)
+
+    def json(self):
+        if isinstance(self.content, str):
+            raise ValueError("Expecting value")
+        return self.content
+
+    def raise_for_status(self):
+        if self.status_code >= 400:
+            from curl_cffi.requests.exceptions import HTTPError
+
+            raise HTTPError("refused", 0, self)
+
+
+def chart(days, rows, zone="America/New_York"):
+    """Yahoo's answer to a request for daily prices; rows of open, high, low, close, adjusted close, volume."""
+    opening = [int((pd.Timestamp(day, tz=zone) + pd.Timedelta(hours=9, minutes=30)).timestamp()) for day in days]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    quote = dict(zip(("open", "high", "low", "close"), columns[:4], strict=True)) | {"volume": columns[5]}
+    meta = {
+        "currency": "USD",
+        "symbol": "TEST",
+        "instrumentType": "INDEX",
+        "exchangeTimezoneName": zone,
+        "timezone": "EST",
+        "gmtoffset": -18000,
+        "priceHint": 2,
+        "dataGranularity": "1d",
+        "validRanges": ["1d", "max"],
+    }
+    result = {
+        "meta": meta,
+        "timestamp": opening,
+        "indicators": {"quote": [quote], "adjclose": [{"adjclose": columns[4]}]},
+    }
+    return {"chart": {"result": [result], "error": None}}
+
+
+NO_SUCH_TICKER = {"chart": {"result": None, "error": {"code": "Not Found", "description": "No data found"}}}
+NO_SUCH_DAYS = {"chart": {"result": None, "error": {"code": "Bad Request", "description": "No data for startDate"}}}
+
+
+@pytest.fixture
+def yahoo(monkeypatch, tmp_path):
+    """Yahoo answers what the test says; yfinance parses it. Returns the parameters of each request."""
+    import yfinance
+    from yfinance.data import YfData
+
+    yfinance.set_tz_cache_location(str(tmp_path))
+    asked = []
+
+    def answers(content, status=200):
+        def get(self, url, params=None, timeout=30, **_):
+            asked.append({"url": url, **(params or {})})
+            if isinstance(content, Exception):
+                raise content
+            return Answer(content(params) if callable(content) else content, status)
+
+        monkeypatch.setattr(YfData, "get", get)
+        monkeypatch.setattr(YfData, "cache_get", get)
+        return asked
+
+    return answers
+
+
+DAYS = ["2020-01-02", "2020-01-03", "2020-01-06"]
+ROWS = [(10.0, 12.0, 9.0, 11.0, 5.5, 100), (11.0, 13.0, 10.0, 12.123456, 6.1, 0), (12.0, 14.0, 11.0, 13.0, 6.5, 300)]
+
+
+def test_download_has_the_layout_of_load(yahoo, tmp_path, monkeypatch, caplog, capsys):
+    asked = yahoo(chart(DAYS, ROWS))
+    prices = download("^GSPC", "2020-01-02", "2020-01-06")
+    expected = pd.DataFrame(ROWS, index=pd.DatetimeIndex(DAYS, name="Date"), columns=data.COLUMNS)
+    pd.testing.assert_frame_equal(prices, expected)  # closes as quoted: not adjusted, not rounded
+    embedded = load("sp500")
+    assert (prices.dtypes == embedded.dtypes).all() and prices.index.dtype == embedded.index.dtype
+    last = pd.Timestamp(asked[-1]["period2"], unit="s", tz="UTC").tz_convert("America/New_York")
+    assert last == pd.Timestamp("2020-01-07", tz="America/New_York")  # Yahoo leaves the end out, we do not
+    monkeypatch.setenv("PYSTOCK_DATA", str(tmp_path))
+    prices.to_csv(tmp_path / "sp500.csv")
+    pd.testing.assert_frame_equal(load("sp500"), prices)
+    assert not caplog.records and capsys.readouterr() == ("", "")
+
+
+def test_download_of_a_coin_keeps_weekends(yahoo):
+    days = ["2020-01-03", "2020-01-04", "2020-01-05"]
+    yahoo(chart(days, ROWS, zone="UTC"))
+    assert list(download("BTC-USD", days[0], days[-1]).index.strftime("%Y-%m-%d")) == days
+
+
+def test_download_checks_gaps_as_asked(yahoo):
+    yahoo(chart(["2020-01-02", "2020-01-03", "2020-01-13"], ROWS))
+    assert "on 2020-01-13 the gap" in refusal(download, "000001.SS", "2020-01-01", "2020-01-31")
+    assert len(download("000001.SS", "2020-01-01", "2020-01-31", longest_gap=11)) == 3
+    yahoo(chart(["2020-01-02", "2020-01-03", "2020-01-05"], ROWS, zone="UTC"))
+    assert "longer than 1 day" in refusal(download, "BTC-USD", "2020-01-02", "2020-01-05", longest_gap=1)
+
+
+def test_download_refuses_damaged_prices(yahoo):
+    yahoo(chart(DAYS, [ROWS[0], (11.0, 11.5, 10.0, 12.0, 12.0, 100), ROWS[2]]))
+    message = refusal(download, "^GSPC", "2020-01-02", "2020-01-06")
+    assert "on 2020-01-03 the high is below" in message and "^GSPC" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "reason"),
+    [
+        (NO_SUCH_TICKER, 404, "no daily prices"),
+        (lambda params: chart(DAYS, ROWS) if params.get("range") == "1d" else NO_SUCH_DAYS, 200, "no daily prices"),
+        ("<html>Please log in</html>", 200, "cannot be used"),
+        ("Internal error", 500, "cannot be used"),
+    ],
+)
+def test_download_says_what_yahoo_answered(yahoo, content, status, reason):
+    yahoo(content, status)
+    message = refusal(download, "NOSUCH", "2020-01-02", "2020-01-06")
+    assert reason in message and "'NOSUCH' from 2020-01-02 to 2020-01-06" in message
+
+
+def test_download_says_when_it_asked_too_often(yahoo):
+    from yfinance.exceptions import YFRateLimitError
+
+    yahoo(YFRateLimitError())
+    assert "too many requests" in refusal(download, "^GSPC", "2020-01-02", "2020-01-06")
+
+
+def test_download_offline_names_the_embedded_data(monkeypatch, tmp_path, caplog, capsys):
+    """Nothing is faked but the way out: a proxy on a port where nobody listens."""
+    import yfinance
+
+    yfinance.set_tz_cache_location(str(tmp_path))
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "")
+        before = yfinance.config.debug.hide_exceptions
+        message = refusal(download, "OFFLINE-TEST", "2020-01-02", "2020-01-06")
+    assert "cannot be reached" in message and "load('sp500')" in message
+    assert not caplog.records and capsys.readouterr() == ("", "")
+    assert yfinance.config.debug.hide_exceptions is before
