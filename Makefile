@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab ui workbench test test-docker test-slow notebooks screenshots bench lock clean
+.PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow notebooks screenshots bench lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
 
 setup: ## set up .venv from requirements.lock (the others do it by themselves)
 	@"$(PYTHON)" install.py
@@ -23,20 +23,26 @@ ui: setup ## open the MLflow UI on your runs
 workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
 	@"$(BIN)/course" workbench
 
-test: setup ## prove it: every notebook three times, and everything else
-	@"$(BIN)/python" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder -m "not slow and not docker"
+test: setup ## prove it, in minutes: style, types, units, rules of the text, every notebook once
+	@"$(BIN)/python" -m pytest
 
-test-docker: setup ## the workbench in containers, where a Docker engine answers
-	@"$(BIN)/python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m docker
+test-integration: setup ## real servers, processes and a browser
+	@"$(BIN)/python" -m pytest -m integration
 
-test-slow: setup ## the long proofs: network cut, another user, fresh environments
-	@"$(BIN)/python" -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m slow
+test-passes: setup ## every notebook killed and resumed, by nbval, on the other market, without wide vector units
+	@"$(BIN)/python" -m pytest -m passes
+
+test-docker: setup ## the images and the workbench in containers, where a Docker engine answers
+	@"$(BIN)/python" -m pytest -m docker -n 3 --dist loadfile
+
+test-slow: setup ## the long proofs: network cut, another user, a class of 30, fresh environments
+	@"$(BIN)/python" -m pytest -m slow
 
 notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
 	@"$(BIN)/course" notebooks
 
 screenshots: setup ## renew the committed screenshots (for authors)
-	@"$(BIN)/python" -m pytest -m "not slow and not docker" --screenshots tests/integration/course/test_browser.py
+	@"$(BIN)/python" -m pytest -m integration -n 0 --screenshots tests/integration/course/test_browser.py
 
 bench: setup ## measure; writes bench/results.json
 	@"$(BIN)/python" bench/bench.py

@@ -1,6 +1,5 @@
 """A latecomer's start: put the embedded store into the state of someone who has finished all earlier chapters."""
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -8,25 +7,13 @@ from pathlib import Path
 from course import store
 from course.chapters import Chapter, before
 from course.errors import CourseError
-from course.paths import kept_name, root, state
-from course.runner import Result, run, run_chapter, state_folder
-
-
-def fingerprint(chapter: Chapter) -> str:
-    """What a checkpoint depends on: the chapters before it, the packages, the data, pystock."""
-    files = [other.notebook for other in before(chapter)] + [root() / "requirements.lock"]
-    for folder, pattern in (("data", "*.csv"), ("src/pystock", "*.py"), ("projects", "*/*")):
-        files += sorted(path for path in (root() / folder).glob(pattern) if path.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        if file.exists():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+from course.execute import Result, fingerprint, run, run_chapter, state_folder
+from course.paths import kept_name, state
 
 
 def saved(chapter: Chapter) -> Path:
     """Where the checkpoint of a chapter is cached."""
-    return state() / "checkpoints" / f"{chapter.number}-{fingerprint(chapter)}"
+    return state() / "checkpoints" / f"{chapter.number}-{fingerprint(*before(chapter))}"
 
 
 def make(chapter: Chapter) -> Path:

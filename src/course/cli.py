@@ -58,7 +58,7 @@ def main():
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 def run(chapters, pairs, tracking_uri, timeout):
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
-    from course import runner
+    from course import execute
 
     values = {}
     for pair in pairs:
@@ -73,7 +73,7 @@ def run(chapters, pairs, tracking_uri, timeout):
         if tracking_uri.startswith("sqlite:///"):  # relative to here, not to notebooks/
             tracking_uri = f"sqlite:///{Path(tracking_uri[10:]).resolve().as_posix()}"
         values["tracking_uri"] = tracking_uri
-    results = runner.run(select(chapters), values, timeout)
+    results = execute.run(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
     print("\nTo see the runs in the MLflow UI: make ui, or `course ui` in the activated environment")
@@ -216,7 +216,7 @@ def doctor():
 @click.argument("chapters", required=False)
 def notebooks(chapters):
     """Regenerate notebooks/ from chapters/ (for authors)."""
-    from course.build import build
+    from course.notebooks import build
 
     build(select(chapters))
 

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from chapter_text import slugs, targets
 
-from course import build
+from course import notebooks
 from course.chapters import all_chapters
 from course.paths import root
 
@@ -52,7 +52,7 @@ def broken(text: str, folders: list[Path]) -> list[str]:
 
 @pytest.mark.parametrize("chapter", all_chapters(), ids=lambda chapter: chapter.number)
 def test_the_links_of_a_chapter(chapter):
-    text = "\n\n".join(cell.source for cell in build.read(chapter).cells if cell.cell_type == "markdown")
+    text = "\n\n".join(cell.source for cell in notebooks.read(chapter).cells if cell.cell_type == "markdown")
     assert targets(text)
     assert broken(text, [root() / folder for folder in FOLDERS]) == []
 

@@ -1,11 +1,6 @@
-"""The three executions of every notebook, as a plugin of pytest: their stores, their order, what they share.
+"""Run real chapters in the tests: their environment, changed copies, their stores, what they must not leave behind.
 
-First market, on the embedded store: each chapter is killed once at a random cell and then runs to its end, in order
-("first-market"); then nbval compares its outputs, from the store as the chapter before left it. Second market: the
-learner's own copy of each chapter, against a remote server that holds the first market's runs ("second-market").
-
-Side by side under pytest-xdist, the first market begins at once, and the second comes last, since its server starts on
-what the first has made. COURSE_SEED repeats a choice of cells.
+COURSE_SEED repeats a choice of the cells at which kernels are killed.
 """
 
 import ast
@@ -23,19 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import psutil
 import pytest
 
 from course import store
-from course.chapters import Chapter, all_chapters, before
-from course.paths import root, state
-from course.runner import CELL_TIMEOUT, Result, kernel_environment, run_chapter, state_folder
+from course.chapters import Chapter, before
+from course.checks import Exercise, evaluate, exercises
+from course.execute import CELL_TIMEOUT, Result, kernel_environment, run_chapter, state_folder
+from course.paths import root
 from course.servers import start_server
 from course.session import QUIET_MLFLOW
-
-FIRST, SECOND = "first-market", "second-market"
-IN_ORDER = "test_in_order_after_a_kill"  # the tests that save the store for all others
 
 # Two passes run side by side on two cores: threads of their own would only wait for each other.
 ONE_THREAD = {
@@ -56,102 +50,53 @@ ON_LINUX = (platform.system(), platform.machine()) == ("Linux", "x86_64")
 COMPARE_OUTPUTS = ON_LINUX and os.environ.get("COURSE_COMPARE_OUTPUTS") != "no"
 
 
-# --- order ------------------------------------------------------------------------------------------------------------
-
-
-def _order(item) -> tuple:
-    """First market: all chapters in order, then what looks at their stores. Second market: chapter by chapter."""
-    group = _group(item)
-    callspec = getattr(item, "callspec", None)
-    number = getattr(callspec.params.get("chapter"), "number", "") if callspec else ""
-    if group == FIRST:
-        return 0, item.originalname != IN_ORDER, ""
-    return (2, False, number) if group == SECOND else (1, False, "")
-
-
-def _group(item) -> str | None:
-    return next((mark.args[0] for mark in item.iter_markers("xdist_group")), None)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    items.sort(key=_order)
-    # The second market needs the first one's stores: too early it waits for them, last it leaves the others idle.
-    second = [item for item in items if _group(item) == SECOND]
-    others = [item for item in items if _group(item) not in (FIRST, SECOND)]
-    first, late = [item for item in items if _group(item) == FIRST], len(others) * 3 // 4
-    items[:] = first + others[:late] + second + others[late:]
-
-
 # --- the stores -------------------------------------------------------------------------------------------------------
 
 
-class FirstMarket:
-    """The embedded store of the first market, and a copy of it after each chapter."""
+class InOrder:
+    """Chapters run one after the other on the embedded store of a state folder; `copies` keeps the store after each."""
 
-    def __init__(self, folder: Path, in_tests: set[str]):
-        self.state, self.after_folder = folder / "state", folder / "after"
-        self.after_folder.mkdir(parents=True, exist_ok=True)
-        self.in_tests = in_tests  # the chapters that tests of pass (1) run
+    def __init__(self, folder: Path, copies: bool = False):
+        self.state, self.copies = folder / "state", folder / "copies" if copies else None
+        self.results: dict[str, Result] = {}  # of the chapters that passed, by number
+        self.failure: str | None = None
 
-    def after(self, chapter: Chapter) -> Path:
-        """The store as it is after `chapter`: awaited where tests make it, else made here."""
-        if self.in_tests and chapter.number <= max(self.in_tests):
-            self._wait_for(chapter)
-        else:
-            self.make(chapter)
-        return self._result(chapter)
+    def reach(self, chapter: Chapter | None) -> Result | None:
+        """Run `chapter` and those before it, where they have not run yet; return its result.
 
-    def make(self, chapter: Chapter) -> None:
-        """Run the chapters up to `chapter` that have not run yet, without a kill."""
-        for each in [*before(chapter), chapter]:
-            if not self._saved(each).exists() and not self._failed(each).exists():
-                with passes_environment(), state_folder(self.state):
-                    self.save(each, run_chapter(each))
-            self._result(each)
+        Fails the test where one of them fails, or failed in an earlier test. None stands for the start.
+        """
+        if self.failure:
+            pytest.fail(self.failure)
+        if chapter is None:
+            return None
+        if chapter.number not in self.results:
+            self.reach(last(before(chapter)))
+            with chapter_environment(), state_folder(self.state):
+                self._keep(run_chapter(chapter))
+        return self.results[chapter.number]
 
-    def _result(self, chapter: Chapter) -> Path:
-        for each in [*before(chapter), chapter]:
-            if (failure := self._failed(each)).exists():
-                pytest.fail(f"chapter {each.number} did not pass on the first market: {failure.read_text()}")
-        return self._saved(chapter)
+    def copy_after(self, chapter: Chapter | None) -> Path | None:
+        """The copy of the store as it is after `chapter`; None before the first."""
+        return self.copies / chapter.number if chapter and self.reach(chapter) else None
 
-    def save(self, chapter: Chapter, result: Result) -> None:
-        """Keep the store as it is now, or the reason why there is nothing to keep."""
+    def _keep(self, result: Result) -> None:
         if result.failure:
-            self.failed(chapter, result.failure)
-        else:
-            store.copy(self.state / "store", self._saved(chapter))
+            self.failure = f"chapter {result.chapter.number} did not pass: {result.failure}"
+            pytest.fail(self.failure)
+        self.results[result.chapter.number] = result
+        if self.copies:
+            self.copies.mkdir(parents=True, exist_ok=True)
+            store.copy(self.state / "store", self.copies / result.chapter.number)
 
-    def failed(self, chapter: Chapter, reason: str) -> None:
-        self._failed(chapter).write_text(reason)
-
-    def _saved(self, chapter: Chapter) -> Path:
-        return self.after_folder / chapter.number
-
-    def _failed(self, chapter: Chapter) -> Path:
-        return self.after_folder / f"{chapter.number}.failed"
-
-    def _wait_for(self, chapter: Chapter) -> None:
-        """Another worker of pytest-xdist is at it."""
-        deadline = time.monotonic() + 1500
-        while not (self._saved(chapter).exists() or any(self.after_folder.glob("*.failed"))):
-            if time.monotonic() > deadline:
-                pytest.fail(f"no worker finished chapter {chapter.number} on the first market within 25 minutes")
-            time.sleep(0.5)
+    def traces(self) -> list[str]:
+        """What the chapters so far should not have left: living processes, unfinished runs, stores of MLflow's own."""
+        unfinished = [f"run {run} is RUNNING" for run in unfinished_runs(self.state / "store" / "mlflow.db")]
+        return survivors(self.state) + unfinished + strays()
 
 
-@pytest.fixture(scope="session")
-def first_market(request, tmp_path_factory):
-    """What the tests of pass (1) make; where none of them is selected, made when first needed."""
-    in_tests = {
-        item.callspec.params["chapter"].number
-        for item in request.session.items
-        if getattr(item, "originalname", "") == IN_ORDER
-    }
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if in_tests and "PYTEST_XDIST_WORKER" in os.environ else base
-    return FirstMarket(shared / "first-market", in_tests)
+def last(chapters: list[Chapter]) -> Chapter | None:
+    return chapters[-1] if chapters else None
 
 
 @dataclass
@@ -163,16 +108,15 @@ class UsedServer:
     state: Path  # COURSE_STATE of the learner who uses it
 
 
-@pytest.fixture(scope="session")
-def used_server(first_market, tmp_path_factory):
-    """`mlflow server` on a copy of the first market's store, its artifacts behind the server as if uploaded."""
-    folder = tmp_path_factory.mktemp("second-market")
-    store.copy(first_market.after(all_chapters()[-1]), folder / "server")
+@contextmanager
+def server_on_a_copy(source: Path, folder: Path):
+    """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded."""
+    store.copy(source, folder / "server")
     _serve_artifacts(folder / "server")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
     command += ["--backend-store-uri", store.uri(folder / "server")]
     command += ["--artifacts-destination", store.artifact_root(folder / "server")]
-    with passes_environment():
+    with chapter_environment():
         server = start_server(
             command,
             env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
@@ -201,7 +145,7 @@ def _serve_artifacts(copied: Path) -> None:
 
 
 @contextmanager
-def passes_environment():
+def chapter_environment():
     """One thread a kernel, and no variable of a surrounding pytest or of the person who runs it."""
     outside = dict(os.environ)
     for name in list(os.environ):
@@ -267,6 +211,33 @@ def learners_copy(chapter: Chapter, folder: Path) -> Copy:
     return changed(chapter, folder, change)
 
 
+def run_as_learner(chapter: Chapter, server: "UsedServer", folder: Path, market: str) -> None:
+    """Run a learner's answered copy on that market and server; assert that nothing else changes and all is right."""
+    rows_before = rows(server.database)
+    with chapter_environment(), state_folder(server.state):
+        copy = learners_copy(chapter, folder)
+        result = run_chapter(copy, {"market": market, "tracking_uri": server.url})
+        print(f"Chapter {chapter.number} took {result.seconds:.1f} s on {market}")
+        assert result.failure is None, f"Chapter {chapter.number} on {market} and a server: {result.failure}"
+        assert survivors(server.state) == []
+    assert not (server.state / "store").exists(), "the chapter made an embedded store next to the server"
+    assert unfinished_runs(server.database) == []
+    lost = rows_before - rows(server.database)
+    assert not lost, f"the other market changed rows of the first: {sorted(map(str, lost))[:5]}"
+    assert strays() == []
+
+    written = nbformat.read(copy.notebook, as_version=4).cells
+    executed = [cell for cell in result.notebook.cells if "injected-parameters" not in tags_of(cell)]
+    assert [cell.source for cell in executed] == [cell.source for cell in written]
+    assert unsolved(result.notebook) == []
+    for number, cell in enumerate(executed, 1):
+        text = "".join(output.get("text", "") for output in cell.get("outputs", []))
+        if cell.source.startswith("course.check("):
+            assert "right." in text, f"Chapter {chapter.number}, cell {number} on {market}: {text}"
+        if "course.begin" in cell.source and cell.cell_type == "code":
+            assert f"Tracking to {server.url}" in text
+
+
 def tags_of(cell) -> list[str]:
     return cell.metadata.get("tags", [])
 
@@ -281,20 +252,13 @@ def nbval(chapter: Chapter) -> tuple[subprocess.CompletedProcess, dict[int, str]
     """Run nbval on a chapter's committed notebook; what became of each code cell, by its number."""
     how = "--nbval" if COMPARE_OUTPUTS else "--nbval-lax"
     command = [sys.executable, "-m", "pytest", how, "--nbval-current-env", "--nbval-cell-timeout", str(CELL_TIMEOUT)]
-    command += ["-v", "--color=no", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", str(root())]
+    command += ["-v", "--color=no", "-p", "no:cacheprovider", "-o", "addopts=", "--rootdir", str(root())]
     with kernel_environment():
         done = subprocess.run([*command, str(chapter.notebook)], cwd=root(), capture_output=True, text=True)
     cells = nbformat.read(chapter.notebook, as_version=4).cells
     code = [number for number, cell in enumerate(cells, 1) if cell.cell_type == "code"]
     outcomes = re.findall(r"::Cell (\d+) ([A-Z]+)", done.stdout)
     return done, {code[int(index)]: outcome for index, outcome in outcomes}
-
-
-def is_compared(cell) -> bool:
-    """nbval compares the outputs of a cell that was run and that no tag or comment excuses."""
-    excuses = ("nbval-ignore-output", "nbval-skip", "raises-exception", "NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP")
-    excused = any(excuse in [*tags_of(cell), *cell.source.split()] for excuse in excuses)
-    return cell.execution_count is not None and not excused
 
 
 def parameters_of_begin(chapter: Chapter, given: dict) -> dict:
@@ -314,6 +278,13 @@ def other_market(chapter: Chapter) -> str:
     return papermill.inspect_notebook(str(chapter.notebook))["market"]["help"].split(" or ")[-1].strip()
 
 
+def dispatched_features() -> list[str]:
+    """The features of this processor for which NumPy has code of its own: those NPY_DISABLE_CPU_FEATURES can name."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    return [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
+
+
 # --- what must hold afterwards ----------------------------------------------------------------------------------------
 
 
@@ -323,11 +294,8 @@ def statuses(database: Path) -> dict[str, str]:
         return dict(connection.execute("SELECT run_uuid, status FROM runs"))
 
 
-def unfinished(database: Path) -> list[str]:
+def unfinished_runs(database: Path) -> list[str]:
     return [run for run, status in statuses(database).items() if status == "RUNNING"]
-
-
-TABLES = ("runs", "params", "metrics", "tags", "experiments", "experiment_tags", "registered_model_aliases")
 
 
 def rows(database: Path) -> set[tuple]:
@@ -393,18 +361,6 @@ class Checkout:
         return cls(changes, frozenset((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
-@pytest.fixture(scope="session")
-def checkout_before():
-    return Checkout.now()
-
-
-@pytest.fixture
-def fresh_state(tmp_path):
-    """Another COURSE_STATE for everything inside, and the variables of the passes."""
-    with passes_environment(), state_folder(tmp_path / "state"):
-        yield state()
-
-
 def copy_store(source: Path | None, target: Path) -> None:
     """Put a copy of a saved store into a state folder. Nothing to copy before the first chapter."""
     target.mkdir(parents=True, exist_ok=True)
@@ -423,3 +379,65 @@ def out_of_the_way(*folders: Path):
     finally:
         for folder, away in moved:
             away.rename(folder)
+
+
+# --- the exercises ----------------------------------------------------------------------------------------------------
+
+JUNK = {"None": None, "empty": "", "object": object(), "list": [], "table": pd.DataFrame(), "function": len}
+
+
+@contextmanager
+def connected(uri: str, folder: Path):
+    """Point this process at a store, as a notebook's kernel is, with `folder` as its state."""
+    import mlflow
+
+    with chapter_environment(), state_folder(folder):
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        try:
+            yield
+        finally:  # before the environment is put back, because MLflow writes into it
+            mlflow.set_tracking_uri(None)
+            mlflow.set_registry_uri(None)
+
+
+def bad_checks(chapter: Chapter, parameters: dict) -> list[str]:
+    """What is wrong with the checks of a chapter: answers that pass and should not, and refusals that help nobody."""
+    listed = exercises(chapter.number)
+    assert listed, f"chapters/checks/{chapter.number}.py lists no exercises"
+    return [problem for exercise in listed for problem in problems(exercise, parameters)]
+
+
+def problems(exercise: Exercise, parameters: dict) -> list[str]:
+    complaints = []
+    passed, message = evaluate(exercise, ..., parameters)
+    if passed or not message.startswith("not answered yet"):
+        complaints.append(f"{exercise.id}: `...` gives {message!r}")
+    for answer in exercise.wrong:
+        passed, message = evaluate(exercise, answer, parameters)
+        if passed:
+            complaints.append(f"{exercise.id}: the wrong answer {answer!r} passes")
+        elif "Checking it ended in" in message:
+            complaints.append(f"{exercise.id}: the wrong answer {answer!r} breaks the check: {message}")
+        elif len(message.removeprefix("not yet.")) < 20:
+            complaints.append(f"{exercise.id}: the wrong answer {answer!r} gets no advice: {message!r}")
+    for name, answer in JUNK.items():
+        try:
+            passed, _ = evaluate(exercise, answer, parameters)
+        except Exception as error:
+            complaints.append(f"{exercise.id}: {name} raises {type(error).__name__}")
+            continue
+        if passed:
+            complaints.append(f"{exercise.id}: {name} passes")
+    return complaints
+
+
+def unsolved(notebook: nbformat.NotebookNode) -> list[str]:
+    """The cells of an executed notebook whose solution or answer the check did not call right."""
+    wrong = []
+    for number, cell in enumerate(notebook.cells, 1):
+        text = "".join(output.get("text", "") for output in cell.get("outputs", []))
+        if "solution" in tags_of(cell) and "right." not in text:
+            wrong.append(f"cell {number}: {text}")
+    return wrong

@@ -17,7 +17,7 @@ import nbformat
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from course import build
+from course import notebooks
 from course.chapters import Chapter
 from course.checks import Exercise, exercises
 
@@ -270,10 +270,10 @@ def committed_outputs(chapter: Chapter) -> list[list]:
 def page(chapter: Chapter, earlier: list[Chapter], glossary: Path) -> Page:
     return Page(
         chapter.number,
-        cells(build.read(chapter), committed_outputs(chapter)),
+        cells(notebooks.read(chapter), committed_outputs(chapter)),
         exercises(chapter.number),
         {
-            other.notebook.name: "\n".join(c.output for c in cells(build.read(other), committed_outputs(other)))
+            other.notebook.name: "\n".join(c.output for c in cells(notebooks.read(other), committed_outputs(other)))
             for other in earlier
         },
         glossary.read_text(encoding="utf-8") if glossary.exists() else "",

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import psutil
 
-from course import build, store
+from course import notebooks, store
 from course.chapters import Chapter
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ class CourseRoot:
         with self.here():
             chapter.source.write_text(text, encoding="utf-8")
             if built:
-                build.nbformat.write(build.read(chapter), chapter.notebook)
+                notebooks.nbformat.write(notebooks.read(chapter), chapter.notebook)
         return chapter
 
     @contextmanager

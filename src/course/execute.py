@@ -1,5 +1,9 @@
-"""Run chapters from top to bottom with papermill, stop at the first that fails, and say where and why."""
+"""Run chapters from top to bottom with papermill, stop at the first that fails, and say where and why.
 
+The one executor of the course: `course run`, `course notebooks`, checkpoints and the tests all use `run_chapter`.
+"""
+
+import hashlib
 import logging
 import os
 import sys
@@ -10,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import nbformat
+
 from course.chapters import Chapter
 from course.errors import CourseError
 from course.paths import root, state
@@ -18,12 +24,37 @@ from course.session import QUIET_MLFLOW, use_python_of_this_course
 CELL_TIMEOUT = 600  # seconds; the slowest cell of the course takes 10, and 25 on a slow machine
 
 
+# What a chapter runs besides its own text: a change in any of these may change its outputs.
+CODE = {
+    "src": ("*.py", "*.conf"),
+    "projects": ("*",),
+    "data": ("*.csv",),
+    "chapters/checks": ("*.py",),
+    "chapters/records": ("*",),
+}
+
+
 @dataclass(frozen=True)
 class Result:
+    """How a chapter ran: `executed` is the file of `notebook`, the executed copy; `seconds` are wall time."""
+
     chapter: Chapter
     executed: Path
     seconds: float
     failure: str | None  # cell, error and message; None where the chapter passed
+    notebook: nbformat.NotebookNode | None = None  # None where the chapter failed
+
+
+def fingerprint(*chapters: Chapter) -> str:
+    """Return 16 hexadecimal digits of everything that these chapters run: text, packages, data, code and projects."""
+    files = [chapter.source for chapter in chapters] + [root() / "requirements.lock"]
+    for folder, patterns in CODE.items():
+        paths = {path for pattern in patterns for path in (root() / folder).rglob(pattern)}
+        files += sorted(path for path in paths if path.is_file() and not {"__pycache__", "stages"} & {*path.parts})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(root()).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 class _Lines:
@@ -70,39 +101,44 @@ def kernel_environment():
             os.environ.update(before)
 
 
-def run_chapter(chapter: Chapter, parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> Result:
-    """Run one chapter's notebook; the executed copy is kept whether it passes or fails."""
+def run_chapter(
+    chapter: Chapter, parameters: dict | None = None, timeout: float = CELL_TIMEOUT, notebook: Path | None = None
+) -> Result:
+    """Run a chapter's notebook, or the variant of it at `notebook`; the executed copy is kept, passed or failed."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from course import engine
+    from course import papermill_engine
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is said in `failure`
-    executed = state() / "runs" / chapter.built().name
+    source = notebook or chapter.built()
+    executed = state() / "runs" / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     begun = []  # the code cells that the kernel was given, in order
-    failure, start = None, time.monotonic()
+    failure, done, start = None, None, time.monotonic()
     with kernel_environment():
         try:
-            notebook = papermill.execute_notebook(
-                chapter.notebook,
+            done = papermill.execute_notebook(
+                source,
                 executed,
                 parameters=parameters or {},
-                engine_name=engine.NAME,
+                engine_name=papermill_engine.NAME,
                 kernel_name="python3",
                 execution_timeout=timeout,
                 progress_bar=_progress_bar(chapter),
                 cwd=root() / "notebooks",
                 shutdown_kernel="immediate",  # its work is done, and unloading MLflow would take Python 3 s more
+                coalesce_streams=True,  # how often a cell's output is flushed differs from run to run
+                record_timing=False,
                 on_cell_execute=lambda cell, cell_index: begun.append((cell_index + 1, cell.source)),
             )
-            if notebook.metadata.papermill["exception"]:  # papermill lets sys.exit(0) pass, the cells after it unrun
+            if done.metadata.papermill["exception"]:  # papermill lets sys.exit(0) pass, the cells after it unrun
                 failure = place(*begun[-1]) + "SystemExit: it ends the notebook before its last cell"
         except PapermillExecutionError as error:  # two markers, at the top and at the cell, stand before it in the copy
             failure = place(error.cell_index + 3, error.source) + reason(error, timeout)
         except (TimeoutError, RuntimeError) as error:
             failure = (place(*begun[-1]) if begun else "its start: ") + reason(error, timeout)
-    return Result(chapter, executed, time.monotonic() - start, failure)
+    return Result(chapter, executed, time.monotonic() - start, failure, None if failure else done)
 
 
 def place(number: int, source: str) -> str:

@@ -1,0 +1,81 @@
+"""Our comparison of outputs gives the verdicts of `pytest --nbval`; a check that accepts anything is found."""
+
+import nbformat
+import pytest
+
+pytest.register_assert_rewrite("chapter_runs")
+
+import chapter_runs  # noqa: E402
+from comparison import differing, is_compared  # noqa: E402
+
+from course.checks import Exercise, Wrong  # noqa: E402
+from course.execute import run_chapter  # noqa: E402
+
+STREAM, RESULT = "stream", "execute_result"
+CELLS = {  # source: committed outputs, and whether they still hold
+    "print('a'); import sys; print('b', file=sys.stderr); print('c')": ([("stdout", "a\nc\n"), ("stderr", "b\n")], True),
+    "print('now')": ([("stdout", "then\n")], False),
+    "1 + 1": (["3"], False),
+    "print('new')": ([], False),
+    "x = 1": (["1"], False),
+    "6 * 7": (["42"], True),
+}
+
+
+def as_output(output):
+    if isinstance(output, str):
+        return nbformat.v4.new_output(RESULT, data={"text/plain": output}, execution_count=1)
+    return nbformat.v4.new_output(STREAM, name=output[0], text=output[1])
+
+
+@pytest.mark.skipif(not chapter_runs.COMPARE_OUTPUTS, reason="outputs are compared on Linux x86_64, on the lock")
+def test_comparison_gives_the_verdicts_of_nbval(fake):
+    ignored = ("nbval-ignore-output", "import os; os.urandom(9)")
+    chapter = fake.chapter("01", *CELLS, ignored, "2 + 2")
+    with fake.here():
+        committed = nbformat.read(chapter.notebook, as_version=4)
+        code = [cell for cell in committed.cells if cell.cell_type == "code"]
+        for number, cell in enumerate(code[:-1], 1):  # the last was never run, so that nbval does not compare it
+            cell.execution_count = number
+            cell.outputs = [as_output(output) for output in CELLS.get(cell.source, (["stale"], True))[0]]
+        nbformat.write(committed, chapter.notebook)
+        done, verdicts = chapter_runs.nbval(chapter)
+        different = differing(committed, run_chapter(chapter).notebook)
+    expected = [holds for _, holds in CELLS.values()] + [True, True]
+    numbers = [number for number, cell in enumerate(committed.cells, 1) if cell.cell_type == "code"]
+    assert done.returncode == 1 and "Cell outputs differ" in done.stdout
+    assert verdicts == {number: "PASSED" if holds else "FAILED" for number, holds in zip(numbers, expected)}
+    assert set(different) == {number for number, holds in zip(numbers, expected) if not holds}
+    assert [is_compared(cell) for cell in code] == [True] * len(CELLS) + [False, False]
+
+
+def refuses(answer):
+    if answer != 3:
+        raise Wrong("Count the days that rose, not all days.")
+
+
+def curt(answer):
+    raise Wrong("Wrong.")
+
+
+def breaks(answer):
+    raise KeyError(answer)
+
+
+def accepts(answer):
+    pass
+
+
+@pytest.mark.parametrize(
+    "test, complaints",
+    [
+        (refuses, []),
+        (curt, ["gets no advice", "gets no advice"]),
+        (breaks, ["breaks the check", "breaks the check"]),
+        (accepts, ["answer 1 passes", "answer 2 passes", *(f"{name} passes" for name in chapter_runs.JUNK)]),
+    ],
+)
+def test_bad_check_is_found(test, complaints):
+    problems = chapter_runs.problems(Exercise("09.1", "How many?", "Count them.", test, [1, 2]), {})
+    assert len(problems) == len(complaints)
+    assert all(complaint in problem for complaint, problem in zip(complaints, problems)), problems
