@@ -33,6 +33,7 @@ TIERS = ("integration", "passes", "docker", "slow", "weekly")
 LONGEST = ("test_chapters.py", "test_docker_chapters.py", "test_docker_workbench.py", "test_offline.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
     """Mark each test with its tier, which is its folder. The longest begin first, so that no worker waits for them."""
     for item in items:

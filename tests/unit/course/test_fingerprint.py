@@ -1,0 +1,43 @@
+"""The fingerprint of chapters: it sees everything that a chapter runs, and nothing that a run leaves behind."""
+
+import pytest
+
+from course.execute import fingerprint
+
+
+@pytest.mark.parametrize(
+    "path, counts",
+    [
+        ("src/pystock/api/schema.py", True),
+        ("src/course/workbench/supervisord.conf", True),
+        ("projects/pystock-training/conf/defaults.yaml", True),
+        ("data/prices.csv", True),
+        ("requirements.lock", True),
+        ("chapters/checks/01.py", True),
+        ("chapters/01_step.md", True),
+        ("chapters/02_step.md", False),
+        ("src/pystock/api/__pycache__/schema.cpython-311.pyc", False),
+        ("projects/pystock-data-features/stages/sp500/raw/manifest.json", False),
+        ("README.md", False),
+    ],
+)
+def test_fingerprint_sees_what_a_chapter_runs(fake, path, counts):
+    chapter = fake.chapter("01", "x = 1", built=False)
+    fake.chapter("02", "x = 1", built=False)
+    file = fake.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with fake.here():
+        before = fingerprint(chapter)
+        file.write_bytes((file.read_bytes() if file.exists() else b"") + b"\nchanged")
+        assert (fingerprint(chapter) != before) == counts
+
+
+def test_fingerprint_tells_where_a_file_is(fake):
+    chapter = fake.chapter("01", "x = 1", built=False)
+    with fake.here():
+        file = fake.root / "src" / "pystock" / "one.py"
+        file.parent.mkdir(parents=True)
+        file.write_text("x = 1")
+        before = fingerprint(chapter)
+        file.rename(file.with_name("two.py"))
+        assert fingerprint(chapter) != before
