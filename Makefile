@@ -47,10 +47,14 @@ screenshots: setup ## renew the committed screenshots (for authors)
 bench: setup ## measure; writes bench/results.json
 	@"$(BIN)/python" bench/bench.py
 
+.PHONY: coverage
+coverage: setup ## which lines the unit tests run (printed, not required)
+	@"$(BIN)/python" -m pytest --cov tests/unit
+
 lock: setup ## renew requirements.lock from pyproject.toml (for authors)
 	@"$(BIN)/uv" pip compile --universal --fork-strategy fewest --generate-hashes --all-extras --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet pyproject.toml --output-file requirements.lock
 
 clean: ## remove .venv and caches, never your runs or your notebooks
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .coverage
 	find . \( -path ./.course -o -path ./work -o -path ./.git \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

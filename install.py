@@ -1,12 +1,17 @@
 """Set the course up in .venv, from the hash-locked requirements.lock.
 
-    python3 install.py          # what `make` runs before anything else; Windows users run it directly
+    python3 install.py                  # what `make` runs before anything else; on Windows you run it yourself
+    python3 install.py --without deep   # without Keras and TensorFlow, which chapters 04 and 06 need
+    python3 install.py --with deep      # with them again
 
-Needs only Python's standard library. The first run takes about a minute with a warm package cache; a run with
-nothing to do returns at once. An interrupted run is mended by the next one: the stamp is written last.
+The choice holds until .venv is removed. Needs only Python's standard library. The first run takes about a minute with a
+warm package cache; a run with nothing to do returns at once. After an interrupted run the next one continues: the stamp
+is written last.
 """
 
+import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +23,8 @@ ROOT = os.path.dirname(os.path.realpath(__file__))
 VENV = os.path.join(ROOT, ".venv")
 LOCK = os.path.join(ROOT, "requirements.lock")
 STAMP = os.path.join(VENV, "course-is-set-up")
+LEFT_OUT = os.path.join(VENV, "course-left-out.json")  # what `course` reads, too: {"deep": [its packages]}
+OPTIONAL = ("deep",)  # the extras of pyproject.toml that a set-up can do without
 OLDEST, NEWEST = (3, 11), (3, 13)
 WINDOWS = os.name == "nt"
 BIN = os.path.join(VENV, "Scripts" if WINDOWS else "bin")
@@ -32,9 +39,9 @@ def fail(sentence):
 def hand_over():
     """Let the newest supported Python on PATH run this script."""
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
-        found = shutil.which("python3.%d" % minor)
-        if found and subprocess.call([found, "-c", ""], stderr=subprocess.DEVNULL) == 0:
-            sys.exit(subprocess.call([found, os.path.abspath(__file__)]))
+        python = shutil.which("python3.%d" % minor)
+        if python and subprocess.call([python, "-c", ""], stderr=subprocess.DEVNULL) == 0:
+            sys.exit(subprocess.call([python, os.path.abspath(__file__)] + sys.argv[1:]))
     fail(
         "this is Python %d.%d, and the course runs on Python 3.11, 3.12 or 3.13, none of which is on PATH: install one "
         "and run this script with it, for example `python3.12 install.py`." % sys.version_info[:2]
@@ -45,28 +52,53 @@ def digest(*parts):
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def wanted():
-    """Two marks: what .venv itself stands on (its place, its Python), and what belongs into it."""
-    contents = []
-    for name in (LOCK, os.path.join(ROOT, "pyproject.toml"), os.path.abspath(__file__)):
-        with open(name, encoding="utf-8") as file:
-            contents.append(file.read())
-    return [digest(ROOT, sys.version, sys.base_prefix), digest(*contents)]
+def read(name):
+    with open(name, encoding="utf-8") as file:
+        return file.read()
 
 
-def stamped():
-    """The marks of the last set-up that reached its end."""
+def expected_marks(without):
+    """Return two marks: one of .venv itself (its place, its Python), one of its contents."""
+    contents = [read(LOCK), read(os.path.join(ROOT, "pyproject.toml")), read(os.path.abspath(__file__))]
+    return [digest(ROOT, sys.version, sys.base_prefix), digest(*(contents + sorted(without)))]
+
+
+def stamped_marks():
+    """Return the marks of the last set-up that was completed."""
     try:
-        with open(STAMP) as file:
-            return file.read().split() if os.path.exists(PYTHON) else []
+        return read(STAMP).split() if os.path.exists(PYTHON) else []
     except OSError:
         return []
 
 
-def lock_entry(name):
-    """The lock's lines for one package: its pin and its hashes."""
-    with open(LOCK, encoding="utf-8") as file:
-        return re.search(r"^%s==(?:.*\\\n)*.*\n" % name, file.read(), re.MULTILINE).group(0)
+def left_out():
+    """Return the extras that .venv was set up without."""
+    try:
+        return set(json.loads(read(LEFT_OUT)))
+    except (OSError, ValueError):
+        return set()
+
+
+def lock_entries():
+    """Return the lock by package: the lines with its pin, its hashes and, behind `# via`, the packages that need it."""
+    entries = re.findall(r"^(?:[^ #\n].*\n)(?: .*\n)*", read(LOCK), re.MULTILINE)
+    return {entry.partition("==")[0]: entry for entry in entries}
+
+
+def only_for(extra, entries):
+    """Return the packages of the lock that nothing but this extra of pyproject.toml needs, sorted."""
+    import tomllib  # not in the Pythons that are too old
+
+    project = tomllib.loads(read(os.path.join(ROOT, "pyproject.toml")))["project"]
+    extras = project.get("optional-dependencies", {})
+    declared = sum([extras[name] for name in extras if name != extra], project.get("dependencies", []))
+    needed = {re.match(r"[\w.-]+", line).group(0).lower().replace("_", "-") for line in declared}
+    parents = {name: set(re.findall(r"^ +# +(?:via +)?(\S+)$", entry, re.MULTILINE)) for name, entry in entries.items()}
+    size = 0
+    while size < len(needed):
+        size = len(needed)
+        needed |= {name for name in entries if parents[name] & needed}
+    return sorted(set(entries) - needed)
 
 
 def run(*command):
@@ -89,25 +121,45 @@ def new_venv():
     with tempfile.TemporaryDirectory() as folder:
         only_uv = os.path.join(folder, "uv.txt")
         with open(only_uv, "w", encoding="utf-8") as file:
-            file.write(lock_entry("uv"))
+            file.write(lock_entries()["uv"])
         pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         run(*pip, "--no-deps", "--require-hashes", "-r", only_uv)
+
+
+def sync(without):
+    """Make .venv hold exactly the lock, but for what is left out."""
+    entries = lock_entries()
+    omitted = {extra: only_for(extra, entries) for extra in without}
+    # before the first package changes: an interrupted set-up is continued with the same choice
+    with open(LEFT_OUT, "w") as file:
+        json.dump(omitted, file)
+    names = set(entries).difference(*omitted.values())
+    with tempfile.TemporaryDirectory() as folder:
+        lock = os.path.join(folder, "requirements.txt")
+        with open(lock, "w", encoding="utf-8") as file:
+            file.writelines(entries[name] for name in sorted(names))
+        # bytecode: without it the first `import mlflow` takes 6 s instead of 2, and so does each kernel's
+        run(UV, "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", lock)
 
 
 def main():
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         hand_over()
-    marks, last = wanted(), stamped()
+    parser = argparse.ArgumentParser(description="Set the course up in .venv.")
+    parser.add_argument("--without", choices=OPTIONAL, help="leave out Keras and TensorFlow (chapters 04 and 06)")
+    parser.add_argument("--with", choices=OPTIONAL, dest="again", help="install what an earlier --without left out")
+    chosen = parser.parse_args()
+    without = (left_out() | {chosen.without}) - {None, chosen.again}
+    marks, last = expected_marks(without), stamped_marks()
     if last == marks:
         return
     print("Setting up the course in .venv (once; a minute, and more where packages must be downloaded)", flush=True)
     if last:
         os.remove(STAMP)
-    # without a stamp .venv may be half, and moved or on another Python its programs start the wrong one: begin anew
+    # without a stamp .venv may be incomplete, and moved or on another Python its programs start the wrong one
     if last[:1] != marks[:1]:
         new_venv()
-    # bytecode: without it the first `import mlflow` takes 6 s instead of 2, and every kernel pays for it
-    run(UV, "pip", "sync", "--python", PYTHON, "--require-hashes", "--compile-bytecode", LOCK)
+    sync(without)
     run(UV, "pip", "install", "--python", PYTHON, "--quiet", "--no-deps", "--no-build-isolation", "--editable", ROOT)
     with open(STAMP, "w") as file:
         file.write("\n".join(marks))

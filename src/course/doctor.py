@@ -10,16 +10,16 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from course.paths import root, state
+from course.paths import left_out, root, state
 
 ROOM = 1.0  # GB that the store and the executed copies of the whole course need at most
 
 
 def packages() -> str | None:
     wanted = [Requirement(line.rstrip(" \\\n")) for line in _lock_lines() if re.match(r"[a-zA-Z0-9]", line)]
-    wrong = []
+    wrong, omitted = [], {name for packages in left_out().values() for name in packages}
     for requirement in wanted:
-        if requirement.marker and not requirement.marker.evaluate():
+        if requirement.name in omitted or requirement.marker and not requirement.marker.evaluate():
             continue
         try:
             found = metadata.version(requirement.name)
@@ -108,4 +108,6 @@ def examine() -> bool:
             failure = f"the check itself failed ({type(error).__name__}: {error}): run `python install.py` again"
         healthy = healthy and failure is None
         print(f"[ ok ] {name}" if failure is None else f"[fail] {name}: {failure}")
+    for extra in left_out():
+        print(f"[ ok ] without {extra}, as you chose: `python install.py --with {extra}` installs it")
     return healthy

@@ -1,6 +1,8 @@
 """Where things are. COURSE_ROOT and COURSE_STATE move the checkout and the state; the tests use both."""
 
+import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -12,6 +14,12 @@ def root() -> Path:
 def state() -> Path:
     """All runtime state: the embedded store, checkpoints, executed copies, logs."""
     return Path(os.environ.get("COURSE_STATE") or root() / ".course").resolve()
+
+
+def left_out() -> dict[str, list[str]]:
+    """The extras that `install.py --without` left out of this environment, each with its packages."""
+    choice = Path(sys.prefix) / "course-left-out.json"
+    return json.loads(choice.read_text(encoding="utf-8")) if choice.exists() else {}
 
 
 def kept_name(path: Path) -> Path:

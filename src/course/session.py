@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import platform
+import re
 import sys
 import time
 import warnings
@@ -14,9 +15,9 @@ from unittest.mock import patch
 import psutil
 
 from course import store
-from course.chapters import select
+from course.chapters import Chapter, select
 from course.errors import CourseError
-from course.paths import state
+from course.paths import left_out, state
 
 # What is said to readers is ours or explained; each of these is neither, and the reason stands beside it.
 HARMLESS_WARNINGS = [
@@ -53,11 +54,12 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
     hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
 
-    Raises CourseError where the store does not answer or something needed is missing.
+    Raises CourseError if the store does not answer, or if a package or a run that the chapter needs is missing.
     """
     for message, category in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
     chapter = select(number)[0]
+    _require_packages(chapter)
     uri = choose_store(tracking_uri)
     _session.update(chapter=number, parameters=parameters)
     os.environ["COURSE_CHAPTER"], os.environ["COURSE_SESSION"] = number, _session_id()
@@ -169,6 +171,17 @@ def _end_dead_runs(client, experiments, number: str) -> None:
     for run in left:
         if _is_dead(run.data.tags["course.session"]):
             client.set_terminated(run.info.run_id, "KILLED", end_time=int(time.time() * 1000))
+
+
+def _require_packages(chapter: Chapter) -> None:
+    """Refuse a chapter that imports what `install.py --without` left out."""
+    imported = set(re.findall(r"^(?:import|from) (\w+)", chapter.source.read_text(encoding="utf-8"), re.MULTILINE))
+    for extra, packages in left_out().items():
+        if missing := sorted(imported & set(packages)):
+            raise CourseError(
+                f"Chapter {chapter.number} needs {missing[0]}, which this set-up leaves out: run "
+                f"`python install.py --with {extra}` in the course's folder."
+            )
 
 
 def _require(client, experiment: str, maker: str, number: str, checkpoint: bool) -> None:

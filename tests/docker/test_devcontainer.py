@@ -1,0 +1,52 @@
+"""The development container: what `.devcontainer/devcontainer.json` says, done step by step without an editor."""
+
+import json
+import os
+import shutil
+
+import pytest
+from docker_workbench import docker, require_docker
+from fake_course import CHECKOUT
+
+FOLDER = CHECKOUT / ".devcontainer"
+WORKSPACE = "/workspaces/Kurs für alle"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+
+@pytest.fixture
+def container(tmp_path):
+    """A function that runs a shell command as the container's user, in a copy of the checkout; and what the JSON says."""
+    require_docker()
+    settings = json.loads((FOLDER / "devcontainer.json").read_text(encoding="utf-8"))
+    image = name = f"devcontainer-test-{os.getpid()}"
+    docker("build", "-t", image, "-f", str(FOLDER / settings["build"]["dockerfile"]), str(FOLDER), seconds=600)
+    ignored = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
+    shutil.copytree(CHECKOUT, tmp_path / "copy", ignore=ignored)
+    env = settings["containerEnv"] | {"SSL_CERT_FILE": CERTIFICATES}  # uv trusts what pip trusts
+    words = [word for pair in env.items() for word in ("--env", "=".join(pair))]
+    try:
+        docker("run", "--detach", "--init", "--name", name, *words, image, "sleep", "infinity")
+        docker("exec", name, "mkdir", "/workspaces")
+        docker("cp", str(tmp_path / "copy"), f"{name}:{WORKSPACE}")
+        docker("exec", name, "chown", "-R", settings["remoteUser"], "/workspaces")
+
+        def run(command, **options):
+            user = ["--user", settings["remoteUser"], "--workdir", WORKSPACE]
+            return docker("exec", *user, name, "bash", "-c", command, **options).stdout
+
+        yield run, settings
+    finally:
+        docker("rm", "--force", "--volumes", name, check=False)
+        docker("image", "rm", "--force", image, check=False)
+
+
+def test_the_development_container_sets_itself_up_and_runs_a_chapter(container):
+    run, settings = container
+    assert run("whoami").strip() != "root", "PostgreSQL refuses root"
+    run(settings["postCreateCommand"], seconds=1500)
+    interpreter = settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    interpreter = interpreter.replace("${containerWorkspaceFolder}", ".")
+    assert run(f"{interpreter} -c 'import sys; print(sys.prefix)'").strip() == f"{WORKSPACE}/.venv"
+    assert "[fail]" not in run(".venv/bin/course doctor")
+    assert "01_first_tracked_pipeline  passed" in run(".venv/bin/course run 01", seconds=900)
+    assert run("make help && git --version")
