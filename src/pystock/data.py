@@ -15,13 +15,14 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
+from pystock.errors import PystockError
 from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 
 DEFAULT_MARKET = "sp500"
 MARKETS = {"sp500": "S&P 500", "nasdaq": "NASDAQ Composite"}
 
 
-class DataError(ValueError):
+class DataError(PystockError, ValueError):
     """Prices that cannot be had or cannot be trusted; the message names the thing, the reason and the mend."""
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn import metrics
 from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, roc_auc_score
 from sklearn.metrics import log_loss as log_loss_score
 from sklearn.model_selection import TimeSeriesSplit
@@ -229,6 +230,40 @@ def score_table(
     }
     rows = {name: (value, *_interval(resampled[name])) for name, value in values.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
+
+
+NINE = (
+    "accuracy",
+    "average_precision",
+    "f1",
+    "jaccard",
+    "log_loss",
+    "mcc",
+    "precision",
+    "recall",
+    "zero_one_loss",
+)
+
+
+def nine_metrics(outcome, probability, threshold: float) -> dict[str, float]:
+    """Return the nine scores of `NINE`; a decision is 1 where the probability is above `threshold`.
+
+    `outcome` (0 or 1) and `probability` are arrays or Series of one length. Average precision and log loss are
+    computed from the probabilities, the other seven from the decisions. A ratio without any case is 0.
+    """
+    outcome, probability = np.asarray(outcome), np.asarray(probability, dtype="float64")
+    decision = (probability > threshold).astype("int64")
+    return {
+        "accuracy": float(metrics.accuracy_score(outcome, decision)),
+        "average_precision": float(metrics.average_precision_score(outcome, probability)),
+        "f1": float(metrics.f1_score(outcome, decision, zero_division=0)),
+        "jaccard": float(metrics.jaccard_score(outcome, decision, zero_division=0)),
+        "log_loss": float(metrics.log_loss(outcome, probability, labels=[0, 1])),
+        "mcc": float(metrics.matthews_corrcoef(outcome, decision)),
+        "precision": float(metrics.precision_score(outcome, decision, zero_division=0)),
+        "recall": float(metrics.recall_score(outcome, decision, zero_division=0)),
+        "zero_one_loss": float(metrics.zero_one_loss(outcome, decision)),
+    }
 
 
 def block_length(y) -> int:

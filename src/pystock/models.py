@@ -3,19 +3,39 @@
 import tempfile
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.models.model import ModelInfo
+from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-from xgboost import XGBModel
+
+from pystock.errors import PystockError, first_line
 
 CODE = Path(__file__).with_name("decision_model.py")
+TRAINED_UNTIL = "trained_until"  # in a model's metadata: the last day it was trained on
+
+
+class ModelError(PystockError, ValueError):
+    """A model that cannot be loaded here, or is not a decision model."""
+
+
+class LoadedModel(NamedTuple):
+    """A checked decision model: its feature names in order, and its default threshold (None if it declares none)."""
+
+    model: PyFuncModel
+    features: list[str]
+    threshold: float | None
 
 
 def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
-    """In: the columns of X as doubles. Out: `probability` and `decision`. Parameter: `threshold`, with this default."""
+    """Return the signature of a decision model: the columns of X as doubles in, `probability` and `decision` out.
+
+    Its one parameter is `threshold`, with this default.
+    """
     return ModelSignature(
         inputs=Schema([ColSpec("double", str(column)) for column in X.columns]),
         outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "decision")]),
@@ -24,11 +44,11 @@ def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
 
 
 def decision_requirements(model) -> list[str]:
-    """What a decision model around `model` needs, each at the version that is installed here.
+    """Return what a decision model around `model` needs, each at the version that is installed here.
 
     Named, since MLflow would take seconds to find them out, and would find more than is needed.
     """
-    if isinstance(model, XGBModel):
+    if _is_xgboost(model):
         library = [packages_distributions()["xgboost"][0]]  # xgboost-cpu, or xgboost where that does not exist
     else:
         library = ["scikit-learn", "skops"]
@@ -44,6 +64,9 @@ def log_decision_model(
     tags: dict[str, str] | None = None,
 ) -> ModelInfo:
     """Log a fitted classifier as a decision model into the active run.
+
+    `X` holds the rows that it was fitted on. If they have dates, the model records the last one (its metadata
+    `trained_until`), and the registry's gate evaluates it on later days only.
 
     The model is a pyfunc from code (decision_model.py): it takes the columns of `X` as doubles and gives `probability`
     (double) and `decision` (long, 1 where the probability is above `threshold`). `predict` takes another threshold as
@@ -67,6 +90,7 @@ def log_decision_model(
             f"{type(model).__name__} does not give probabilities of 0 and 1 from the {X.shape[1]} columns of X: "
             "pass a classifier that was fitted on rows like them and on outcomes 0 and 1."
         )
+    dated = isinstance(X.index, pd.DatetimeIndex)
     with tempfile.TemporaryDirectory() as folder:
         return mlflow.pyfunc.log_model(
             name=name,
@@ -75,13 +99,45 @@ def log_decision_model(
             signature=decision_signature(X, threshold),
             input_example=X.head(2).astype("float64"),
             pip_requirements=decision_requirements(model),
+            metadata={TRAINED_UNTIL: f"{X.index.max():%Y-%m-%d}"} if dated else None,
             tags=tags,
         )
 
 
+def load_decision_model(uri: str, what: str = "") -> LoadedModel:
+    """Load a decision model from a model URI or a local folder, and check its signature. Errors call it `what`.
+
+    It must take named columns of doubles and give `probability` and `decision`; a `threshold` that it declares must be
+    from 0 to 1. Loading runs the model's own code. Raises ModelError where that fails or the signature is another one,
+    and MlflowException where MLflow cannot read the model or the store does not answer.
+    """
+    what = what or f"the model {uri}"
+    try:
+        model = mlflow.pyfunc.load_model(uri)
+    except MlflowException:
+        raise
+    except Exception as error:  # whatever the model's own code and its libraries raise
+        raise ModelError(f"{what} cannot be loaded here ({type(error).__name__}: {first_line(error)}).") from error
+    signature = model.metadata.signature
+    inputs, outputs = (getattr(signature, side, None) for side in ("inputs", "outputs"))
+    if not inputs or not inputs.has_input_names() or any(each.type.name != "double" for each in inputs):
+        raise ModelError(f"{what} has no signature of named columns of doubles: log it with one.")
+    if not outputs or not {"probability", "decision"} <= set(outputs.input_names()):
+        raise ModelError(f"{what} has no outputs probability and decision: log it with log_decision_model.")
+    defaults = [float(each.default) for each in signature.params or [] if each.name == "threshold"]
+    if defaults and not 0 <= defaults[0] <= 1:
+        raise ModelError(f"{what} has the threshold {defaults[0]:g}: log it with one from 0 to 1.")
+    return LoadedModel(model, inputs.input_names(), defaults[0] if defaults else None)
+
+
+def _is_xgboost(model: object) -> bool:
+    """Return whether a classifier is XGBoost's, without importing XGBoost."""
+    return any(base.__module__.partition(".")[0] == "xgboost" for base in type(model).__mro__)
+
+
 def _native(model, folder: Path) -> dict[str, str]:
     """The classifier as a file in its native format, under the name by which decision_model.py knows the format."""
-    if isinstance(model, XGBModel):
+    if _is_xgboost(model):
         path = folder / "model.ubj"
         model.save_model(path)
         return {"xgboost": str(path)}

@@ -1,7 +1,7 @@
 """What the pipelines share: steps as child runs of one parent, and one at a time at the same work.
 
 The scripts in projects/ are the pipelines. Each entry point is one run; `main` has a child run for each of its steps.
-All of them bear the tags `pipeline` (the project), `step` (the entry point) and `outcome` (done or skipped).
+All of them have the tags `pipeline` (the project), `step` (the entry point) and `outcome` (done or skipped).
 """
 
 import sys
@@ -13,13 +13,15 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from pystock import runs
+from pystock import processes, runs
+from pystock.errors import PystockError, first_line
+from pystock.model_uri import MISSING
 
 PATIENCE = 10  # seconds for another process to say where it stands in the queue
 
 
-class PipelineError(ValueError):
-    """What a pipeline cannot do; the message names the thing, the reason and the mend."""
+class PipelineError(PystockError, ValueError):
+    """Something that a pipeline cannot do; the message names the thing, the reason and the fix."""
 
 
 Step = Callable[[str], AbstractContextManager[Run]]
@@ -27,13 +29,13 @@ Step = Callable[[str], AbstractContextManager[Run]]
 
 @contextmanager
 def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | None = None) -> Iterator[Step]:
-    """The run of an entry point: the one that `mlflow run` has opened, or a new one where the script was called itself.
+    """Open the run of an entry point: the one that `mlflow run` has started, or a new one if the script runs alone.
 
-    `about` are tags (market, target …) that it shares with the steps. It gives a function for `main` to open those:
-    `with step("train_model"): …`. A step that fails fails the parent, which says which it was in the tags
-    `failed_step` and `failed_because`. With `claim`, a text that names the work, a second process that starts on the
-    same work ends at once and is told who is at it. An error whose message is meant for people, a ValueError or an
-    MlflowException, ends the script with that message; any other shows where it happened.
+    `about` are tags (market, target …) that it shares with the steps. Yields a function with which `main` opens those:
+    `with step("train_model"): …`. A step that fails fails the parent, which names it in the tags `failed_step` and
+    `failed_because`. With `claim`, a text that names the work, a second process that starts the same work ends at once
+    and names the first. An error whose message is meant for people, a ValueError or an MlflowException, ends the script
+    with that message; any other shows where it happened.
     """
     tags = {"pipeline": pipeline, **about, "git_commit": runs.git_commit()}
 
@@ -44,7 +46,7 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
             with mlflow.start_run(run_name=name, nested=True, tags=tags | {"step": name}) as child:
                 yield child
         except BaseException as error:
-            failure = {"failed_step": name, "failed_because": runs.first_line(error, most=500)}
+            failure = {"failed_step": name, "failed_because": first_line(error, most=500)}
             for tag, value in failure.items():
                 mlflow.MlflowClient().set_tag(parent, tag, value)
             raise
@@ -61,7 +63,7 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
 
 
 def end_step(outcome: str, said: str, **tags: str) -> None:
-    """Say how the active run's step has ended: a sentence on the screen, `outcome` and `tags` on the run.
+    """Print and log how the active run's step has ended: a sentence, and `outcome` and `tags` on the run.
 
     `outcome` is done or skipped; a skipped step has the tag `made_by`, the id of the run that made what it would have
     made.
@@ -73,18 +75,44 @@ def end_step(outcome: str, said: str, **tags: str) -> None:
     print(f"{step}: {said}", flush=True)
 
 
+# Runs in the store -----------------------------------------------------------------------------------------------
+
+
+def existing_run(run_id: str | None) -> Run | None:
+    """Return a run that exists and was not deleted, else None."""
+    try:
+        run = mlflow.MlflowClient().get_run(run_id) if run_id else None
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+        return None
+    return run if run and run.info.lifecycle_stage == "active" else None
+
+
+def finished_runs(tags: dict[str, str]) -> Iterator[Run]:
+    """Yield the finished runs with these tags, from all experiments, newest first."""
+    conditions = ["attributes.status = 'FINISHED'", *(f"tags.{name} = '{value}'" for name, value in tags.items())]
+    yield from mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=" and ".join(conditions),
+        order_by=["attributes.start_time DESC"],
+        max_results=20,
+        output_format="list",
+    )
+
+
 # One at a time ---------------------------------------------------------------------------------------------------
 
 
 def claim_work(work: str) -> None:
-    """Be the only one at `work` in this store until the active run ends, or raise a PipelineError that names who is.
+    """Take the lock `work` for the active run, until it ends. Raises PipelineError, naming the holder, if it is held.
 
-    Lamport's bakery algorithm (1974, Communications of the ACM 17, 453-455): a run that is RUNNING with the tag `claim`
-    stands in the queue, a number one higher than all that it sees is its `ticket`, and the lowest ticket is served. Who
-    comes after another sees its ticket; of two that come together both see both. Clocks play no part in it.
+    Lamport's bakery algorithm (1974, Communications of the ACM 17, 453-455): each RUNNING run with the tag `claim` is
+    in the queue, its `ticket` is one higher than all that it sees, and the lowest ticket is served. A later run sees
+    the ticket of an earlier one; of two at the same time both see both. Clocks play no part in it.
     """
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    client.set_tag(run_id, "process", runs.this_process())
+    client.set_tag(run_id, "process", processes.this_process())
     client.set_tag(run_id, "ticket", "0")  # none yet: this run may have had one for other work
     client.set_tag(run_id, "claim", work)
     others = [other for other in _queue(work) if other.info.run_id != run_id]
@@ -93,7 +121,7 @@ def claim_work(work: str) -> None:
     for other in _queue(work):
         if other.info.run_id == run_id:
             continue
-        if runs.is_over(other.data.tags["process"]):
+        if processes.is_over(other.data.tags["process"]):
             if client.get_run(other.info.run_id).info.status == "RUNNING":  # it may have ended itself just now
                 _end(client, other)
             continue

@@ -5,12 +5,11 @@ import time
 
 import mlflow
 from crashing import die_before
-from racing_promotions import passes
+from promotions import passes
 
 from course import store
-from pystock import pipeline
-from pystock.registry import promotion as registry
-from pystock.training import steps as training
+from pystock import pipeline, training
+from pystock.registry import promotion
 
 # Every call of the client by which a registration and its promotion write.
 WRITES = (
@@ -61,7 +60,7 @@ def hold(uri, artifacts, name, ready):
 def register(uri, artifacts, model, barrier, results):
     """Register together with the others."""
     use(uri, artifacts)
-    registry.judge = passes
+    promotion.judge = passes
     barrier.wait(60)
     try:
         with mlflow.start_run():
@@ -73,7 +72,7 @@ def register(uri, artifacts, model, barrier, results):
 def die(uri, artifacts, model, write):
     """Register, and be killed right before the write of that number, counted from 0; without so many, live."""
     use(uri, artifacts)
-    registry.judge = passes
+    promotion.judge = passes
     die_before(write, [(mlflow.MlflowClient, each) for each in WRITES])
     with mlflow.start_run():
         training.register(model)

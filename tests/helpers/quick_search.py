@@ -1,10 +1,50 @@
-"""A score for searches that fits no model."""
+"""Searches for hyperparameters that fit no model."""
 
+import os
+from unittest.mock import patch
+
+import mlflow
 import numpy as np
+import optuna
+
+from course import store
+from pystock import tuning
+
+ABOUT = {"market": "sp500", "target": "big_move", "features": "volatility", "family": "logistic"}
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def quick(model, X, y, years):
-    """As tuning.skills, without training: a score that depends on the hyperparameters alone."""
+    """Stand in for tuning.skills, without training: a score that depends on the hyperparameters alone."""
     value = -abs(np.log10(model[-1].C)) - abs(years - 7) / 10
     for fold in range(3):
         yield value - fold / 100
+
+
+def search(name, storage, trials, evaluate=quick, **about):
+    study = tuning.open_study(name, storage, trials=trials, **(ABOUT | about))
+    for _ in tuning.go_on(study, evaluate):
+        pass
+    return study
+
+
+def children(study, status="FINISHED"):
+    runs = mlflow.search_runs(
+        experiment_names=["tuning"],
+        filter_string=f"tags.`mlflow.parentRunId` = '{study.user_attrs['run_id']}' and attributes.status = '{status}'",
+        output_format="list",
+    )
+    return {int(run.data.tags["trial"]): run for run in runs}
+
+
+def tuning_store(empty_store, folder, monkeypatch):
+    """Use a tracking store with an experiment, as the body of a fixture; yields the URL of the storage for studies."""
+    store.copy(empty_store, folder / "store")
+    uri = store.uri(folder / "store")
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what is set here ends with the test
+    with patch.dict(os.environ, MLFLOW_TRACKING_URI=uri):
+        mlflow.set_tracking_uri(uri)
+        mlflow.create_experiment("tuning", artifact_location=store.artifact_root(folder / "store"))
+        mlflow.set_experiment("tuning")
+        yield store.study_storage()
+        mlflow.set_tracking_uri(None)

@@ -2,9 +2,9 @@
 
 import mlflow
 from crashing import die_before
+from promotions import passes
 
-from pystock.registry import promotion as registry
-from pystock.registry.gate import Condition
+from pystock.registry import promotion
 
 WRITES = (  # of the protocol; the very first write of a promotion, a tag that is always the same, is no step of it
     "create_experiment",
@@ -19,11 +19,6 @@ WRITES = (  # of the protocol; the very first write of a promotion, a tag that i
 )
 
 
-def passes(*_):
-    """Instead of the gate, which is not what these processes are about."""
-    return [Condition("gate", True, "left out")]
-
-
 def compete(uri, name, version, barrier, results):
     """Promote at the same moment as the others: after all have read who is champion, as the gate begins."""
     mlflow.set_tracking_uri(uri)
@@ -32,9 +27,9 @@ def compete(uri, name, version, barrier, results):
         barrier.wait(60)
         return passes()
 
-    registry.judge = wait
+    promotion.judge = wait
     try:
-        registry.promote(name, version, why="a race", who=f"racer {version}")
+        promotion.promote(name, version, why="a race", who=f"racer {version}")
         results.put((version, "promoted", ""))
     except Exception as error:
         results.put((version, type(error).__name__, str(error)))
@@ -43,6 +38,6 @@ def compete(uri, name, version, barrier, results):
 def die(uri, name, version, write, how="SIGKILL"):
     """Promote, and get that signal right before the write of that number, counted from 0; without so many, live."""
     mlflow.set_tracking_uri(uri)
-    registry.judge = passes
+    promotion.judge = passes
     die_before(write, [(mlflow.MlflowClient, each) for each in WRITES], how)
-    registry.promote(name, version, why="a crash", who="the dead")
+    promotion.promote(name, version, why="a crash", who="the dead")

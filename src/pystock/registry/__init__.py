@@ -22,19 +22,5 @@ from pystock.registry.promotion import (
     set_lifecycle,
 )
 
-__all__ = [
-    "EXPERIMENT",
-    "MARGIN",
-    "TRANSITIONS",
-    "Busy",
-    "Condition",
-    "Overtaken",
-    "Promotion",
-    "Refused",
-    "RegistryError",
-    "gate",
-    "history",
-    "promote",
-    "rollback",
-    "set_lifecycle",
-]
+__all__ = ["EXPERIMENT", "MARGIN", "TRANSITIONS", "Busy", "Condition", "Overtaken", "Promotion", "Refused"]
+__all__ += ["RegistryError", "gate", "history", "promote", "rollback", "set_lifecycle"]

@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from pystock.errors import PystockError, first_line
+
 SECRET = "PYSTOCK_WEBHOOK_SECRET"  # the variable that holds what was given to create_webhook(secret=…)
 MAX_AGE = 300  # seconds, as the Standard Webhooks specification advises; clocks may differ by as much
 DAYS, LATENCY = 250, 0.25  # the rows of the test: a year; seconds within which 95 of 100 answers must come
@@ -28,7 +30,7 @@ EQUAL = 1e-9  # a row predicted alone and in a table may differ in the last digi
 # The receiver --------------------------------------------------------------------------------------------------------
 
 
-class EventRefused(ValueError):
+class EventRefused(PystockError, ValueError):
     """An event that must not be acted on; `status` is the HTTP status that says so."""
 
     def __init__(self, status: int, reason: str):
@@ -37,7 +39,7 @@ class EventRefused(ValueError):
 
 
 def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
-    """`v1,` and the base64 of the HMAC-SHA256 of `delivery.timestamp.body`: what MLflow writes into X-MLflow-Signature.
+    """Return X-MLflow-Signature as MLflow does: `v1,` and the base64 of the HMAC-SHA256 of `delivery.timestamp.body`.
 
     `delivery` and `timestamp` (seconds since 1970) are the texts of the headers X-MLflow-Delivery-Id and -Timestamp.
     """
@@ -46,7 +48,7 @@ def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str, int], now: float = 0) -> dict:
-    """The event in `body`, if it comes from who knows the secret, is new, and was not accepted before.
+    """Return the event in `body`, if its sender knows the secret, it is new, and it was not accepted before.
 
     `seen` holds the accepted deliveries with their times; it forgets those that are too old to be accepted anyway. It
     lives as long as the process: after a restart an event of the last five minutes can be replayed once. `now` is in
@@ -69,7 +71,7 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str,
 
 
 def receiver():
-    """The web application: POST /registry takes an event, GET /health says that it is alive.
+    """Return the web application: POST /registry takes an event, GET /health says that it is alive.
 
     A version whose tag `lifecycle` was set to `Staging` is tested in a process of its own, after the answer 202: a
     sender should not wait for a test. Raises ValueError where no secret is set.
@@ -108,7 +110,7 @@ def receiver():
 
 @contextmanager
 def running(app) -> Iterator[str]:
-    """The address at which a web application is served, by a thread of this process, on a free port of this machine."""
+    """Serve a web application from a thread of this process, on a free local port; yields its address."""
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
@@ -117,7 +119,7 @@ def running(app) -> Iterator[str]:
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     if not server.started:
-        raise RuntimeError("the server ended before it answered: its reason stands above.")
+        raise RuntimeError("the server ended before it answered; it has printed the reason above.")
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -126,14 +128,14 @@ def running(app) -> Iterator[str]:
 
 
 def served(model):
-    """`running` for a loaded pyfunc model: the application that `mlflow models serve` runs."""
+    """Serve a loaded pyfunc model as `mlflow models serve` does; see `running`."""
     from mlflow.pyfunc import scoring_server
 
     return running(scoring_server.init(model))
 
 
 def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
-    """Send `rows` one by one to the model served at `url`: three `gate.Condition`, and the latency in ms.
+    """Send `rows` one by one to the model served at `url`; return three conditions of the test and the latency in ms.
 
     `rows` is a frame of features, `expected` the frame that the same model gives for it without a server.
     """
@@ -146,16 +148,16 @@ def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
     with requests.Session() as session:
         session.trust_env = False  # a proxy does not reach this machine's own ports
 
-        def ask(row):
+        def post(row):
             payload = {"dataframe_split": row.to_dict(orient="split", index=False)}
             return session.post(f"{url}/invocations", json=payload, timeout=30)
 
         for day in range(len(rows)):
             begun = time.perf_counter()
-            answer = ask(rows.iloc[[day]])
+            answer = post(rows.iloc[[day]])
             seconds.append(time.perf_counter() - begun)
             answers += answer.json()["predictions"] if answer.ok else []
-        without = ask(rows.iloc[[0], 1:]).status_code
+        without = post(rows.iloc[[0], 1:]).status_code
 
     sound = [answer for answer in answers if _is_sound(answer)]
     difference = float("inf")
@@ -185,28 +187,29 @@ def _is_sound(answer: dict) -> bool:
 
 
 def accept(name: str, version: str, days: int = DAYS) -> bool:
-    """Test a version on the last `days` held-out days; True if all conditions hold.
+    """Test a version on the last `days` days of 2014; return whether all conditions hold.
 
-    The test is a run in the experiment `acceptance` (of the market that the version's source run names): tags
-    registered_model, version, outcome (`passed` or `failed`) and one for each condition, metrics of the latency in ms.
-    A version that cannot be loaded or read fails, with the first line of the error as the tag `error`.
-    Raises ValueError for a version whose source run does not name target, features and market.
+    No score is computed: the served answers are compared with the model's own, so it does not matter whether the model
+    was trained on these days. The test is a run in the experiment `acceptance` (of the market that the version's source
+    run names): tags registered_model, version, outcome (`passed` or `failed`) and one for each condition, metrics of
+    the latency in ms. A version that cannot be loaded or read fails, with the first line of the error as the tag
+    `error`. Raises ValueError for a version whose source run does not name target, features and market.
     """
     import mlflow
 
     from pystock.data import named
-    from pystock.registry.gate import held_out
+    from pystock.registry.gate import evaluation_days
 
     client = mlflow.MlflowClient()
     source = client.get_model_version(name, version).run_id
-    about = client.get_run(source).data.tags if source else {}
-    if missing := [key for key in ("target", "features", "market") if key not in about]:
+    question = client.get_run(source).data.tags if source else {}
+    if missing := [key for key in ("target", "features", "market") if key not in question]:
         raise ValueError(
             f"version {version} of {name} cannot be tested, its source run has no tag {' or '.join(missing)}: "
             "log the model in a run that says what it is for."
         )
-    rows = held_out(about)[0].tail(days)
-    mlflow.set_experiment(named("acceptance", about["market"]))
+    rows = evaluation_days(question)[0].tail(days)
+    mlflow.set_experiment(named("acceptance", question["market"]))
     tags = {"registered_model": name, "version": version, "outcome": "failed"}
     with mlflow.start_run(run_name=f"{name}-{version}", tags=tags):
         try:
@@ -215,7 +218,7 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
             with served(model) as url:
                 conditions, numbers = examine(url, rows, expected)
         except Exception as error:
-            mlflow.set_tag("error", f"{type(error).__name__}: {str(error).splitlines()[0]}"[:250])
+            mlflow.set_tag("error", f"{type(error).__name__}: {first_line(error)}")
             raise
         passed = all(condition.passed for condition in conditions)
         mlflow.log_metrics(numbers)

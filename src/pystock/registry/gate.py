@@ -8,20 +8,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models.model import ModelInfo
 
 from pystock.data import load
-from pystock.evaluation import TEST_END, brier_difference, rolling_base_rate, skill, time_split
+from pystock.errors import first_line
+from pystock.evaluation import TEST_END, TRAIN_END, brier_difference, rolling_base_rate, skill
 from pystock.features import dataset
-from pystock.runs import first_line
+from pystock.model_uri import uri_of
+from pystock.models import TRAINED_UNTIL
 
 CLEAN_TIMEOUT = 120  # seconds for a new interpreter to load two models and predict five years
+MIN_DAYS = 250  # a year: big moves cluster in blocks of up to 55 days, and an interval needs several blocks
 
 
 class Condition(NamedTuple):
@@ -40,25 +48,27 @@ class _Unjudged(ValueError):
     """Why a version cannot be judged."""
 
 
-def judge(client, version, champion: int | None, margin: float) -> list[Condition]:
-    """The four conditions of `pystock.registry.gate` on a version of the registry, with the champion's number.
-
-    `client` is a MlflowClient, `version` its ModelVersion, `margin` a difference of Brier scores.
-    """
-    signature = signature_of(version)
+def judge(
+    client: MlflowClient, version: ModelVersion, champion: int | None, margin: float, evaluate_after: str = TRAIN_END
+) -> list[Condition]:
+    """Return the four conditions of `pystock.registry.gate` for a version, compared with the version `champion`."""
+    info, usual = _model_info(version), evaluate_after == TRAIN_END
+    signature = _signature(info)
     try:
-        question = _question(client, version)
-        X_test, y, y_test = held_out(question)
+        run = _source_run(client, version)
+        question = _question(run)
+        X, y, y_test = evaluation_days(question, evaluate_after)
+        _check_unseen(_trained_until(run, info), y_test.index)
     except _Unjudged as reason:
         later = [Condition(name, False, f"cannot be judged: {reason}") for name in ("base rate", "champion")]
         return [signature, *later, Condition("clean process", False, f"not tried: {reason}")]
-    asked, rival = [(_uri(version), X_test)], None
+    jobs, rival = [(uri_of(version), X)], None
     if champion not in (None, int(version.version)):
         try:
-            asked.append(_rival(client, client.get_model_version(version.name, str(champion)), question))
+            jobs.append(_rival(client, client.get_model_version(version.name, str(champion)), question, X.index))
         except _Unjudged as reason:
             rival = str(reason)
-    probability, *rest = _clean_process(asked)
+    probability, *rest = _clean_process(jobs)
     rival = rest[0] if rest else rival
     if isinstance(probability, str):
         lost = "cannot be judged: no predictions from a clean process"
@@ -70,19 +80,33 @@ def judge(client, version, champion: int | None, margin: float) -> list[Conditio
         compared = Condition("champion", True, "it is the champion itself")
     elif isinstance(rival, str):
         compared = Condition("champion", False, f"cannot be compared with version {champion}: {rival}")
-    else:
-        compared = _judged("champion", _not_worse, y_test, probability, rival, champion, margin)
-    base_rate = _judged("base rate", _beats_base_rate, y_test, probability, rolling_base_rate(y, y_test.index))
+    else:  # the champion may have been trained on the first days
+        both = slice(len(y_test) - len(rival), None)
+        where = _where(y_test[both], usual and len(rival) == len(y_test))
+        compared = _judged("champion", _not_worse, y_test[both], probability[both], rival, champion, margin, where)
+    reference = rolling_base_rate(y, y_test.index)
+    base_rate = _judged("base rate", _beats_base_rate, y_test, probability, reference, _where(y_test, usual))
     clean = Condition("clean process", True, f"a new interpreter predicted {len(y_test)} held-out days")
     return [signature, base_rate, compared, clean]
 
 
-def signature_of(version) -> Condition:
-    """Whether a version says what goes in and comes out, and one output is named `probability`."""
+def signature_of(version: ModelVersion) -> Condition:
+    """Return whether a version says what goes in and comes out, with one output named `probability`."""
+    return _signature(_model_info(version))
+
+
+def _model_info(version: ModelVersion) -> ModelInfo | str:
+    """Return what a version's files say about it, or why they cannot be read."""
     try:
-        signature = mlflow.models.get_model_info(_uri(version)).signature
+        return mlflow.models.get_model_info(uri_of(version))
     except Exception as error:  # each kind of artifact store has errors of its own
-        return Condition("signature", False, f"its files cannot be read: {first_line(error)}")
+        return f"its files cannot be read: {first_line(error)}"
+
+
+def _signature(info: ModelInfo | str) -> Condition:
+    if isinstance(info, str):
+        return Condition("signature", False, info)
+    signature = info.signature
     if signature is None or not signature.inputs or not signature.outputs:
         missing = [side for side in ("inputs", "outputs") if not getattr(signature, side, None)]
         return Condition("signature", False, f"it says nothing of its {' and '.join(missing)}")
@@ -91,59 +115,129 @@ def signature_of(version) -> Condition:
     return Condition("signature", "probability" in names, evidence)
 
 
-def _question(client, version) -> dict[str, str]:
-    """Target, features and market, from the tags of the version's source run."""
+# The days that judge ---------------------------------------------------------------------------------------------
+
+
+def _source_run(client: MlflowClient, version: ModelVersion) -> Run:
     if not version.run_id:
         raise _Unjudged("it has no source run, which would say what it was asked; log the model in a run")
     try:
-        tags = client.get_run(version.run_id).data.tags
+        return client.get_run(version.run_id)
     except MlflowException as error:
         raise _Unjudged(f"its source run cannot be read ({first_line(error)})") from None
+
+
+def _question(run: Run) -> dict[str, str]:
+    """Return target, features and market, from the tags of a source run."""
+    tags = run.data.tags
     if missing := [tag for tag in ("target", "features", "market") if tag not in tags]:
         raise _Unjudged(f"its source run lacks the tag {', '.join(missing)}; set it there")
     return {tag: tags[tag] for tag in ("target", "features", "market")}
 
 
-def _rival(client, champion, question: dict[str, str]) -> tuple[str, pd.DataFrame]:
-    """The champion's address and its own features of the held-out days."""
-    its = _question(client, champion)
+def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
+    """Return the last day that a model was trained on: the latest of what it and its source run have recorded."""
+    metadata = {} if isinstance(info, str) else info.metadata or {}
+    named = [metadata.get(TRAINED_UNTIL), run.data.params.get("train_end"), run.data.tags.get("train_end")]
+    recorded = [str(day) for day in named if day]
+    if not recorded:
+        raise _Unjudged(
+            "nothing says on which days it was trained; write the last one into its source run, as in "
+            f"MlflowClient().set_tag('{run.info.run_id}', 'train_end', '{TRAIN_END}')"
+        )
+    try:
+        return max(pd.Timestamp(date.fromisoformat(day)) for day in recorded)
+    except ValueError:
+        raise _Unjudged(
+            f"it says that it was trained up to {' and '.join(recorded)}; write a date as {TRAIN_END}"
+        ) from None
+
+
+def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
+    trained = f"it was trained on days up to {trained_until:%Y-%m-%d}"
+    if trained_until >= days[-1]:
+        raise _Unjudged(
+            f"{trained}, and the evaluation days end on {days[-1]:%Y-%m-%d}, so there is none to judge it on"
+        )
+    if trained_until >= days[0]:
+        raise _Unjudged(
+            f"{trained}, which overlap the evaluation days that begin on {days[0]:%Y-%m-%d}; "
+            f"evaluate it on later ones, with evaluate_after='{trained_until:%Y-%m-%d}'"
+        )
+
+
+def _rival(
+    client: MlflowClient, champion: ModelVersion, question: dict[str, str], days: pd.DatetimeIndex
+) -> tuple[str, pd.DataFrame]:
+    """Return the champion's address, and its own features of those evaluation days that it was not trained on."""
+    run = _source_run(client, champion)
+    its = _question(run)
     if (its["target"], its["market"]) != (question["target"], question["market"]):
         raise _Unjudged(f"that one forecasts {its['target']} on {its['market']}")
-    return _uri(champion), held_out(its)[0]
+    trained_until = _trained_until(run, _model_info(champion))
+    unseen = days[days > trained_until]
+    if len(unseen) < min(MIN_DAYS, len(days)):
+        raise _Unjudged(
+            f"it was trained on days up to {trained_until:%Y-%m-%d}, which leaves {len(unseen)} of the evaluation days "
+            f"from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, and an interval needs {MIN_DAYS}"
+        )
+    return uri_of(champion), _features(its)[0].loc[unseen]
 
 
-def held_out(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    """The features of the held-out days, the outcomes of all days up to their end, and those of the held-out days.
+def evaluation_days(
+    question: dict[str, str], evaluate_after: str = TRAIN_END
+) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """Return the features of the evaluation days, the outcomes of all days up to their end, and those of these days.
 
-    `question` has the keys target, features and market. Raises ValueError where one of them names what is not there.
+    The evaluation days are those after `evaluate_after` up to the end of 2014. `question` has the keys target, features
+    and market. Raises ValueError if one of them names what is not there, and if fewer than `MIN_DAYS` days are left.
     """
+    X, y = _features(question)
+    later = X.index > pd.Timestamp(evaluate_after)
+    if later.sum() < MIN_DAYS:
+        raise _Unjudged(
+            f"{later.sum()} evaluation days are left after {evaluate_after}, since they end on {TEST_END}, "
+            f"and an interval needs {MIN_DAYS}"
+        )
+    return X[later], y, y[later]
+
+
+def _features(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series]:
     try:
-        X, y = dataset(load(question["market"], end=TEST_END), question["target"], question["features"])
+        return dataset(load(question["market"], end=TEST_END), question["target"], question["features"])
     except ValueError as error:  # no such market, target or feature set
         raise _Unjudged(f"the tags of its source run name what is not there ({error})") from None
-    _, X_test, _, y_test = time_split(X, y)
-    return X_test, y, y_test
 
 
-def _judged(name: str, condition: Callable, *arguments) -> Condition:
+# The conditions --------------------------------------------------------------------------------------------------
+
+
+def _judged(name: str, condition: Callable[..., Condition], *arguments: object) -> Condition:
     try:
         return condition(*arguments)
     except ValueError as error:  # probabilities that are none
         return Condition(name, False, f"cannot be judged: {error}")
 
 
-def _beats_base_rate(y, probability, reference) -> Condition:
-    found = skill(y, probability, reference)
-    evidence = f"Brier skill {found} against the rolling base rate; the interval must lie above 0"
-    metrics = {f"brier_skill_{key}": value for key, value in found._asdict().items()}
-    return Condition("base rate", found.low > 0, evidence, metrics)
+def _beats_base_rate(y: pd.Series, probability: np.ndarray, reference: pd.Series, where: str) -> Condition:
+    score = skill(y, probability, reference)
+    evidence = f"Brier skill {score} against the rolling base rate{where}; the interval must lie above 0"
+    metrics = {f"brier_skill_{key}": value for key, value in score._asdict().items()}
+    return Condition("base rate", score.low > 0, evidence, metrics)
 
 
-def _not_worse(y, probability, rival, champion: int, margin: float) -> Condition:
-    found = brier_difference(y, probability, rival)
-    evidence = f"Brier score {found} against version {champion}; the interval must lie below {margin:+g}"
-    metrics = {f"brier_difference_{key}": value for key, value in found._asdict().items()}
-    return Condition("champion", found.high < margin, evidence, metrics)
+def _not_worse(
+    y: pd.Series, probability: np.ndarray, rival: np.ndarray, champion: int, margin: float, where: str
+) -> Condition:
+    score = brier_difference(y, probability, rival)
+    evidence = f"Brier score {score} against version {champion}{where}; the interval must lie below {margin:+g}"
+    metrics = {f"brier_difference_{key}": value for key, value in score._asdict().items()}
+    return Condition("champion", score.high < margin, evidence, metrics)
+
+
+def _where(y: pd.Series, usual: bool) -> str:
+    """Return which days these are, unless they are the usual evaluation days."""
+    return "" if usual else f" on {len(y)} days from {y.index[0]:%Y-%m-%d}"
 
 
 CLEAN = """
@@ -160,8 +254,8 @@ for folder in sys.argv[1:]:
 """
 
 
-def _clean_process(asked: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | str]:
-    """For each model and its rows what it predicts in a new interpreter: probabilities, or why there are none.
+def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | str]:
+    """Return for each model URI and its rows what a new interpreter predicts: probabilities, or why there are none.
 
     One process for all, since starting it takes the time; each answer is written before the next model is loaded. The
     models' files are fetched here: the new process needs no store. `-I` leaves out the folder and the variables from
@@ -169,33 +263,29 @@ def _clean_process(asked: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | s
     """
     with tempfile.TemporaryDirectory() as folder:
         answers: list[np.ndarray | str] = []
-        for number, (uri, rows) in enumerate(asked):
+        for number, (uri, rows) in enumerate(jobs):
             place = Path(folder) / str(number)
             (place / "model").mkdir(parents=True)
             rows.to_pickle(place / "rows")
             try:
                 mlflow.artifacts.download_artifacts(uri, dst_path=str(place / "model"))
                 answers.append("")
-            except Exception as error:  # as in signature_of
+            except Exception as error:  # as in _model_info
                 answers.append(f"its files cannot be fetched: {first_line(error)}")
-        command = [sys.executable, "-I", "-c", CLEAN, *(str(n) for n in range(len(asked)))]
+        command = [sys.executable, "-I", "-c", CLEAN, *(str(n) for n in range(len(jobs)))]
         options = {"cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
         try:
             done = subprocess.run(command, timeout=CLEAN_TIMEOUT, **options)
-            said = first_line(done.stderr.strip().rpartition("\n")[2])
-            died = f"the process ended with {done.returncode}: {said}"
+            last_words = first_line(done.stderr.strip().rpartition("\n")[2])
+            failure = f"the process ended with {done.returncode}: {last_words}"
         except subprocess.TimeoutExpired:
-            died = f"no answer within {CLEAN_TIMEOUT} s"
-        for number, (_, rows) in enumerate(asked):
+            failure = f"no answer within {CLEAN_TIMEOUT} s"
+        for number, (_, rows) in enumerate(jobs):
             try:
                 answer = json.loads((Path(folder) / str(number) / "answer").read_text())
             except (OSError, ValueError):  # it died before it wrote it, or while
-                answer = died
+                answer = failure
             if isinstance(answer, list) and len(answer) != len(rows):
                 answer = f"{len(answer)} predictions for {len(rows)} days"
             answers[number] = answers[number] or (first_line(answer) if isinstance(answer, str) else np.array(answer))
         return answers
-
-
-def _uri(version) -> str:
-    return f"models:/{version.name}/{version.version}"

@@ -1,4 +1,4 @@
-"""The one way to the alias `champion`: behind a gate, one at a time, and each time with a run that says why.
+"""Promote and roll back models: gated, one at a time, recorded as MLflow runs.
 
 The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Each run is opened before anything
 moves, and ended after. What keeps two of them apart is that a parameter of a run can be written once:
@@ -27,8 +27,11 @@ import pandas as pd
 from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
+from pystock.errors import PystockError, first_line
+from pystock.evaluation import TRAIN_END
+from pystock.model_uri import ModelNotFound, find_version, registered_model
+from pystock.processes import is_over, this_process
 from pystock.registry.gate import Condition, judge, signature_of
-from pystock.runs import first_line, is_over, this_process
 
 EXPERIMENT = "pystock-promotions"
 MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
@@ -47,8 +50,8 @@ TRANSITIONS = {
 }
 
 
-class RegistryError(Exception):
-    """What cannot be done in the registry; the message names the thing, the reason and the mend."""
+class RegistryError(PystockError):
+    """Something that cannot be done in the registry; the message names the thing, the reason and the fix."""
 
 
 class Refused(RegistryError):
@@ -80,49 +83,63 @@ class Promotion(NamedTuple):
     run_id: str
 
     def __repr__(self) -> str:
-        return f"{self.outcome}: the champion of {self.name} is version {self.version}, before {_called(self.before)}"
+        return f"{self.outcome}: the champion of {self.name} is version {self.version}, before {describe(self.before)}"
 
 
 # What is called from a notebook or a pipeline --------------------------------------------------------------------
 
 
-def gate(name: str, version: int, margin: float = MARGIN) -> list[Condition]:
-    """The four conditions that a version must meet to become champion; nothing is written.
+def gate(name: str, version: int, margin: float = MARGIN, *, evaluate_after: str = TRAIN_END) -> list[Condition]:
+    """Return the four conditions that a version must meet to become champion; nothing is written.
 
     1. *signature*: it says what goes in and comes out, and one output is named `probability`.
-    2. *base rate*: on the held-out years its Brier skill against the rolling base rate has its whole 95 % interval
+    2. *base rate*: on the evaluation days its Brier skill against the rolling base rate has its whole 95 % interval
        above zero (`pystock.evaluation.skill`).
-    3. *champion*: the difference of its Brier score to the champion's, on the same days, has its whole 95 % interval
-       below `margin` (`pystock.evaluation.brier_difference`). Holds where there is no champion.
-    4. *clean process*: a new interpreter, in an empty folder, loads it and predicts the held-out days. What it predicts
-       there is what 2 and 3 judge.
+    3. *champion*: the difference of its Brier score to the champion's, on the evaluation days that the champion was not
+       trained on either, has its whole 95 % interval below `margin` (`pystock.evaluation.brier_difference`). Holds if
+       there is no champion.
+    4. *clean process*: a new interpreter, in an empty folder, loads it and predicts the evaluation days. Conditions 2
+       and 3 judge those predictions.
 
-    What it was asked (target, features, market) is read from the tags of the version's source run. A condition that
-    cannot be judged has failed, and says why. Raises RegistryError where there is no such name or version.
+    The evaluation days are those after `evaluate_after` up to the end of 2014. A version whose training data overlap
+    them is refused. The end of its training is the latest day that the model (`pystock.models.log_decision_model`) or
+    its source run (parameter or tag `train_end`) has recorded; a version without any is refused too. Target, features
+    and market are read from the tags of the source run. A condition that cannot be judged has failed, and says why.
+
+    Raises RegistryError where there is no such name or version.
     """
-    with _plainly(f"Version {version} of {name} cannot be judged"):
+    with store_errors(f"Version {version} of {name} cannot be judged"):
         client = mlflow.MlflowClient()
-        return judge(client, _version(client, name, version), _champion(client, name), margin)
+        found = find_version(name, version, client=client)
+        return judge(client, found, _champion(client, name), margin, evaluate_after)
 
 
-def promote(name: str, version: int, *, why: str, who: str | None = None, margin: float = MARGIN) -> Promotion:
+def promote(
+    name: str,
+    version: int,
+    *,
+    why: str,
+    who: str | None = None,
+    margin: float = MARGIN,
+    evaluate_after: str = TRAIN_END,
+) -> Promotion:
     """Make a version the champion, if it passes `gate` and nobody is faster.
 
     Sets the alias `champion` and the tags `lifecycle`: Production on this version, Archived on the one that it
     replaces; it loses the alias `challenger`. `why` is for those who read the history; `who` is by default the name
     under which this process speaks to the server, or the account it runs under (nobody checks it). On a server with
-    accounts whoever promotes first owns the experiment `pystock-promotions`; others need EDIT on it.
+    accounts, the account that promotes first owns the experiment `pystock-promotions`; others need EDIT on it.
 
     Raises Refused with every condition that failed; Overtaken where another promotion, or somebody by hand, has
     changed the champion meanwhile; Busy where another one is under way and does not end; RegistryError where there is
-    no such version, it is the champion already, or the store refuses. What was refused or overtaken is on record too.
+    no such version, it is the champion already, or the store refuses. Refused and overtaken attempts are recorded too.
     """
 
     def decide(client, chain, before):
-        found = _version(client, name, version)
-        if int(found.version) == before:
+        candidate = find_version(name, version, client=client)
+        if int(candidate.version) == before:
             raise RegistryError(f"Version {version} of {name} is the champion already.")
-        return int(found.version), judge(client, found, before, margin)
+        return int(candidate.version), judge(client, candidate, before, margin, evaluate_after)
 
     return _promote(name, decide, why, who, "promoted", f"Version {version} of {name} is not promoted")
 
@@ -138,7 +155,7 @@ def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
         champions = _champions(chain, before)
         if len(champions) < 2:
             raise RegistryError(f"{name} has no champion before this one, so there is nothing to roll back to.")
-        target = int(_version(client, name, champions[-2]).version)
+        target = int(find_version(name, champions[-2], client=client).version)
         return target, [Condition("rollback", True, f"no gate: version {target} has been champion")]
 
     return _promote(name, decide, why, who, "rolled back", f"{name} is not rolled back")
@@ -152,7 +169,7 @@ def history(name: str) -> pd.DataFrame:
     nobody knows who did it, when or why. `when` is in UTC. Raises RegistryError where the name is unknown or a run of
     the chain was deleted.
     """
-    with _plainly(f"The history of {name} cannot be read"):
+    with store_errors(f"The history of {name} cannot be read"):
         client = mlflow.MlflowClient()
         now = _champion(client, name)
         runs = _runs(client, name)
@@ -168,14 +185,14 @@ def history(name: str) -> pd.DataFrame:
             continue
         outcome, evidence = tags["outcome"], tags["evidence"].replace("\n", "; ")
         if outcome == "open":
-            outcome = "interrupted" if _gone(run) else "under way"
+            outcome = "interrupted" if is_abandoned(run) else "under way"
             evidence = "the next promote or rollback settles it" if outcome == "interrupted" else evidence
         if _done(run):
-            rows += _by_hand(standing, before)
+            rows += manual_moves(standing, before)
             standing = after
         rows.append([tags["who"], run.info.start_time, tags["why"], before, after, outcome, evidence])
     if not (chain and _open(chain[-1])):  # that one may or may not have moved it
-        rows += _by_hand(standing, now)
+        rows += manual_moves(standing, now)
     table = pd.DataFrame(rows, columns=["who", "when", "why", "from", "to", "outcome", "evidence"])
     table["when"] = pd.to_datetime(table["when"], unit="ms", utc=True)
     return table.astype({"from": "Int64", "to": "Int64"})
@@ -186,9 +203,9 @@ def set_lifecycle(name: str, version: int, state: str) -> None:
 
     Raises RegistryError for an unknown state, a step that is not allowed, and one whose requirement is not met.
     """
-    with _plainly(f"Version {version} of {name} is not moved to {state}"):
+    with store_errors(f"Version {version} of {name} is not moved to {state}"):
         client = mlflow.MlflowClient()
-        found = _version(client, name, version)
+        found = find_version(name, version, client=client)
         before = found.tags.get("lifecycle", "Development")
         step = f"Version {version} of {name} does not go from {before} to {state}"
         if state == "Production":
@@ -212,14 +229,14 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
         raise RegistryError(f"{nothing_done}, since it has no reason: say in `why` what the history is to tell.")
     who = who or os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     client = mlflow.MlflowClient()
-    with _plainly(nothing_done), _calling() as me:
+    with store_errors(nothing_done), _calling() as me:
         _champion(client, name)  # no such name: say so before anything is written
         # Where to look, and the first write: who may not write to this name is told here, and leaves nothing behind.
         _set_tag(client.set_registered_model_tag, name, "promotions", EXPERIMENT)
         chain = _settle(client, name, me)
         before = _champion(client, name)
         version, conditions = decide(client, chain, before)
-        note = "".join(f"\n\nBefore: {row[-1]}." for row in _by_hand(_standing(chain), before))
+        note = "".join(f"\n\nBefore: {row[-1]}." for row in manual_moves(_standing(chain), before))
         tags = {
             "name": name,
             "from": str(before or ""),
@@ -251,13 +268,13 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
                 "Look at the history, and promote again what is better than that."
             )
         if (now := _champion(client, name)) != before:
-            _once(client, run_id, "commit", "void")
+            write_once(client, run_id, "commit", "void")
             _close(client, run_id, "overtaken")
             raise Overtaken(
-                f"{nothing_done}: somebody set the alias champion by hand, from {_called(before)} to {_called(now)}, "
+                f"{nothing_done}: somebody set the alias champion by hand, from {describe(before)} to {describe(now)}, "
                 "after it was compared. Promote again, to compare with that."
             )
-        if _once(client, run_id, "commit", "go") != "go":
+        if write_once(client, run_id, "commit", "go") != "go":
             raise Overtaken(
                 f"{nothing_done}: it stood still for {LEASE} s, and a later call took it for dead. Try again."
             )
@@ -276,7 +293,7 @@ def _set_tag(call: Callable, *arguments: str) -> None:
         call(*arguments)
 
 
-def _once(client, run_id: str, key: str, value: str) -> str:
+def write_once(client, run_id: str, key: str, value: str) -> str:
     """Write a parameter of a run unless it has a value; returns the one that stands there now."""
     try:
         client.log_param(run_id, key, value)
@@ -291,7 +308,7 @@ def _once(client, run_id: str, key: str, value: str) -> str:
 def _claim(client, name: str, chain: list[Run], run_id: str) -> str:
     """Become the next of the chain; returns the id of the run that is."""
     if chain:
-        return _once(client, chain[-1].info.run_id, "next", run_id)
+        return write_once(client, chain[-1].info.run_id, "next", run_id)
     try:
         client.create_experiment(f"{EXPERIMENT}-{name}", tags={"first": run_id})
         return run_id
@@ -323,7 +340,7 @@ def _settle(client, name: str, me: Callable) -> list[Run]:
     while True:
         runs = _runs(client, name)
         chain = _chain(client, name, runs)
-        dead = [run for run in runs.values() if _open(run) and _gone(run)]
+        dead = [run for run in runs.values() if _open(run) and is_abandoned(run)]
         for run in dead:
             _take_over(client, run, me())
         if not dead and not (chain and _open(chain[-1])):
@@ -340,12 +357,12 @@ def _settle(client, name: str, me: Callable) -> list[Run]:
 def _take_over(client, run: Run, me: str) -> None:
     """Bring a dead promotion to its end: forward if it had said `go`, else nothing has moved yet."""
     run_id = run.info.run_id
-    if _once(client, run_id, f"owner-{len(_owners(run)) + 1}", me) != me:
+    if write_once(client, run_id, f"owner-{len(_owners(run)) + 1}", me) != me:
         return  # another call was faster, and settles it
     tags = client.get_run(run_id).data.tags  # again: it may have ended just before it died
     if tags["outcome"] != "open":
         return
-    if _once(client, run_id, "commit", "void") == "void" or not _exists(client, tags["name"], tags["to"]):
+    if write_once(client, run_id, "commit", "void") == "void" or not _exists(client, tags["name"], tags["to"]):
         _close(client, run_id, "interrupted")
         return
     _move(client, tags["name"], int(tags["to"]))
@@ -395,7 +412,7 @@ _calls: set[str] = set()  # the calls of this process that are under way
 
 @contextmanager
 def _calling():
-    """A function that says who is calling and since when, in a form by which `_gone` knows later whether it lives."""
+    """Yield a function that returns this call's owner id, which `is_abandoned` can read later."""
     call = uuid.uuid4().hex
     _calls.add(call)
     try:
@@ -409,7 +426,7 @@ def _owners(run: Run) -> list[str]:
     return [run.data.tags["owner"], *(run.data.params[f"owner-{n}"] for n in number if f"owner-{n}" in run.data.params)]
 
 
-def _gone(run: Run) -> bool:
+def is_abandoned(run: Run) -> bool:
     """Whether the owner of a promotion can no longer end it: known on its own machine, elsewhere after the lease."""
     process, call, since = _owners(run)[-1].rsplit("|", 2)
     if abs(time.time() - float(since)) > LEASE or is_over(process):
@@ -422,30 +439,14 @@ def _gone(run: Run) -> bool:
 
 
 def _champion(client, name: str) -> int | None:
-    """The version that the alias `champion` points at."""
-    try:
-        return _number(client.get_registered_model(name).aliases.get("champion"))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise RegistryError(f"There is no registered model {name!r}: register a version of it first.") from None
-
-
-def _version(client, name: str, version: int):
-    _champion(client, name)
-    if not _exists(client, name, version):
-        known = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
-        raise RegistryError(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
-    return client.get_model_version(name, str(version))
+    """Return the version that the alias `champion` points at."""
+    return _number(registered_model(name, client).aliases.get("champion"))
 
 
 def _exists(client, name: str, version) -> bool:
     try:
-        client.get_model_version(name, str(version))
-        return True
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
+        return find_version(name, version, client=client) is not None
+    except ModelNotFound:
         return False
 
 
@@ -464,9 +465,9 @@ def _standing(chain: list[Run]) -> int | None:
     return next((_number(run.data.tags["to"]) for run in reversed(chain) if _done(run)), None)
 
 
-def _by_hand(standing: int | None, now: int | None) -> list[list]:
+def manual_moves(standing: int | None, now: int | None) -> list[list]:
     """The row of a history where the alias is not where the promotions left it."""
-    evidence = f"no promotion moved the alias champion from {_called(standing)} to {_called(now)}"
+    evidence = f"no promotion moved the alias champion from {describe(standing)} to {describe(now)}"
     return [] if standing == now else [[None, None, None, standing, now, "set by hand", evidence]]
 
 
@@ -478,7 +479,7 @@ def _done(run: Run) -> bool:
     return run.data.tags["outcome"].startswith(("promoted", "rolled back"))
 
 
-def _called(version: int | None) -> str:
+def describe(version: int | None) -> str:
     return "none" if version is None else f"version {version}"
 
 
@@ -487,10 +488,12 @@ def _number(version) -> int | None:
 
 
 @contextmanager
-def _plainly(nothing_done: str):
-    """Whatever the store answers becomes one sentence."""
+def store_errors(nothing_done: str):
+    """Raise a RegistryError, one sentence, for whatever the store answers."""
     try:
         yield
+    except ModelNotFound as error:
+        raise RegistryError(str(error)) from None
     except MlflowException as error:
         reason = first_line(error)
         raise RegistryError(f"{nothing_done}, since the store refused or did not answer: {reason}") from error

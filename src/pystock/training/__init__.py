@@ -3,38 +3,11 @@
 `train`, `evaluate` and `register` each work inside an active MLflow run; projects/pystock-training calls them.
 """
 
-from pystock.training.steps import (
-    DATA_PIPELINE,
-    NINE,
-    PIPELINE,
-    SETTINGS,
-    THRESHOLD,
-    PipelineError,
-    Result,
-    Setting,
-    evaluate,
-    newest_data_run,
-    nine_metrics,
-    parse_settings,
-    register,
-    table,
-    train,
-)
+from pystock.evaluation import NINE, nine_metrics
+from pystock.pipeline import PipelineError
+from pystock.training.settings import SETTINGS, Setting, parse_settings
+from pystock.training.steps import PIPELINE, THRESHOLD, StepResult, evaluate, register, train
+from pystock.training.table import DATA_PIPELINE, newest_data_run, table
 
-__all__ = [
-    "DATA_PIPELINE",
-    "NINE",
-    "PIPELINE",
-    "SETTINGS",
-    "THRESHOLD",
-    "PipelineError",
-    "Result",
-    "Setting",
-    "evaluate",
-    "newest_data_run",
-    "nine_metrics",
-    "parse_settings",
-    "register",
-    "table",
-    "train",
-]
+__all__ = ["DATA_PIPELINE", "NINE", "PIPELINE", "SETTINGS", "THRESHOLD", "PipelineError", "Setting", "StepResult"]
+__all__ += ["evaluate", "newest_data_run", "nine_metrics", "parse_settings", "register", "table", "train"]

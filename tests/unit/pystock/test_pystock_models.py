@@ -6,11 +6,13 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import LinearSVC
 
@@ -134,6 +136,42 @@ def test_what_cannot_be_a_decision_model_is_refused_in_a_sentence(tracking, clas
 def test_a_decision_model_belongs_to_a_run(tracking, fitted):
     with pytest.raises(ValueError, match="no run is active"):
         models.log_decision_model(fitted, X, threshold=0.2)
+
+
+def test_a_decision_model_is_loaded_with_its_features_and_threshold(tracking, fitted, tmp_path):
+    info = logged(fitted)
+    folder = mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(tmp_path / "model"))
+    for place in (info.model_uri, folder):
+        loaded = models.load_decision_model(place)
+        assert (loaded.features, loaded.threshold) == (["calm", "storm", "volume_change"], 0.2)
+        assert loaded.model.predict(X.head(3))["decision"].isin((0, 1)).all()
+    with open(f"{folder}/decision_model.py", "a") as code:
+        code.write("\nraise OSError('the disk is gone')\n")
+    with pytest.raises((models.ModelError, mlflow.MlflowException), match="the disk is gone"):
+        models.load_decision_model(folder)
+    with pytest.raises(mlflow.MlflowException, match="m-none"):
+        models.load_decision_model("models:/m-none")
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"inputs": None}, "has no signature of named columns of doubles: log it with one."),
+        ({"inputs": Schema([ColSpec("double")])}, "has no signature of named columns of doubles"),
+        ({"inputs": Schema([ColSpec("long", "calm")])}, "has no signature of named columns of doubles"),
+        ({"outputs": Schema([ColSpec("double", "probability")])}, "has no outputs probability and decision"),
+        ({"params": ParamSchema([ParamSpec("threshold", "double", 7.0)])}, "has the threshold 7: log it with one"),
+    ],
+)
+def test_another_signature_is_not_that_of_a_decision_model(monkeypatch, change, complaint):
+    signature = models.decision_signature(X, 0.2)
+    for side, schema in change.items():
+        setattr(signature, side, schema)
+    loaded = SimpleNamespace(metadata=SimpleNamespace(signature=signature))
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda uri: loaded)
+    with pytest.raises(models.ModelError) as error:
+        models.load_decision_model("models:/m-1", what="version 3 of pystock-big-move")
+    assert str(error.value).startswith(f"version 3 of pystock-big-move {complaint}")
 
 
 class Harmless:

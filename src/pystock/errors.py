@@ -1,0 +1,15 @@
+"""The base of pystock's exceptions, and how to quote the error of the system or a library in a sentence."""
+
+
+class PystockError(Exception):
+    """Base class of what pystock raises for people to read: the thing with its value, the reason, the fix."""
+
+
+def first_line(error: object, most: int = 200) -> str:
+    """Return the first line of an error's text, cut to `most` characters; the class name if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def reason(error: Exception) -> str:
+    """Return why the system or a library refused, as a part of a sentence."""
+    return getattr(error, "strerror", None) or first_line(error)

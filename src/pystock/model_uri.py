@@ -1,0 +1,102 @@
+"""Model URIs: `models:/NAME@ALIAS`, `models:/NAME/VERSION` and `models:/MODEL_ID`, parsed and resolved."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from pystock.errors import PystockError
+
+if TYPE_CHECKING:  # at run time it is imported late: settings are read by programs that need no MLflow
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+VERSION_PATTERN = r"models:/[^/@]+(@[^/@]+|/[0-9]+)"  # a registered version, by alias or number
+_URI = re.compile(r"models:/(?:(?P<model_id>m-[^/@]+)|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+)))")
+MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second where an id has the wrong form
+
+
+class ModelURIError(PystockError, ValueError):
+    """A text that is not a model URI, or not one of a registered version."""
+
+
+class ModelNotFound(PystockError, LookupError):
+    """The store has no such registered model, alias or version."""
+
+
+class ModelURI(NamedTuple):
+    """The parts of a model URI: `model_id` alone, or `name` with either `alias` or `version`."""
+
+    name: str | None = None
+    alias: str | None = None
+    version: int | None = None
+    model_id: str | None = None
+
+
+def parse(uri: str) -> ModelURI:
+    """Return the parts of a model URI. Raises ModelURIError for any other text."""
+    match = _URI.fullmatch(str(uri))
+    if not match:
+        raise ModelURIError(f"the model is {str(uri)!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    parts = match.groupdict()
+    return ModelURI(**parts | {"version": int(parts["version"]) if parts["version"] else None})
+
+
+def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
+    """Return the registered version behind a model URI, looked up once; an alias may point elsewhere a moment later.
+
+    Raises ModelURIError for a text that is not one of a registered version, ModelNotFound if the store knows no such
+    name, alias or version, and MlflowException if the store does not answer or refuses.
+    """
+    parts = parse(uri)
+    if parts.name is None:
+        raise ModelURIError(f"{uri} is a logged model: write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    return find_version(parts.name, parts.version, alias=parts.alias, client=client)
+
+
+def find_version(
+    name: str, version: object = None, *, alias: str | None = None, client: MlflowClient | None = None
+) -> ModelVersion:
+    """Return a version of a registered model by number or alias; errors as `resolve`."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = client or mlflow.MlflowClient()
+    try:
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, str(version))
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+    registered_model(name, client)
+    if alias:
+        raise ModelNotFound(f"the model {name} has no {alias} in this store: promote a version, or name another model.")
+    known = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
+    raise ModelNotFound(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
+
+
+def registered_model(name: str, client: MlflowClient):
+    """Return MLflow's RegisteredModel of a name, with its aliases. Raises ModelNotFound if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise ModelNotFound(f"There is no registered model {name!r}: register a version of it first.") from None
+
+
+def uri_of(version: ModelVersion) -> str:
+    """Return the URI of a registered version."""
+    return f"models:/{version.name}/{version.version}"
+
+
+def model_id_of(version: ModelVersion) -> str:
+    """Return the id of the logged model that a registered version points at; "" if it points at none.
+
+    `mlflow.register_model` leaves `model_id` empty, and names the model as the source.
+    """
+    source = version.source or ""
+    return version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else "")

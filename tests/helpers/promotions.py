@@ -1,0 +1,61 @@
+"""What the tests of promotions share: a store of their own, names with versions, and rows of the history."""
+
+import itertools
+import os
+
+import mlflow
+
+from course import store
+from pystock import registry
+from pystock.registry.gate import Condition
+
+numbers = itertools.count(1)
+
+
+def own_store(empty_store, folder) -> str:
+    """Copy the empty store into a folder; returns its URI."""
+    store.copy(empty_store, folder / "store")
+    return store.uri(folder / "store")
+
+
+def using(uri, folder, monkeypatch):
+    """Use a store as the body of a fixture; its artifacts go below `folder`."""
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what is set here ends with the test
+    monkeypatch.setenv(store.ARTIFACT_ROOT_VARIABLE, store.artifact_root(folder / "store"))
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+
+
+def passes(*_):
+    """Stand in for the gate, where a test is about something else."""
+    return [Condition("gate", True, "left out")]
+
+
+def registered(versions, champion=None) -> str:
+    """Register a new name with that many versions without files: the protocol reads none."""
+    client, name = mlflow.MlflowClient(), f"model-{os.getpid()}-{next(numbers)}"
+    client.create_registered_model(name)
+    for _ in range(versions):
+        client.create_model_version(name, source="s3://nowhere/model")
+    if champion:
+        registry.promote(name, champion, why="the first", who="ada")
+    return name
+
+
+def champion(name):
+    found = mlflow.MlflowClient().get_registered_model(name).aliases.get("champion")
+    return found and int(found)
+
+
+def states(name):
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    return {int(each.version): each.tags.get("lifecycle") for each in versions}
+
+
+def rows(name, *columns):
+    """Rows of the history as tuples, a missing value as None."""
+    table = registry.history(name)[list(columns)].astype(object)
+    return [tuple(row) for row in table.where(table.notna(), None).to_numpy().tolist()]

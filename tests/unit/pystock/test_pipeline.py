@@ -1,0 +1,82 @@
+"""What the pipelines share: steps as child runs, errors that name the step, and the lock of a run on its work."""
+
+import mlflow
+import promotions
+import pytest
+
+from pystock import pipeline, processes
+from pystock.pipeline import PipelineError
+
+
+@pytest.fixture
+def tracked(tmp_path, empty_store, monkeypatch):
+    yield from promotions.using(promotions.own_store(empty_store, tmp_path), tmp_path, monkeypatch)
+
+
+def found(filter_string=""):
+    options = {"search_all_experiments": True, "output_format": "list", "order_by": ["attributes.start_time ASC"]}
+    return mlflow.search_runs(filter_string=filter_string, **options)
+
+
+def test_steps_are_children_of_one_parent(tracked, capsys):
+    with pipeline.run("steps", "main", {"market": "nasdaq"}) as step:
+        with step("first"):
+            pipeline.end_step("done", "three rows")
+        with step("second"):
+            pipeline.end_step("skipped", "nothing new", made_by="abc")
+        pipeline.end_step("done", "one of two")
+    parent, first, second = found("tags.pipeline = 'steps'")
+    assert [each.info.run_name for each in (parent, first, second)] == ["steps", "first", "second"]
+    assert {each.info.status for each in (parent, first, second)} == {"FINISHED"}
+    assert {each.data.tags["mlflow.parentRunId"] for each in (first, second)} == {parent.info.run_id}
+    assert "mlflow.parentRunId" not in parent.data.tags
+    assert [each.data.tags["step"] for each in (parent, first, second)] == ["main", "first", "second"]
+    assert {each.data.tags["market"] for each in (parent, first, second)} == {"nasdaq"}
+    assert (second.data.tags["outcome"], second.data.tags["made_by"]) == ("skipped", "abc")
+    assert capsys.readouterr().out.splitlines() == ["first: three rows", "second: nothing new", "main: one of two"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no rows:\nload more"), PipelineError("no rows:\nload more")])
+def test_a_failing_step_fails_the_parent_which_names_it(tracked, error):
+    about = {"market": "sp500"}
+    with pytest.raises(SystemExit, match=r"^steps, main: no rows:\nload more$"):
+        with pipeline.run("steps", "main", about) as step:
+            with step("first"):
+                pipeline.end_step("done", "three rows")
+            with step("second"):
+                raise error
+    parent, first, second = found(f"tags.market = '{about['market']}'")
+    assert [each.info.status for each in (parent, first, second)] == ["FAILED", "FINISHED", "FAILED"]
+    assert (parent.data.tags["failed_step"], parent.data.tags["failed_because"]) == ("second", "no rows:")
+
+
+def test_an_error_of_the_programmer_shows_where_it_happened(tracked):
+    about = {"market": "sp500"}
+    with pytest.raises(ZeroDivisionError):
+        with pipeline.run("steps", "main", about) as step, step("first"):
+            1 / 0  # noqa: B018
+    parent, first = found(f"tags.market = '{about['market']}'")
+    assert (parent.info.status, first.info.status) == ("FAILED", "FAILED")
+    assert parent.data.tags["failed_because"] == "division by zero"
+
+
+def test_a_run_of_another_machine_is_not_taken_for_dead(tracked):
+    name, client = "elsewhere", mlflow.MlflowClient()
+    tags = {"claim": name, "process": "attic 1700000000|1|1700000000", "ticket": "1"}
+    other = client.create_run("0", tags=tags).info.run_id
+    with pytest.raises(SystemExit, match=rf"the run {other} on attic has been at .* end it with .*set_terminated"):
+        with pipeline.run("a-pipeline", "main", {}, claim=name):
+            raise AssertionError("two at once")
+    client.set_terminated(other, "KILLED")
+    with pipeline.run("a-pipeline", "main", {}, claim=name):
+        pass
+
+
+def test_a_run_may_go_from_one_work_to_another(tracked):
+    name = "both"
+    with pipeline.run("a-pipeline", "main", {}, claim=name) as step, step("inner") as inner:
+        pipeline.claim_work(f"{name}, first")
+        pipeline.claim_work(f"{name}, second")
+        tags = mlflow.get_run(inner.info.run_id).data.tags
+    assert (tags["claim"], tags["ticket"]) == (f"{name}, second", "1")
+    assert not processes.is_over(tags["process"])

@@ -1,0 +1,56 @@
+"""The identity of processes, and the tree of errors."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pystock
+from pystock import errors, processes
+
+
+def test_a_living_process_is_not_over_and_a_dead_one_is():
+    program = "from pystock.processes import this_process; print(this_process(), flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        identity = child.stdout.readline().strip()
+        assert not processes.is_over(identity) and not processes.is_over(processes.this_process())
+    finally:
+        child.communicate("\n")
+    assert processes.is_over(identity)
+
+
+def test_a_process_of_another_machine_is_never_taken_for_dead():
+    assert not processes.is_over("attic 1700000000|1|1700000000")
+
+
+def test_another_process_with_the_same_id_is_not_the_one():
+    machine, pid, created = processes.this_process().split("|")
+    assert processes.is_over(f"{machine}|{pid}|{float(created) - 1000:.0f}")
+
+
+def test_first_line_and_reason():
+    assert errors.first_line(ValueError("  one\ntwo")) == "one"
+    assert errors.first_line(KeyError()) == "KeyError" and errors.first_line("x" * 300) == "x" * 200
+    assert errors.reason(FileNotFoundError(2, os.strerror(2), "here")) == os.strerror(2)
+    assert errors.reason(ValueError("no\nway")) == "no"
+
+
+ROOMS = ("pystock.data", "pystock.registry", "pystock.training", "pystock.pipeline", "pystock.model", "pystock.batch")
+
+
+def test_the_errors_of_these_rooms_have_one_base():
+    names = [each.name for each in pkgutil.walk_packages(pystock.__path__, "pystock.")]
+    found = []
+    for name in [name for name in names if name.startswith(ROOMS) and name != "pystock.decision_model"]:
+        members = inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        found += [each for _, each in members if issubclass(each, Exception) and each.__module__ == name]
+    public = [each for each in found if not each.__name__.startswith("_")]
+    assert {"DataError", "PipelineError", "RegistryError", "BatchError", "ModelNotFound"} <= {
+        e.__name__ for e in public
+    }
+    assert [each for each in public if not issubclass(each, errors.PystockError)] == []
+    for name in ("DataError", "PipelineError", "BatchError", "ModelError"):  # callers rely on it
+        assert any(each.__name__ == name and issubclass(each, ValueError) for each in public), name

@@ -1,0 +1,63 @@
+"""The settings of the families, and the parameters of the scripts: each wrong one in a sentence."""
+
+import runpy
+import sys
+
+import pytest
+from training_runs import PROJECTS
+
+from pystock import training
+from pystock.pipeline import PipelineError
+
+
+def test_settings_are_the_defaults_with_what_is_given():
+    assert training.parse_settings("xgboost", "max_depth=3, years=5") == {
+        **{name: setting.default for name, setting in training.SETTINGS["xgboost"].items()},
+        "max_depth": 3,
+        "years": 5.0,
+    }
+    assert training.parse_settings("logistic", {"class_weight": "balanced"})["class_weight"] == "balanced"
+
+
+@pytest.mark.parametrize(
+    "family, settings, said",
+    [
+        ("forest", "", "There is no family 'forest': choose one of logistic, xgboost."),
+        ("logistic", "depth=3", "logistic has no setting 'depth': its settings are C, class_weight, years."),
+        ("xgboost", "max_depth=13", "The setting max_depth is 13: give a value from 1 to 12."),
+        ("xgboost", "max_depth=2.5", "The setting max_depth is '2.5': give a whole number."),
+        ("xgboost", "subsample=half", "The setting subsample is 'half': give a number."),
+        ("xgboost", "subsample=nan", "The setting subsample is nan: give a value from 0.05 to 1."),
+        ("logistic", "C=0", "The setting C is 0: give a value from 1e-06 to 1e+06."),
+        ("logistic", "class_weight=fair", "The setting class_weight is 'fair': choose one of none, balanced."),
+        ("logistic", "C", "The setting 'C' has no value: write it as max_depth=2,years=5."),
+    ],
+)
+def test_a_wrong_setting_is_named(family, settings, said):
+    with pytest.raises(PipelineError) as error:
+        training.parse_settings(family, settings)
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["main.py", "--family", "forest"], "argument --family: invalid choice: 'forest' (choose from"),
+        (["main.py", "--threshold", "high"], "argument --threshold: 'high' is no probability: give a number from 0"),
+        (["train_model.py", "--seed", "-1"], "argument --seed: "),
+        (["train_model.py", "--settings", "C=1"], "argument --settings: xgboost has no setting 'C': its settings are"),
+        (["train_model.py", "--test_end", "2001-01-01"], "argument --test_end: 2001-01-01 is not after train_end"),
+        (["evaluate_model.py"], "the following arguments are required: --model"),
+        (["register_model.py", "--model", "m-1", "--promote", "maybe"], "argument --promote: invalid choice: 'maybe'"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_a_wrong_parameter_is_named(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.syspath_prepend(PROJECTS / "pystock-training")
+    monkeypatch.delitem(sys.modules, "arguments", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROJECTS / "pystock-training" / arguments[0]))
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.delitem(sys.modules, "arguments", raising=False)

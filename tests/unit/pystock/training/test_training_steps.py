@@ -1,0 +1,325 @@
+"""The steps of the training pipeline: what each leaves, what is skipped, and a registry without loose ends."""
+
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+from promotions import passes
+from recalling_models import predict_here
+from training_runs import FAST, QUESTION, data_run, in_a_run, versions
+
+from pystock import evaluation, registry, training, tuning
+from pystock.models import log_decision_model
+from pystock.pipeline import PipelineError, finished_runs
+from pystock.registry import promotion
+from pystock.training import steps
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
+
+
+@pytest.fixture(autouse=True)
+def no_process(monkeypatch):
+    """The gate predicts in this process."""
+    monkeypatch.setitem(promotion.judge.__globals__, "_clean_process", predict_here)
+
+
+# What each step leaves -------------------------------------------------------------------------------------------
+
+
+def test_a_model_can_be_traced_to_the_very_rows(tracked):
+    made, model = tracked
+    client = mlflow.MlflowClient()
+    logged = client.get_logged_model(model)
+    run = client.get_run(logged.source_run_id)
+    tags = run.data.tags
+    assert QUESTION.items() <= tags.items()
+    assert (tags["family"], tags["data_run"], tags["threshold"], tags["model"]) == ("logistic", made, "0.25", model)
+    assert run.data.params["C"] == "0.1" and run.data.params["train_end"] == "2009-12-31"
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.tags[0].value) == ("sp500-big_move-volatility", "training")
+    source = json.loads(given.dataset.source)["uri"]
+    assert source == f"runs:/{made}/training/sp500.parquet"
+    rows = pd.read_parquet(mlflow.artifacts.download_artifacts(source))
+    X, _, y, _ = evaluation.time_split(rows.drop(columns="big_move"), rows["big_move"])
+    again = mlflow.data.from_pandas(X.assign(big_move=y.astype(float)), targets="big_move")
+    assert again.digest == given.dataset.digest
+
+
+def test_what_evaluate_leaves(tracked):
+    made, model = tracked
+    client = mlflow.MlflowClient()
+    (run,) = finished_runs({"step": "evaluate_model"})
+    path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
+    found = pd.read_csv(path, parse_dates=["date"], index_col="date")
+    assert list(found) == ["probability", "decision", "outcome"]
+    assert len(found) == 1257
+    assert (f"{found.index[0]:%Y-%m-%d}", f"{found.index[-1]:%Y-%m-%d}") == ("2010-01-04", "2014-12-30")
+    rows = training.table(made, **QUESTION)
+    assert (found["outcome"] == rows.loc[found.index, "big_move"]).all()
+    assert (found["decision"] == (found["probability"] > 0.25)).all()
+    answer = mlflow.pyfunc.load_model(f"models:/{model}").predict(rows.loc[found.index].drop(columns="big_move"))
+    assert (answer["probability"].to_numpy() == found["probability"].to_numpy()).all()
+
+    scores = run.data.metrics
+    expected = training.nine_metrics(found["outcome"], found["probability"])
+    assert expected.items() <= scores.items()
+    reference = evaluation.rolling_base_rate(rows["big_move"], found.index)
+    skill = evaluation.skill(found["outcome"], found["probability"], reference)
+    assert [scores[f"brier_skill_{end}"] for end in ("value", "low", "high")] == list(skill)
+    assert {"auc_value", "auc_low", "auc_high", "brier_value", "brier_low", "brier_high"} <= set(scores)
+    source = client.get_run(client.get_logged_model(model).source_run_id)
+    assert source.data.metrics["brier_skill_low"] == skill.low  # where chapter 07's lineage looks
+    on_model = client.get_logged_model(model).metrics
+    (held_out,) = run.inputs.dataset_inputs
+    assert held_out.tags[0].value == "evaluation"
+    linked = {each.key: each.dataset_digest for each in on_model if each.run_id == run.info.run_id}
+    assert linked["average_precision"] == held_out.dataset.digest
+    assert [each.model_id for each in mlflow.get_run(run.info.run_id).inputs.model_inputs] == [model]
+
+
+def test_a_passing_model_is_promoted_once(tracked):
+    _, model = tracked
+    first = in_a_run(training.register, model)
+    assert (first.outcome, first.found) == (
+        "done",
+        {"name": "pystock-big-move", "version": 1, "gate": "passed", "reasons": ""},
+    )
+    (version,) = versions()
+    assert version.tags["lifecycle"] == "Production" and version.source == f"models:/{model}"
+    history = registry.history("pystock-big-move")
+    assert list(history["why"]) == [f"the run {first.made_by} of pystock-training"]
+    again = in_a_run(training.register, model)
+    assert (again.outcome, again.made_by, again.found) == ("skipped", first.made_by, first.found)
+    assert len(versions()) == len(registry.history("pystock-big-move")) == 1
+    (run,) = finished_runs({"step": "register_model", "outcome": "skipped"})
+    assert run.data.tags["made_by"] == first.made_by
+
+
+def test_a_model_without_skill_is_kept_with_the_reason_and_never_promoted(tracked):
+    asked = {"market": "sp500", "target": "direction", "features": "flags"}
+    model = in_a_run(training.train, **asked, **FAST).model
+    in_a_run(training.evaluate, model)
+    found = in_a_run(training.register, model)
+    assert (found.outcome, found.found["gate"]) == ("done", "refused")
+    assert found.said.startswith("version 1 of pystock-direction is not promoted: base rate: Brier skill -0.0")
+    (version,) = versions("pystock-direction")
+    assert (version.tags["gate"], version.tags["lifecycle"]) == ("refused", "Development")
+    assert version.tags["reasons"] in version.description
+    assert not mlflow.MlflowClient().get_registered_model("pystock-direction").aliases
+    assert list(registry.history("pystock-direction")["outcome"]) == ["refused"]
+    again = in_a_run(training.register, model)
+    assert again.outcome == "skipped" and "not promoted: base rate" in again.said
+    assert len(versions("pystock-direction")) == 1
+    run = mlflow.get_run(found.made_by)
+    assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "done")
+
+
+def test_without_promote_a_passing_model_waits_in_staging(tracked, monkeypatch):
+    _, model = tracked
+    monkeypatch.setattr(promotion, "judge", passes)
+    waits = in_a_run(training.register, model, promote=False)
+    assert waits.found["gate"] == "passed" and versions()[0].tags["lifecycle"] == "Staging"
+    assert not mlflow.MlflowClient().get_registered_model("pystock-big-move").aliases
+    assert in_a_run(training.register, model, promote=False).outcome == "skipped"
+    promoted = in_a_run(training.register, model)
+    assert promoted.outcome == "done" and promoted.found["version"] == 1
+    assert versions()[0].tags["lifecycle"] == "Production"
+
+
+def test_force_asks_the_gate_again(tracked, monkeypatch):
+    _, model = tracked
+    monkeypatch.setattr(promotion, "judge", lambda *_: [passes()[0]._replace(passed=False)])
+    assert in_a_run(training.register, model).found["gate"] == "refused"
+    monkeypatch.setattr(promotion, "judge", passes)
+    assert in_a_run(training.register, model).outcome == "skipped"
+    assert in_a_run(training.register, model, force=True).found["gate"] == "passed"
+    assert len(versions()) == 1 and versions()[0].tags["lifecycle"] == "Production"
+    assert in_a_run(training.register, model, force=True).found["gate"] == "passed"  # the champion already
+
+
+# The days that judge ---------------------------------------------------------------------------------------------
+
+
+def test_a_worthless_model_that_has_seen_the_test_years_is_not_promoted(tracked):
+    """Trained to 2013 and overfitted: perfect on the days that it has seen, worse than the base rate on those after."""
+    _, champion = tracked
+    assert in_a_run(training.register, champion).found["gate"] == "passed"
+    overfitted = "max_depth=6,learning_rate=0.3,n_estimators=200,min_child_weight=0,subsample=1"
+    model = in_a_run(training.train, **QUESTION, settings=overfitted, train_end="2013-12-31").model
+    scores = in_a_run(training.evaluate, model)
+    assert scores.found["brier_skill_value"] < 0 and "on 251 held-out days" in scores.said
+    verdict = in_a_run(training.register, model)
+    assert verdict.found["gate"] == "refused" and "on 251 days from 2014-01-02" in verdict.found["reasons"]
+    assert "base rate: Brier skill -" in verdict.said and "champion: Brier score +" in verdict.said
+    client = mlflow.MlflowClient()
+    assert int(client.get_model_version_by_alias("pystock-big-move", "champion").version) == 1
+    conditions = registry.gate("pystock-big-move", verdict.found["version"])  # on the days from 2010
+    failed = [each.evidence for each in conditions if not each.passed]
+    assert len(failed) == 3 and all(
+        "up to 2013-12-31, which overlap" in each and "2010-01-04" in each for each in failed
+    )
+
+
+def test_a_model_trained_to_2011_is_scored_and_judged_on_the_days_after_it(tracked):
+    model = in_a_run(training.train, **QUESTION, **FAST, train_end="2011-12-31").model
+    scores = in_a_run(training.evaluate, model)
+    (run,) = finished_runs({"step": "evaluate_model", "model": model})
+    days = pd.read_csv(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/test_predictions.csv"))["date"]
+    assert (days.min(), days.max()) == ("2012-01-03", "2014-12-30")
+    verdict = in_a_run(training.register, model)
+    assert verdict.found["gate"] == "passed"
+    promoted = mlflow.get_run(versions()[0].tags["promotion"]).data
+    assert f"on {len(days)} days from 2012-01-03; the interval must lie above 0" in promoted.tags["evidence"]
+    assert promoted.metrics["brier_skill_low"] == pytest.approx(scores.found["brier_skill_low"])
+
+
+# What is skipped -------------------------------------------------------------------------------------------------
+
+
+def test_what_has_not_changed_is_skipped(tracked):
+    made, model = tracked
+    client = mlflow.MlflowClient()
+    again = in_a_run(training.train, **QUESTION, **FAST)
+    assert (again.outcome, again.model) == ("skipped", model)
+    assert again.made_by == client.get_logged_model(model).source_run_id
+    scored = in_a_run(training.evaluate, model)
+    assert scored.outcome == "skipped" and scored.found["brier_skill_low"] > 0
+    assert in_a_run(training.train, **QUESTION, **FAST, data="embedded").model == model  # the same rows
+    assert in_a_run(training.evaluate, model, force=True).outcome == "done"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"family": "xgboost"},
+        {"settings": "C=0.2"},
+        {"seed": 1},
+        {"threshold": 0.3},
+        {"train_end": "2008-12-31"},
+        {"test_end": "2013-12-31"},
+        {"force": True},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_has_changed_is_trained_again(tracked, changed):
+    _, model = tracked
+    again = in_a_run(training.train, **QUESTION | FAST | changed)
+    assert again.outcome == "done" and again.model != model
+    assert in_a_run(training.train, **QUESTION | FAST | changed | {"force": False}).model == again.model
+
+
+def test_other_rows_other_versions_and_other_code_are_trained_again(tracked, monkeypatch):
+    made, model = tracked
+    rows = training.table(made, **QUESTION)
+    rows.iloc[100, 0] += 1e-12
+    data_run(rows)  # the newest
+    assert in_a_run(training.train, **QUESTION, **FAST).outcome == "done"
+    assert in_a_run(training.train, **QUESTION, **FAST, data=made).outcome == "skipped"
+    monkeypatch.setattr(steps, "_libraries", lambda family: {"scikit-learn": "2.0"})
+    assert in_a_run(training.train, **QUESTION, **FAST, data=made).outcome == "done"
+    monkeypatch.undo()
+    monkeypatch.setitem(steps.CODE, "fit", "another")
+    assert in_a_run(training.train, **QUESTION, **FAST, data=made).outcome == "done"
+
+
+def test_a_model_whose_run_or_data_run_was_deleted_is_trained_again(tracked):
+    made, model = tracked
+    client = mlflow.MlflowClient()
+    client.delete_run(made)
+    again = in_a_run(training.train, **QUESTION, **FAST)
+    assert again.outcome == "done" and "so the embedded prices were taken" in again.said
+    client.delete_run(again.made_by)
+    assert in_a_run(training.train, **QUESTION, **FAST).outcome == "done"
+    client.delete_logged_model(in_a_run(training.train, **QUESTION, **FAST).model)
+    assert in_a_run(training.train, **QUESTION, **FAST).outcome == "done"
+
+
+def test_a_market_of_ones_own_is_trained_and_scored_and_refused_at_the_gate(tracked):
+    data_run(training.table("embedded", **QUESTION), market="mine")
+    model = in_a_run(training.train, **QUESTION | {"market": "mine"}, **FAST).model
+    assert in_a_run(training.evaluate, model).found["brier_skill_low"] > 0
+    found = in_a_run(training.register, model).found
+    assert (found["name"], found["gate"]) == ("pystock-big-move-mine", "refused")
+    assert "'mine' is no embedded market" in found["reasons"]
+
+
+def test_a_model_of_another_kind_is_named(tracked):
+    rows = training.table("embedded", **QUESTION).tail(300)
+    X, y = rows.drop(columns="big_move"), rows["big_move"]
+    with mlflow.start_run():
+        foreign = log_decision_model(tuning.build("logistic").fit(X, y), X, threshold=0.5).model_id
+    with mlflow.start_run():
+        fresh = training.train(**QUESTION, **FAST, seed=7).model
+    for step in (training.evaluate, training.register):
+        for model, said in {
+            "m-none": "The model m-none does not exist in this store, or was deleted",
+            foreign: "does not say its market, target, features, family, data_run",
+        }.items():
+            with pytest.raises(PipelineError) as error:
+                in_a_run(step, model)
+            assert said in str(error.value)
+    with pytest.raises(PipelineError, match="has no scores yet: run evaluate_model on it first"):
+        in_a_run(training.register, fresh)
+    assert not versions()
+    with pytest.raises(PipelineError, match="No run is active, and train_model logs into one"):
+        training.train()
+    with pytest.raises(PipelineError, match="The threshold is 25: give a probability"):
+        in_a_run(training.train, threshold=25)
+
+
+# A registry without half-registered models -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["promote", "set_lifecycle"])
+def test_an_error_before_the_verdict_removes_the_version(tracked, monkeypatch, call):
+    _, model = tracked
+    monkeypatch.setattr(promotion, "judge", passes)
+
+    def broken(*_, **__):
+        raise ConnectionError("the network is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, call, broken)
+        with pytest.raises(ConnectionError):
+            in_a_run(training.register, model, promote=call == "promote")
+        assert not versions()
+    in_a_run(training.register, model)
+    assert [each.tags["gate"] for each in versions()] == ["passed"]
+
+
+def test_an_error_after_the_promotion_leaves_the_champion(tracked, monkeypatch):
+    _, model = tracked
+    monkeypatch.setattr(promotion, "judge", passes)
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow.MlflowClient, "update_model_version", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            in_a_run(training.register, model)
+    (version,) = versions()
+    assert "gate" not in version.tags and version.tags["lifecycle"] == "Production"
+    found = in_a_run(training.register, model)
+    assert (found.outcome, found.found["gate"]) == ("done", "passed")
+    assert len(versions()) == len(registry.history("pystock-big-move")) == 1
+
+
+def test_a_promotion_that_is_overtaken_removes_the_version_and_says_so(tracked, monkeypatch):
+    _, model = tracked
+
+    def overtaken(*_, **__):
+        raise registry.Overtaken("ben was faster")
+
+    monkeypatch.setattr(registry, "promote", overtaken)
+    with pytest.raises(PipelineError, match="ben was faster"):
+        in_a_run(training.register, model)
+    assert not versions()
+
+
+def test_more_threads_move_no_probability_and_another_seed_does(tracked):
+    def predictions(**options):
+        model = in_a_run(training.train, **QUESTION, **options).model
+        rows = training.table("embedded", **QUESTION).loc["2010":"2014"]
+        return mlflow.pyfunc.load_model(f"models:/{model}").predict(rows.drop(columns="big_move"))["probability"]
+
+    one = predictions()
+    assert (one - predictions(settings="n_jobs=2")).abs().max() < 1e-6
+    assert (one - predictions(seed=1)).abs().max() > 0.01  # what another seed moves

@@ -1,0 +1,69 @@
+"""The table of a data run: read as it was written, and refused with a reason otherwise."""
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from training_runs import FAST, QUESTION, data_run, in_a_run
+
+from pystock import training
+from pystock.pipeline import PipelineError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
+
+
+def test_the_embedded_table_is_that_of_the_data_run(tracked):
+    made, _ = tracked
+    embedded = training.table("embedded", **QUESTION)
+    pd.testing.assert_frame_equal(training.table(made, **QUESTION), embedded, check_exact=True, check_freq=False)
+
+
+def test_a_wrong_table_is_named_with_what_is_wrong(tracked):
+    rows = training.table("embedded", **QUESTION)
+    for table, reason in (
+        (rows.rename(columns={"big_move": "direction"}), "of which the last must be big_move"),
+        (rows.iloc[::-1], "is not in order of its dates"),
+        (rows.assign(realised_22=np.nan), "realised_22 that are missing or no float64"),
+        (rows.assign(momentum_5="much"), "momentum_5 that are missing or no float64"),
+        (rows.assign(big_move=2), "other than the whole numbers 0 and 1"),
+    ):
+        made = data_run(table)
+        with pytest.raises(PipelineError, match=reason) as error:
+            in_a_run(training.train, **QUESTION, data=made)
+        assert f"of the data run {made}" in str(error.value)
+
+
+def test_a_table_that_was_changed_after_its_run_is_refused(tracked):
+    rows = training.table("embedded", **QUESTION)
+    digest = mlflow.data.from_pandas(rows.astype({"big_move": float}), targets="big_move").digest
+    training.table(data_run(rows, digest=digest), **QUESTION)
+    rows.iloc[100, 0] += 1e-12
+    with pytest.raises(PipelineError, match=f"has the digest [0-9a-f]+, and had {digest} when it was made"):
+        training.table(data_run(rows, digest=digest), **QUESTION)
+
+
+def test_a_data_run_without_this_table_is_named(tracked):
+    made, model = tracked
+    client = mlflow.MlflowClient()
+    skipped = client.create_run("0", tags=QUESTION | {"outcome": "skipped", "made_by": made}).info.run_id
+    client.set_terminated(skipped)
+    result = in_a_run(training.train, **QUESTION, **FAST, data=skipped)  # the table lies where it was made
+    assert result.outcome == "skipped" and mlflow.get_run(result.made_by).data.tags["data_run"] == made
+    source = client.get_logged_model(model).source_run_id
+    cases = {
+        "0" * 32: "does not exist in this store, or was deleted",
+        source: "is a finished run of train_model and holds no table",
+        data_run(market="nasdaq"): "holds another table (market nasdaq, target big_move, features volatility)",
+    }
+    with mlflow.start_run(tags={"step": "feature_set_generation"} | QUESTION) as without:
+        pass
+    cases[without.info.run_id] = "cannot be read"
+    unfinished = client.create_run("0", tags={"step": "feature_set_generation"} | QUESTION).info.run_id
+    cases[unfinished] = "is a running run of feature_set_generation"
+    for run_id, said in cases.items():
+        with pytest.raises(PipelineError) as error:
+            in_a_run(training.train, **QUESTION, data=run_id)
+        assert said in str(error.value)
+    client.delete_run(made)
+    with pytest.raises(PipelineError, match=f"The data run {made} does not exist in this store, or was deleted"):
+        in_a_run(training.evaluate, model, force=True)
