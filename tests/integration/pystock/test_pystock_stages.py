@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_table_stands(call, folder, monk
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(stages.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(PipelineError) as caught:
         stages.write(folder, table(9, 2.0), {})
     assert "cannot be written (No space left on device), and is as it was before" in str(caught.value)
@@ -163,6 +163,7 @@ def test_the_second_is_told_who_is_at_work_and_a_killed_one_leaves_no_lock(tmp_p
 KILLED = """
 import builtins, os, shutil, signal, sys
 from pathlib import Path
+from pystock import files
 from pystock.data_pipeline import contract
 from pystock.data_pipeline import steps as data_pipeline
 from pystock.data_pipeline import stages
@@ -201,7 +202,7 @@ def counted(moment):
             self.file.write(data[len(data) // 2 :])
     os.fsync, os.replace = around(os.fsync), around(os.replace)
     Path.unlink = around(Path.unlink)
-    stages.open = lambda *arguments: Half(builtins.open(*arguments))
+    files.open = lambda *arguments: Half(builtins.open(*arguments))
     return lambda: seen
 
 moment = 0
