@@ -1,26 +1,12 @@
-"""Batch inference, the long proofs: killed at many places and times, a server that dies, `mlflow run`."""
+"""Batch inference with other processes: a server that dies in the middle of a job, and `mlflow run`."""
 
-import random
 import subprocess
 import sys
-import time
 
 import mlflow
 import pandas as pd
 import pytest
-from batch_jobs import (
-    TIME,
-    champion,
-    contents,
-    days,
-    in_process,
-    job_killed_at,
-    needs_fork,
-    run_job,
-    with_bad_rows,
-    write,
-    write_partitions,
-)
+from batch_jobs import TIME, champion, days, run_job, with_bad_rows, write
 from fake_course import CHECKOUT, COURSE, clean_environment, until
 
 from course import servers, store
@@ -31,69 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
     pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
 ]
-PLACES = 20
 PROJECT = CHECKOUT / "projects" / "pystock-inference-batch"
-
-
-def spread(number, whole):
-    """A place in each of so many equal parts of a whole, at random; the seed is printed."""
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    draw = random.Random(seed)
-    return [(at + draw.random()) * whole / number for at in range(number)]
-
-
-@needs_fork
-@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-def test_killed_at_twenty_places_a_job_makes_the_same_bytes(champion, days, tmp_path, folder):
-    """Over an output that is there: a reader finds the old one or the new one, or no _SUCCESS in the folder."""
-    if folder:
-        source, name = write_partitions(with_bad_rows(days), tmp_path / "in", "parquet"), "out"
-        before = write_partitions(days.head(500), tmp_path / "old", "parquet")
-    else:
-        source, name = write(with_bad_rows(days), tmp_path / "in.csv"), "out.csv"
-        before = write(days.head(500), tmp_path / "old.csv")
-    run_job(source, tmp_path / "unbroken" / name)
-    wanted = contents(tmp_path / "unbroken")
-    run_job(before, tmp_path / "lives" / name)
-    assert in_process(job_killed_at, -1, tmp_path / "steps", source, tmp_path / "lives" / name) == 0
-    data = {file for file in wanted if "part-0" in file or file == name}
-    resumed, unfinished = 0, 0
-    for step in map(int, spread(PLACES, int((tmp_path / "steps").read_text()))):
-        place = tmp_path / f"killed-{step}"
-        run_job(before, place / name)
-        old = contents(place)
-        assert in_process(job_killed_at, step, "", source, place / name) == -9
-        if Output(place / name, folder).is_whole():
-            now = {file: text for file, text in contents(place).items() if file in data}
-            assert any(now == {file: whole[file] for file in data if file in whole} for whole in (old, wanted)), step
-        else:
-            unfinished += 1
-        result = run_job(source, place / name)
-        assert contents(place) == wanted, step
-        resumed += "resumed" in result.said
-    assert resumed > PLACES / 4 and (folder or not unfinished)
-
-
-@needs_fork
-def test_killed_at_any_time_a_job_makes_the_same_bytes(champion, days, tmp_path):
-    source = write(pd.concat([with_bad_rows(days)] * 200, ignore_index=True), tmp_path / "in.csv")
-    options = {"chunk_rows": 10_000}
-    run_job(source, tmp_path / "unbroken" / "out.csv", **options)
-    wanted, killed = contents(tmp_path / "unbroken"), 0
-    for number, done in enumerate(spread(PLACES, 200 * len(days) // options["chunk_rows"])):
-        place = tmp_path / f"killed-{number}"
-        output = Output(place / "out.csv", False)
-        process = in_process(job_killed_at, -1, tmp_path / "steps", source, output.path, wait=False, **options)
-        while process.is_alive() and len(output.chunks()) < done:
-            time.sleep(0.001)
-        process.join(random.random() / 50)
-        process.kill()
-        process.join()
-        killed += process.exitcode == -9
-        run_job(source, output.path, **options)
-        assert contents(place) == wanted, done
-    assert killed > PLACES / 2
 
 
 def script(uri, *arguments):

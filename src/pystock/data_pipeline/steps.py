@@ -120,25 +120,22 @@ def load_raw(
     `source` is `embedded`, a CSV file, a folder that holds MARKET.csv, or `yahoo:TICKER`: always the whole history.
     Raises PipelineError or DataError for a source that is missing or no table of prices; raw stays as it was then.
     """
-    stage = _Stage(disk.stage_folder(stages, market, "raw"), market, "raw", {"source": source}, force, made_by, alive)
+    folder = disk.stage_folder(stages, market, "raw")
     with disk.locked(stages):
+        stage = _Stage(folder, market, "raw", {"source": source}, force, made_by, alive)
         name, digest, read = _source(market, source)
         if not stage.must_be_made_from(digest):
             return stage.skipped()
         table, before = read(), stage.table_before()
         changes = {} if before is None else _changes(before, table)
-        appended = before is not None and before.equals(table.iloc[: len(before)])
-        if appended:
-            how = f"{_count(len(table) - len(before), 'new row')} appended to {len(before):,}"
-        else:
-            how = f"{len(table):,} rows taken"
+        base = before if before is not None and before.equals(table.iloc[: len(before)]) else None
+        how = stage.appended("new row", base, table) or f"{len(table):,} rows taken"
         for kind, days in changes.items():
             if days and kind != "new":
                 how += f", {_count(len(days), kind + ' day')} ({', '.join(days[:3])}{' …' if len(days) > 3 else ''})"
         findings = {kind: len(days) for kind, days in changes.items()}
-        made_from = {"source": name, "digest": digest}
-        dates = _dates(table["Date"]).dropna()
-        return stage.write(table, dates, how, before if appended else None, findings, source=name, made_from=made_from)
+        facts = {"source": name, "made_from": {"source": name, "digest": digest}}
+        return stage.write(table, base, how, findings, _dates(table["Date"]).dropna(), facts)
 
 
 def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFrame]]:
@@ -204,24 +201,23 @@ def check(
     the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
     """
     folder, quarantine_file = disk.stage_folder(stages, market, "staging"), Path(stages) / market / "quarantine.csv"
-    stage = _Stage(folder, market, "staging", {"exchange": exchange}, force, made_by, alive, quarantine_file)
     with disk.locked(stages):
+        stage = _Stage(folder, market, "staging", {"exchange": exchange}, force, made_by, alive, quarantine_file)
         raw = _input(disk.stage_folder(stages, market, "raw"), "load_raw_data")
         if not stage.must_be_made_from(raw["digest"]):
             return stage.skipped()
         rows, before = disk.read(disk.stage_folder(stages, market, "raw")), stage.table_before()
-        appended = before is not None and _has_only_later_days(rows, stage.made_from)
-        if appended:
-            known = stage.made_from["rows"]
-            examined = contract.examine(rows.iloc[known:], exchange, before.tail(1))
-            good = pd.concat([before, examined.good])
-            bad = pd.concat([read_quarantine(quarantine_file), examined.quarantine])
-            missing = [*stage.old["missing_days"], *examined.missing_days.strftime("%Y-%m-%d")]
-            how = f"{_count(len(examined.good), 'new good row')} appended to {len(before):,}"
-        else:
+        base = before if before is not None and _has_only_later_days(rows, stage.made_from) else None
+        if base is None:
             good, bad, days = contract.examine(rows, exchange)
             missing = list(days.strftime("%Y-%m-%d"))
-            how = f"{len(good):,} good rows computed{_differing(before, good)}"
+        else:
+            new = contract.examine(rows.iloc[stage.made_from["rows"] :], exchange, base.tail(1))
+            good = pd.concat([base, new.good])
+            bad = pd.concat([read_quarantine(quarantine_file), new.quarantine])
+            missing = [*stage.manifest["missing_days"], *new.missing_days.strftime("%Y-%m-%d")]
+        how = stage.appended("new good row", base, good)
+        how = how or f"{len(good):,} good rows computed{_differing(before, good)}"
         findings = _findings(rows, good, bad, missing)
         quarantine = bad.to_csv().encode()
         _write_quarantine(quarantine_file, quarantine)
@@ -232,10 +228,9 @@ def check(
                 f"{quarantine_file} and mend the source; staging and training are as they were.",
                 findings,
             )
-        more = {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
-        made_from = {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}
-        how, before = f"{how}, {_in_words(findings)}", before if appended else None
-        return stage.write(good, good.index, how, before, findings, source=raw["source"], made_from=made_from, **more)
+        facts = {"source": raw["source"], "made_from": {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}}
+        facts |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
+        return stage.write(good, base, f"{how}, {_in_words(findings)}", findings, good.index, facts)
 
 
 def _has_only_later_days(rows: pd.DataFrame, made_from: dict) -> bool:
@@ -299,8 +294,8 @@ def make_features(
             raise PipelineError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
     folder = disk.stage_folder(stages, market, "training", f"{target}-{features}")
     parameters = {"target": target, "features": features, "end": end}
-    stage = _Stage(folder, market, "training", parameters, force, made_by, alive)
     with disk.locked(stages):
+        stage = _Stage(folder, market, "training", parameters, force, made_by, alive)
         staging_folder = disk.stage_folder(stages, market, "staging")
         staging = _input(staging_folder, "check_verify_data")
         prices = _until(disk.read(staging_folder), end, market)
@@ -308,19 +303,18 @@ def make_features(
         if not stage.must_be_made_from(digest):
             return stage.skipped()
         before = stage.table_before()
-        appended = before is not None and features in LOOK_BACK and _begins_with(prices, stage.made_from)
-        if appended:
-            first = prices.index.get_loc(before.index[-1]) + 1  # its outcome was not known then, and is now
-            recent = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
-            table = pd.concat([before, recent[recent.index > before.index[-1]]])
-            how = f"{_count(len(table) - len(before), 'new row')} appended to {len(before):,}"
-        else:
+        can_append = before is not None and features in LOOK_BACK and _begins_with(prices, stage.made_from)
+        base = before if can_append else None
+        if base is None:
             table = _table(prices, target, features)
-            how = f"{len(table):,} rows computed{_differing(before, table)}"
+        else:
+            first = prices.index.get_loc(base.index[-1]) + 1  # its outcome was not known then, and is now
+            recent = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
+            table = pd.concat([base, recent[recent.index > base.index[-1]]])
+        how = stage.appended("new row", base, table) or f"{len(table):,} rows computed{_differing(before, table)}"
         made_from = {"stage": "staging", "rows": len(prices), "last_day": f"{prices.index[-1]:%Y-%m-%d}"}
         made_from |= {"digest": digest, "staging": staging["digest"]}
-        before = before if appended else None
-        return stage.write(table, table.index, how, before, {}, source=staging["source"], made_from=made_from)
+        return stage.write(table, base, how, {}, table.index, {"source": staging["source"], "made_from": made_from})
 
 
 def _until(staging: pd.DataFrame, end: str, market: str) -> pd.DataFrame:
@@ -362,26 +356,22 @@ class _Stage:
     quarantine: Path | None = None
 
     def __post_init__(self) -> None:
-        self.old = disk.manifest(self.folder)
-        self.made_from: dict = self.old["made_from"] if self.old else {}
+        self.manifest: dict = disk.manifest(self.folder) or {}
+        self.made_from: dict = self.manifest.get("made_from", {})
         self.code = _code(self.name, self.parameters)
-        self.changes = self._changes()  # but for the input
+        self.changes = self._changes()  # apart from the input
         self.why = ""
 
     def _changes(self) -> list[str]:
-        old = self.old
-        if self.force:
-            return ["it was forced"]
-        if old is None:
-            return ["there was none"]
+        old, quarantine, version = self.manifest, self.quarantine, disk.SCHEMA_VERSION
+        if self.force or not old:
+            return ["it was forced" if self.force else "there was none"]
         before = old["parameters"]
         changes = [
             f"the parameter {name} is {value or 'empty'} and was {before.get(name) or 'empty'}"
             for name, value in self.parameters.items()
             if before.get(name) != value
         ]
-        version = disk.SCHEMA_VERSION
-        quarantine = self.quarantine
         stale = {
             f"the schema's version is {version} and was {old['schema_version']}": old["schema_version"] != version,
             "the code has changed": old["code"] != self.code,
@@ -405,32 +395,32 @@ class _Stage:
         return None if self.changes else disk.read(self.folder)
 
     def skipped(self) -> Result:
-        assert self.old is not None
-        rows, findings = self.old["rows"], self.old.get("findings", {})
+        rows, findings = self.manifest["rows"], self.manifest.get("findings", {})
         said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
-        return Result(self.market, self.name, "skipped", said, self.old, 0, findings)
+        return Result(self.market, self.name, "skipped", said, self.manifest, 0, findings)
+
+    @staticmethod
+    def appended(thing: str, base: pd.DataFrame | None, table: pd.DataFrame) -> str:
+        return "" if base is None else f"{_count(len(table) - len(base), thing)} appended to {len(base):,}"
 
     def write(
         self,
         table: pd.DataFrame,
-        days: pd.Series | pd.Index,
+        base: pd.DataFrame | None,
         how: str,
-        appended_to: pd.DataFrame | None,
-        counts: dict[str, int],
-        *,
-        source: str,
-        **more: object,
+        findings: dict[str, int],
+        days: pd.Series | pd.Index,
+        facts: dict,
     ) -> Result:
-        """Write the stage: the new rows alone if it is `appended_to` the table before. `how` says what was done,
-        `counts` are the findings of the result."""
+        """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
-        about = {"market": self.market, "stage": self.name, "source": source, "first_day": first, "last_day": last}
+        about = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
         about |= {"made_by": self.made_by, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
-        about |= {"parameters": self.parameters, "code": self.code, **more}
-        manifest = disk.write(self.folder, table, about, kept=None if appended_to is None else self.old)
+        about |= {"parameters": self.parameters, "code": self.code, **facts}
+        manifest = disk.write(self.folder, table, about, kept=None if base is None else self.manifest)
+        new_rows = len(table) - (0 if base is None else len(base))
         said = f"{self.market}: {how}, since {self.why}"
-        new_rows = len(table) - (0 if appended_to is None else len(appended_to))
-        return Result(self.market, self.name, "done", said, manifest, new_rows, counts)
+        return Result(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
 def _begins_with(table: pd.DataFrame, made_from: dict) -> bool:

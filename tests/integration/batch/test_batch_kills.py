@@ -22,21 +22,39 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
     pytest.mark.xdist_group("batch"),
 ]
+PLACES = 10  # of files and of folders each, as chapter 10 says
 
 
-@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 def test_a_killed_job_resumes_and_makes_the_same_bytes(champion, days, tmp_path, folder):
-    rows = with_bad_rows(days)
-    source = write_partitions(rows, tmp_path / "in", "csv") if folder else write(rows, tmp_path / "in.csv")
-    name = "out" if folder else "out.csv"
+    """Killed over an output that is there: it is the old one or the new one, or a folder without _SUCCESS."""
+    if folder:
+        source, name = write_partitions(with_bad_rows(days), tmp_path / "in", "parquet"), "out"
+        before = write_partitions(days.head(500), tmp_path / "old", "parquet")
+    else:
+        source, name = write(with_bad_rows(days), tmp_path / "in.csv"), "out.csv"
+        before = write(days.head(500), tmp_path / "old.csv")
     run_job(source, tmp_path / "unbroken" / name)
+    wanted = contents(tmp_path / "unbroken")
+    run_job(before, tmp_path / "lives" / name)
     assert in_process(job_killed_at, -1, tmp_path / "steps", source, tmp_path / "lives" / name) == 0
     steps, seed = int((tmp_path / "steps").read_text()), random.randrange(10**6)
-    step = random.Random(seed).randrange(steps)
-    print(f"seed {seed}: killed before step {step} of {steps}")
-    assert in_process(job_killed_at, step, "", source, tmp_path / "killed" / name) == -9
-    assert run_job(source, tmp_path / "killed" / name).rows == 1006
-    assert contents(tmp_path / "killed") == contents(tmp_path / "unbroken")
+    draw = random.Random(seed)
+    data = {file for file in wanted if "part-0" in file or file == name}
+    for part in range(PLACES):
+        step = int((part + draw.random()) * steps / PLACES)
+        print(f"seed {seed}: killed before step {step} of {steps}")
+        place = tmp_path / f"killed-{step}"
+        run_job(before, place / name)
+        old = contents(place)
+        assert in_process(job_killed_at, step, "", source, place / name) == -9
+        if folder and not (place / name / "_SUCCESS").exists():
+            assert step > steps / 2  # all chunks are done before the old output is touched
+        else:
+            now = {file: text for file, text in contents(place).items() if file in data}
+            assert any(now == {file: whole[file] for file in data if file in whole} for whole in (old, wanted))
+        assert run_job(source, place / name).rows == 1006
+        assert contents(place) == wanted
 
 
 def test_a_full_disk_leaves_the_old_output_and_the_next_job_resumes(champion, days, tmp_path):
