@@ -125,7 +125,7 @@ def begin(output: Output, key: dict, run_time: str | None) -> tuple[str, list[Pa
         if job and chunks:
             differ = [name for name in key if job["key"].get(name) != key[name]]
             thrown = f"partial work with another {' and '.join(differ).replace('_', ' ')} was thrown away"
-        remove(partial)
+        remove(partial, ignore_errors=False)  # a chunk that stays would be taken for one of this job
         job, chunks = {}, []
     partial.mkdir(exist_ok=True)
     _sweep(partial)
@@ -146,10 +146,11 @@ def _sweep(partial: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def remove(partial: Path) -> None:
+def remove(partial: Path, ignore_errors: bool = True) -> None:
     """Remove partial work; first the file without which the rest counts for nothing."""
     (partial / "job.json").unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial.exists():
+        shutil.rmtree(partial, ignore_errors)
 
 
 # Chunks -----------------------------------------------------------------------------------------------------------

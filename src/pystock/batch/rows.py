@@ -83,11 +83,9 @@ def files(place: Path) -> list[tuple[str, Path]]:
 
 def _carried_columns(name: str, found: list[str], features: list[str], taken: tuple[str, ...]) -> list[str]:
     """Check the columns of a file; return those that are not features."""
-    twice = [column for column in dict.fromkeys(found) if found.count(column) > 1]
-    if twice:
-        raise InputError(f"the input file {name} has the column {twice[0]!r} twice: rename one, or leave it out.")
-    missing = [column for column in features if column not in found]
-    if missing:
+    if twice := next((column for column in found if found.count(column) > 1), None):
+        raise InputError(f"the input file {name} has the column {twice!r} twice: rename one, or leave it out.")
+    if missing := [column for column in features if column not in found]:
         some = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         other = next((mark for mark in ";\t|" if mark in found[0]), None) if len(found) == 1 else None
         hint = f", its values seem to be separated by {other!r} and not by commas" if other else ""
@@ -96,9 +94,9 @@ def _carried_columns(name: str, found: list[str], features: list[str], taken: tu
             "name another model."
         )
     carried = [column for column in found if column not in features]
-    if clash := [column for column in carried if column in taken]:
+    if clash := next((column for column in carried if column in taken), None):
         raise InputError(
-            f"the input file {name} has a column {clash[0]!r}, and so will the output: rename it, or leave it out."
+            f"the input file {name} has a column {clash!r}, and so will the output: rename it, or leave it out."
         )
     return carried
 
@@ -237,7 +235,7 @@ class ParquetPart:
         self.name, self.path, self.features = name, path, features
         try:
             with self._open() as file:
-                schema, about = file.schema_arrow.remove_metadata(), file.metadata
+                schema, self.total = file.schema_arrow.remove_metadata(), file.metadata.num_rows
         except pa.ArrowInvalid as error:
             raise InputError(
                 f"the input file {name} is no whole Parquet file ({reason(error)}): it may be cut, so copy it again."
@@ -248,8 +246,6 @@ class ParquetPart:
             tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_null, _is_text)
             if not any(test(kind) for test in tests):
                 raise InputError(f"the column {column!r} of {name} is of type {kind}, which is no number: convert it.")
-        lengths = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
-        self.starts = np.cumsum([0, *lengths]).tolist()  # of the row groups
 
     def _open(self) -> pa.parquet.ParquetFile:
         # Read piece by piece: the bytes of a whole row group need not be in memory
@@ -261,7 +257,7 @@ class ParquetPart:
             for table in self._tables(at, rows):
                 good, numbers, bad = self._rows(table, at)
                 at += len(table)
-                yield Chunk(good, numbers, bad, [at], at / self.starts[-1])
+                yield Chunk(good, numbers, bad, [at], at / self.total)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"the input file {self.name} is damaged behind row {at:,} ({reason(error)}): copy it again."
@@ -269,13 +265,12 @@ class ParquetPart:
 
     def _tables(self, at: int, rows: int) -> Iterator[pa.Table]:
         """Read from row `at` on in tables of `rows` rows, whatever the row groups are; the last may have fewer."""
-        group = max(int(np.searchsorted(self.starts, at, side="right")) - 1, 0)
-        skip, held = at - self.starts[group], None  # rows before `at`, and rows that do not fill a table yet
+        held = None  # rows that do not fill a table yet
         with self._open() as file:
-            groups = list(range(group, len(self.starts) - 1))
-            for batch in file.iter_batches(batch_size=rows, row_groups=groups) if groups else ():
+            for batch in file.iter_batches(batch_size=rows):
+                skip = min(at, len(batch))
+                at -= skip
                 table = pa.Table.from_batches([batch]).slice(skip).replace_schema_metadata()
-                skip = max(skip - len(batch), 0)
                 held = table if held is None else pa.concat_tables([held, table])
                 while len(held) >= rows:
                     yield held.slice(0, rows)
