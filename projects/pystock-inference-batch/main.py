@@ -13,12 +13,22 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # XGBoost's threads would wait by spinning: on a machine that is shared or limited they take the time of the others
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from arguments import arguments
+from functools import partial
 
-from pystock import batch
+from pystock import batch, cli
 from pystock.pipeline import run
 
-options = arguments(__doc__)
+MODEL = f"models:/NAME@ALIAS or models:/NAME/VERSION, else {batch.MODEL}"
+PARAMETERS = {
+    "input": {"type": cli.path, "required": True, "help": "a CSV or Parquet file, or a folder of them"},
+    "output": {"type": cli.path, "required": True, "help": "a file, or for a folder a folder"},
+    "model": {"default": batch.MODEL, "help": MODEL},
+    "format": {"default": "", "choices": ["", "csv", "parquet"], "help": "of the output; else by its name"},
+    "chunk_rows": {"type": partial(cli.whole_number, least=1), "default": batch.CHUNK_ROWS, "help": "rows at a time"},
+    "run_time": {"default": "", "help": "the time of the predictions; else when the job began"},
+    "force": cli.yes_no("no", "score again"),
+}
+options = cli.parse(__doc__, PARAMETERS)
 try:
     batch.check_server()
 except batch.BatchError as error:

@@ -1,46 +1,47 @@
 """Run the data pipeline and then the training pipeline, as children of one run: the command that a scheduler calls."""
 
-import argparse
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import ExecutionException
 
-from pystock.features import FEATURES, TARGETS
+from pystock import cli
 from pystock.pipeline import PipelineError, end_step, run
 from pystock.training import DATA_PIPELINE, PIPELINE, SETTINGS, parse_settings
 
 PROJECTS = Path(__file__).resolve().parents[1]
 
 
-def arguments() -> dict[str, str]:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--market", default="sp500", help="one market")
-    parser.add_argument("--target", choices=list(TARGETS), default="big_move")
-    parser.add_argument("--features", choices=list(FEATURES), default="volatility")
-    parser.add_argument("--source", default="embedded", help="as for pystock-data-features")
-    parser.add_argument("--stages", default="", help="folder of the stages; empty: the data pipeline's own default")
-    parser.add_argument("--family", choices=list(SETTINGS), default="xgboost")
-    parser.add_argument("--settings", default="", help="over the family's defaults: max_depth=2,years=5")
-    parser.add_argument("--promote", choices=["yes", "no"], default="yes")
-    parser.add_argument("--force", choices=["yes", "no"], default="no", nargs="?", const="yes")
-    options = vars(parser.parse_args())
-    if "," in options["market"] or options["market"] == "all":
-        parser.error(f"argument --market: {options['market']!r} is not one market: call this once for each")
+PARAMETERS = {
+    "market": {"default": "sp500", "help": "one market"},
+    "target": cli.TARGET,
+    "features": cli.FEATURE_SET,
+    "source": {"default": "embedded", "help": "as for pystock-data-features"},
+    "stages": {"default": "", "help": "folder of the stages; empty: the data pipeline's own default"},
+    "family": {"choices": list(SETTINGS), "default": "xgboost"},
+    "settings": {"default": "", "help": "over the family's defaults: max_depth=2,years=5"},
+    "promote": cli.yes_no("yes", "no: a version that passes the gate stays in Staging"),
+    "force": cli.yes_no("no", "do what is done already"),
+}
+
+
+def check(values: dict) -> None:
+    if "," in values["market"] or values["market"] == "all":
+        raise ValueError(f"argument --market: {values['market']!r} is not one market: call this once for each")
     try:
-        parse_settings(options["family"], options["settings"])
+        parse_settings(values["family"], values["settings"])
     except PipelineError as error:
-        parser.error(f"argument --settings: {error}")
-    return options
+        raise ValueError(f"argument --settings: {error}") from None
 
 
-def project(name: str, **parameters: str) -> Run:
+def project(name: str, **parameters: str | bool) -> Run:
     """Run a project of this repository in an interpreter of its own, as a child of the active run."""
+    texts = {key: {True: "yes", False: "no"}.get(value, value) for key, value in parameters.items()}
     parent = mlflow.active_run().info
     try:
         made = mlflow.projects.run(
-            str(PROJECTS / name), parameters=parameters, env_manager="local", experiment_id=parent.experiment_id
+            str(PROJECTS / name), parameters=texts, env_manager="local", experiment_id=parent.experiment_id
         )
     except ExecutionException as error:
         tags = children(parent, "attributes.status = 'FAILED'")[0].data.tags
@@ -64,7 +65,7 @@ def table_of(data: Run) -> str:
     return step.data.tags.get("made_by", step.info.run_id)
 
 
-options = arguments()
+options = cli.parse(__doc__, PARAMETERS, check)
 question = {name: options[name] for name in ("market", "target", "features")}
 claim = f"pystock-pipeline {' '.join(question.values())}"
 

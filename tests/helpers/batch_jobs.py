@@ -13,16 +13,16 @@ from sklearn.linear_model import LogisticRegression
 
 from course import store
 from pystock import models
-from pystock.batch import resume as batch_work
-from pystock.batch.job import BatchError, score
+from pystock.batch import BatchError, score
 from pystock.data import load
 from pystock.features import dataset, volatility
 
 NAME = "pystock-big-move"
 TIME = "2018-12-31T21:00:00+00:00"
+needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes, and sets limits of theirs")
 
 
-def use(uri, artifacts):
+def use_store(uri, artifacts):
     mlflow.end_run()
     mlflow.tracking.fluent._active_experiment_id = None
     mlflow.set_tracking_uri(uri)
@@ -34,15 +34,15 @@ def champion(tmp_path_factory, empty_store):
     """A store whose champion is version 1 of pystock-big-move, a logistic regression on the training years."""
     folder = tmp_path_factory.mktemp("champion") / "store"
     store.copy(empty_store, folder)
-    use(store.uri(folder), store.artifact_root(folder))
-    add_version()
+    use_store(store.uri(folder), store.artifact_root(folder))
+    add_champion()
     yield folder
     mlflow.end_run()
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
-def add_version(strength=0.1):
-    """A new version, the champion from now on; returns its number."""
+def add_champion(strength=0.1):
+    """Register a new version, the champion from now on; return its number."""
     X, y = dataset(load(end="2009-12-31"), "big_move", "volatility")
     fitted = LogisticRegression(C=strength, max_iter=1000).fit(X * 100, y)
     fitted.coef_ *= 100
@@ -63,26 +63,34 @@ def days():
     return table.assign(Date=table["Date"].dt.strftime("%Y-%m-%d"))
 
 
-def job(*arguments, **options):
+def with_bad_rows(days: pd.DataFrame) -> pd.DataFrame:
+    return days.assign(momentum_5=days["momentum_5"].where(days.index % 97 != 5))
+
+
+def run_job(*arguments, **options):
     with mlflow.start_run():
         return score(*arguments, **{"run_time": TIME, "chunk_rows": 100, "progress": False} | options)
 
 
-def partitions(days: pd.DataFrame, folder: Path, form: str) -> Path:
-    """The days as a folder with a file for each year, and one that is no data."""
+def write(table: pd.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path, index=False, row_group_size=70)
+    return path
+
+
+def write_partitions(days: pd.DataFrame, folder: Path, form: str) -> Path:
+    """Write the days as a folder with a file for each year, and one that is not data."""
     for year, rows in days.groupby(days["Date"].str[:4]):
-        part = folder / f"year={year}"
-        part.mkdir(parents=True)
-        if form == "csv":
-            rows.to_csv(part / "part-0.csv", index=False)
-        else:
-            rows.to_parquet(part / "part-0.parquet", index=False, row_group_size=70)
+        write(rows, folder / f"year={year}" / f"part-0.{form}")
     (folder / "_SUCCESS").touch()
     return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file, by its name; of a manifest no more than what does not name the run."""
+    """Return every file by its name; a manifest without the line that names the run."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".lock":
@@ -96,12 +104,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Processes that are killed ----------------------------------------------------------------------------------------
 
 
-def in_a_process(target, *arguments, wait=True, **options):
-    """Run a function of this module on the store in use; returns the exit code, or the process without `wait`."""
+def in_process(target, *arguments, wait=True, **options):
+    """Run a function of this module on the store in use; return the exit code, or the process without `wait`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batch_jobs", "mlflow.store.tracking.sqlalchemy_store", "skops.io"])
     place = (mlflow.get_tracking_uri(), os.environ[store.ARTIFACT_ROOT_VARIABLE])
-    process = context.Process(target=_placed, args=(target, place, arguments, options))
+    process = context.Process(target=_on_store, args=(target, place, arguments, options))
     process.start()
     if not wait:
         return process
@@ -109,29 +117,25 @@ def in_a_process(target, *arguments, wait=True, **options):
     return process.exitcode
 
 
-def _placed(target, place, arguments, options):
-    use(*place)
+def _on_store(target, place, arguments, options):
+    use_store(*place)
     target(*arguments, **options)
 
 
-def die_at(step, counter, *arguments, **options):
-    """Do a job, and be killed right before the step of that number, counted from 0; with -1 write how many there are.
-
-    A step is whatever changes what lies on the disk for good: a rename, a sync, a removal.
-    """
-    on_disk = [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")]
-    steps = die_before(step, [*on_disk, (batch_work, "_exchange")])
-    job(*arguments, **options)
+def job_killed_at(step, counter, *arguments, **options):
+    """Do a job, killed right before the change to the disk of that number; with -1 write how many there are."""
+    steps = die_before(step, [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")])
+    run_job(*arguments, **options)
     Path(counter).write_text(str(steps()))
 
 
-def with_little_room(size, said, *arguments, **options):
-    """Do a job where no file may become larger than `size` bytes, as on a full disk; `said` gets what it is told."""
+def job_with_little_room(size, message, *arguments, **options):
+    """Do a job where no file may become larger than `size` bytes, as on a full disk; write its error to `message`."""
     import resource
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the system call fails, and the process lives
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     try:
-        job(*arguments, **options)
+        run_job(*arguments, **options)
     except BatchError as error:
-        Path(said).write_text(str(error))
+        Path(message).write_text(str(error))

@@ -1,26 +1,21 @@
-"""The work of a batch job on disk: chunks that are done, and the output, put in place whole or not at all.
+"""The work of a batch job on disk: finished chunks, and an output that counts when it is whole.
 
-    OUTPUT.partial/job.json         what the job is; work of another job is thrown away
+    OUTPUT.partial/job.json         what the job is; the work of another job is thrown away
     OUTPUT.partial/00000000.arrow   a finished chunk: carried columns, probability, decision; and how far the job is
-    OUTPUT.partial/00000000.csv     its bad rows, where it has any
+    OUTPUT.partial/00000000.csv     its bad rows, if it has any
     OUTPUT.partial/new/             the output, made from all chunks
 
-A chunk is written beside its name, brought to the disk, and renamed, so each that is there is whole. The output is made
-from the chunks alone, in one go: it cannot depend on where a job was killed.
+An output file is replaced by one rename. In an output folder the files are replaced one by one, and a folder without
+`_SUCCESS` is unfinished. The output is made from the chunks alone, so it does not depend on where a job was killed.
 """
 
-import ctypes
 import hashlib
-import io
 import json
 import os
 import shutil
-import sys
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,25 +26,35 @@ import pyarrow.parquet
 
 from pystock import runs
 from pystock.batch.rows import BatchError
-from pystock.data_pipeline.stages import replace
+from pystock.files import flush_to_disk, write_atomically
 
-MANIFEST, QUARANTINE = "_manifest.json", "_quarantine.csv"
-
-
-def manifest_of(output: Path, folder: bool) -> Path:
-    return output / MANIFEST if folder else output.with_name(output.name + ".manifest.json")
+MANIFEST, QUARANTINE, SUCCESS = "_manifest.json", "_quarantine.csv", "_SUCCESS"
 
 
-def quarantine_of(output: Path, folder: bool) -> Path:
-    return output / QUARANTINE if folder else output.with_name(output.stem + ".quarantine.csv")
+class Output:
+    """Where a job writes: a file or a folder, its manifest and quarantine, and partial work."""
 
+    def __init__(self, path: Path, folder: bool):
+        self.path, self.folder = path, folder
+        self.manifest = path / MANIFEST if folder else path.with_name(path.name + ".manifest.json")
+        self.quarantine = path / QUARANTINE if folder else path.with_name(path.stem + ".quarantine.csv")
+        self.partial = path.with_name(path.name + ".partial")
+        self.new = self.partial / "new"
 
-def partial_of(output: Path) -> Path:
-    return output.with_name(output.name + ".partial")
+    def file(self, name: str) -> Path:
+        """Return the place of one of its data files."""
+        return self.path / name if self.folder else self.path
+
+    def is_whole(self) -> bool:
+        return (self.path / SUCCESS).exists() if self.folder else self.path.exists()
+
+    def chunks(self) -> list[Path]:
+        """Return the finished chunks in order."""
+        return sorted(self.partial.glob("[0-9]*.arrow"))
 
 
 def read_json(path: Path) -> dict | None:
-    """None where there is none, or where it is damaged: then the work is done again."""
+    """Return what a JSON file holds; None if it is missing or damaged, since then the work is done again."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -57,36 +62,36 @@ def read_json(path: Path) -> dict | None:
 
 
 def digest(files: list[tuple[str, Path]], folder: bool) -> str:
-    """The sha256 of a file's bytes; of a folder's that of the lines NAME DIGEST of its files."""
-    try:
-        found = []
-        for name, path in files:
+    """Return the sha256 of a file's bytes; of a folder that of the lines NAME DIGEST of its files."""
+    found = []
+    for name, path in files:
+        try:
             with open(path, "rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
-    except OSError as error:
-        raise BatchError(f"the file {name} cannot be read ({runs.reason(error)}): mend it, or leave it out.") from None
-    return of_folder(found) if folder else found[0][1]
-
-
-def of_folder(digests: list[tuple[str, str]]) -> str:
-    return hashlib.sha256("".join(f"{name} {one}\n" for name, one in digests).encode()).hexdigest()
+        except OSError as error:
+            raise BatchError(
+                f"the file {name} cannot be read ({runs.reason(error)}): fix it, or leave it out."
+            ) from None
+    if not folder:
+        return found[0][1]
+    return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found).encode()).hexdigest()
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Be the only job at work on an output; a second one raises a BatchError that says who is."""
+def locked(path: Path) -> Iterator[None]:
+    """Lock an output. Raises a BatchError that names the holder if another job has it."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
         lock.acquire()
     except filelock.Timeout:
-        job = read_json(partial_of(output) / "job.json") or {}
+        job = read_json(Output(path, False).partial / "job.json") or {}
         who = f"process {job['process'].split('|')[1]}, since {job['since']}" if "process" in job else "another process"
         raise BatchError(
-            f"a batch job is at work on {output} ({who}): wait until it has ended, or name another output."
+            f"a batch job is at work on {path} ({who}): wait until it has ended, or name another output."
         ) from None
     except OSError as error:
-        raise BatchError(f"the output {output} cannot be written ({runs.reason(error)}): name another place.") from None
+        raise BatchError(f"the output {path} cannot be written ({runs.reason(error)}): name another place.") from None
     try:
         yield
     finally:
@@ -94,43 +99,44 @@ def locked(output: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Whatever the disk refuses is a BatchError; what was half written then takes no room any more."""
+def disk_errors(output: Output) -> Iterator[None]:
+    """Turn what the disk refuses into a BatchError, and remove what was half written."""
     try:
         yield
     except OSError as error:
-        _sweep(partial_of(output))
+        _sweep(output.partial)
+        half = output.folder and output.path.exists() and not output.is_whole()
+        state = f"is unfinished, without {SUCCESS}" if half else "is as it was before"
         raise BatchError(
-            f"the output {output} cannot be written ({runs.reason(error)}), and is as it was before: make room or give "
+            f"the output {output.path} cannot be written ({runs.reason(error)}), and {state}: make room or give "
             "rights, and run again."
         ) from None
 
 
-def begin(partial: Path, key: dict, run_time: str | None) -> tuple[dict, list[Path], str]:
-    """The job, the chunks that it has already, and what was thrown away and why ("" for nothing).
+def begin(output: Output, key: dict, run_time: str | None) -> tuple[str, list[Path], str]:
+    """Begin or resume a job; return its time, its finished chunks, and what was thrown away and why ("" for nothing).
 
     `key` are the facts that an output depends on; chunks made with others are removed. The job's time is `run_time`,
     else that of the job that is resumed, else now.
     """
-    there, thrown = read_json(partial / "job.json"), ""
-    chunks = sorted(partial.glob("[0-9]*.arrow"))
-    before = (there or {}).get("key", {})
-    if before != key:
-        if chunks:
-            differ = [name for name in key if before.get(name) != key[name]]
+    partial = output.partial
+    job, chunks, thrown = read_json(partial / "job.json") or {}, output.chunks(), ""
+    if job.get("key") != key:
+        if job and chunks:
+            differ = [name for name in key if job["key"].get(name) != key[name]]
             thrown = f"partial work with another {' and '.join(differ).replace('_', ' ')} was thrown away"
-        shutil.rmtree(partial, ignore_errors=True)
-        there, chunks = None, []
+        remove(partial, ignore_errors=False)  # a chunk that stays would be taken for one of this job
+        job, chunks = {}, []
     partial.mkdir(exist_ok=True)
     _sweep(partial)
-    job = {
-        "key": key,
-        "run_time": run_time or (there or {}).get("run_time") or now(),
-        "process": runs.this_process(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-    replace(partial / "job.json", json.dumps(job).encode())
-    return job, chunks, thrown
+    time_of_job = run_time or job.get("run_time") or now()
+    who = {"process": runs.this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    write_atomically(partial / "job.json", json.dumps({"key": key, "run_time": time_of_job, **who}).encode())
+    return time_of_job, chunks, thrown
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _sweep(partial: Path) -> None:
@@ -140,44 +146,30 @@ def _sweep(partial: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def ahead(items: Iterator, most: int = 1) -> Iterator:
-    """The same items, none of them None; up to `most` are made before they are asked for, from now on, in a thread."""
-    thread = ThreadPoolExecutor(1)
-    coming = deque(thread.submit(next, items, None) for _ in range(most))
-
-    def handed_on():
-        try:
-            while (item := coming.popleft().result()) is not None:
-                coming.append(thread.submit(next, items, None))
-                yield item
-        finally:
-            thread.shutdown(cancel_futures=True)
-
-    return handed_on()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def remove(partial: Path, ignore_errors: bool = True) -> None:
+    """Remove partial work; first the file without which the rest counts for nothing."""
+    (partial / "job.json").unlink(missing_ok=True)
+    if partial.exists():
+        shutil.rmtree(partial, ignore_errors)
 
 
 # Chunks -----------------------------------------------------------------------------------------------------------
 
 
-def write_chunk(path: Path, table: pa.Table, state: dict, bad: str) -> pa.Table:
-    """Keep a chunk, and the state of the job behind it; `bad` is its part of the quarantine file. Returns the chunk as
-    `read_chunk` would."""
+def write_chunk(path: Path, table: pa.Table, state: dict, bad: str) -> None:
+    """Keep a chunk, and the state of the job behind it; `bad` is its part of the quarantine file."""
     if bad:
-        replace(path.with_suffix(".csv"), bad.encode())
+        write_atomically(path.with_suffix(".csv"), bad.encode())
     # One piece: of a table whose first piece is empty pyarrow 25 writes leftover bytes into a CSV file
     table = table.combine_chunks().replace_schema_metadata({"state": json.dumps(state)})
     buffer = pa.BufferOutputStream()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)
-    replace(path, buffer.getvalue())
-    return table
+    write_atomically(path, memoryview(buffer.getvalue()))
 
 
 def read_chunk(path: Path) -> tuple[pa.Table, dict]:
+    """Return a chunk, which stays on the disk until it is used, and the state of the job behind it."""
     try:
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
@@ -189,115 +181,94 @@ def read_chunk(path: Path) -> tuple[pa.Table, dict]:
 # The output -------------------------------------------------------------------------------------------------------
 
 
-class _Sink(io.RawIOBase):
-    """A file that is written once from its beginning, with the sha256 of what was written."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file, self.sha, self.size = open(path, "wb"), hashlib.sha256(), 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data) -> int:
-        self.file.write(data)
-        self.sha.update(data)
-        self.size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                self.file.flush()
-                os.fsync(self.file.fileno())
-            finally:
-                self.file.close()
-                super().close()
-
-
-def write_output(path: Path, form: str, schema: pa.Schema, tables: Iterator[pa.Table]) -> str:
-    """Write tables of that schema as one file of the format csv or parquet; returns its sha256."""
-    with _Sink(path) as sink:
+def write_output(path: Path, form: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write tables of that schema as one file of the format csv or parquet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
         if form == "parquet":
-            with pa.parquet.ParquetWriter(sink, schema) as writer:
+            with pa.parquet.ParquetWriter(file, schema) as writer:
                 for table in tables:
-                    writer.write_table(table.cast(schema), row_group_size=max(len(table), 1))
+                    writer.write_table(table, row_group_size=max(len(table), 1))
         else:
-            sink.write(_csv(schema.empty_table(), header=True))
+            file.write(csv_bytes(schema.empty_table(), header=True))
             for table in tables:
-                sink.write(_csv(table))
-        return sink.sha.hexdigest()
+                file.write(csv_bytes(table))
+    flush_to_disk(path)
 
 
-def _csv(table: pa.Table, header: bool = False) -> pa.Buffer:
-    """Quotes stand only in the chunks (and there around every text) where a text has a comma, a quote or a line end."""
-    for style in ("none", "needed"):
-        buffer = pa.BufferOutputStream()
-        options = pa.csv.WriteOptions(
-            include_header=header, batch_size=max(len(table), 1), quoting_style=style, quoting_header=style
-        )
-        try:
-            pa.csv.write_csv(table, buffer, options)
-            return buffer.getvalue()
-        except pa.ArrowInvalid:
-            if style == "needed":
-                raise
-
-
-def writes_as_csv(schema: pa.Schema) -> bool:
+def csv_bytes(table: pa.Table, header: bool = False, quotes: str = "none") -> pa.Buffer:
+    """Return a table as CSV; its texts are quoted, all of them, if one has a comma, a quote or a line end."""
+    buffer, rows = pa.BufferOutputStream(), max(len(table), 1)
+    styles = {"quoting_style": quotes, "quoting_header": quotes}
+    options = pa.csv.WriteOptions(include_header=header, batch_size=rows, **styles)
     try:
-        _csv(schema.empty_table(), header=True)
-        return True
-    except pa.ArrowException:
-        return False
+        pa.csv.write_csv(table, buffer, options)
+    except pa.ArrowInvalid:
+        if quotes == "needed":
+            raise
+        return csv_bytes(table, header, "needed")
+    return buffer.getvalue()
 
 
-# In its place -----------------------------------------------------------------------------------------------------
+def write_quarantine(output: Output) -> str | None:
+    """Join the bad rows of all chunks in one new file; return its sha256, or None where no row is bad."""
+    pieces = sorted(output.partial.glob("[0-9]*.csv"))
+    if not pieces:
+        return None
+    path = output.new / QUARANTINE
+    with open(path, "wb") as file:
+        file.write(b"file,line,reason,text\n")
+        for piece in pieces:
+            file.write(piece.read_bytes())
+    flush_to_disk(path)
+    return digest([(path.name, path)], folder=False)
 
 
-def check_replaceable(output: Path) -> None:
-    """BatchError for an output folder with files that no batch job has made: it is replaced whole, they would go."""
-    found = [path for path in output.rglob("*") if not path.is_dir()] if output.is_dir() else []
-    known = {MANIFEST, QUARANTINE, *(read_json(output / MANIFEST) or {}).get("files", [])}
-    if strange := sorted(name for path in found if (name := path.relative_to(output).as_posix()) not in known):
+def files_of_jobs(output: Output) -> set[str]:
+    """Return the names of the data files that batch jobs have put into an output folder.
+
+    Raises a BatchError if it holds other files too, because they would be removed.
+    """
+    path, names = output.path, set((read_json(output.manifest) or {}).get("files", []))
+    found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    if strange := sorted(found - names - {MANIFEST, QUARANTINE, SUCCESS}):
         raise BatchError(
-            f"the output folder {output} holds {strange[0]!r}, which no batch job has put there, and it is replaced "
+            f"the output folder {path} holds {strange[0]!r}, which no batch job has put there, and it is replaced "
             "whole: name a new folder."
         )
+    return names
 
 
-def place_folder(new: Path, output: Path, partial: Path) -> None:
-    """Let the folder `new` be the output, in one step where the system can exchange two folders."""
-    if not output.exists():
-        os.replace(new, output)
-    elif not _exchange(new, output):
-        os.replace(output, partial / "old")
-        os.replace(new, output)
+def commit(output: Output, manifest: dict) -> None:
+    """Put the new files in place, and last what says that the output is whole."""
+    new, names = output.new, manifest["files"]
+    write_atomically(new / MANIFEST, _json(manifest))
+    if output.folder:
+        (new / SUCCESS).touch()
+        if not output.path.exists():
+            os.replace(new, output.path)
+            return
+        old = files_of_jobs(output)
+        (output.path / SUCCESS).unlink(missing_ok=True)
+        # So that the next job, if this one is killed, knows whose files these are
+        write_atomically(new / "unfinished", _json({"files": sorted(old.union(names))}))
+        os.replace(new / "unfinished", output.manifest)
+        for name in old.difference(names):
+            output.file(name).unlink(missing_ok=True)
+            with suppress(OSError):  # it holds other files
+                output.file(name).parent.rmdir()
+    for name in names:
+        output.file(name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new / name, output.file(name))
+    if manifest["quarantined"]:
+        os.replace(new / QUARANTINE, output.quarantine)
+    else:
+        output.quarantine.unlink(missing_ok=True)
+    os.replace(new / MANIFEST, output.manifest)
+    if output.folder:
+        os.replace(new / SUCCESS, output.path / SUCCESS)
+    flush_to_disk(output.manifest.parent)
 
 
-def restore(output: Path) -> None:
-    """Bring an old output folder back, if a job was killed between the two steps of `place_folder`."""
-    old = partial_of(output) / "old"
-    if old.exists() and not output.exists():
-        os.replace(old, output)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """renameat2 with RENAME_EXCHANGE, which Linux and most of its file systems have, and Python does not offer."""
-    if not sys.platform.startswith("linux"):
-        return False
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
-
-
-def remove(partial: Path) -> None:
-    """First by one step under another name: what is half removed is no partial work."""
-    gone = partial.with_name(partial.name + "-done")
-    shutil.rmtree(gone, ignore_errors=True)
-    if partial.exists():
-        os.replace(partial, gone)
-        shutil.rmtree(gone, ignore_errors=True)
+def _json(facts: dict) -> bytes:
+    return (json.dumps(facts, indent=2) + "\n").encode()

@@ -1,16 +1,16 @@
 """The rows of a batch job, chunk by chunk: those that a model can score as numbers, the others with line and reason.
 
-A row is bad if a number is missing, infinite or no number, and in a CSV file if it has more or fewer values than the
-header. In CSV a row is a line: a value holds no line break, even between quotes. Empty lines are no rows.
+A row is bad if a number is missing, infinite or not a number, and in a CSV file if it has more or fewer values than the
+header. In CSV a row is a line: a value holds no line break, even between quotes. Empty lines are not rows.
 """
 
 import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +22,14 @@ from pystock.runs import reason
 
 FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
-LONGEST_LINE = 1 << 20  # bytes; a line beyond it is no row, and would be held in memory whole
-PIECE = 500  # lines: where one of them is bad, these are looked at one by one
+LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be held in memory whole
+PIECE = 500  # lines: if one of them is bad, these are looked at one by one
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_NO_NUMBER = re.compile(r"[+-]?(?:(inf|infinity)|nan)", re.IGNORECASE)
+_NOT_FINITE = re.compile(r"[+-]?(?:(inf|infinity)|nan)", re.IGNORECASE)
 
 
 class BatchError(PipelineError):
-    """What a batch job cannot do; the message is one sentence: the thing, the reason and the mend."""
+    """What a batch job cannot do; the message is one sentence: the thing, the reason and the fix."""
 
 
 class InputError(BatchError):
@@ -45,8 +45,8 @@ class Bad(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """`carried` are the columns that are no features, `numbers` the features, shape (features, rows), float64, finite;
-    both of the good rows alone, in order. `position` is where the next chunk begins, `share` how much of the file lies
+    """`carried` are the columns that are not features, `numbers` the features, shape (features, rows), float64, finite;
+    both of the good rows alone, in order. `position` is where the next chunk begins, `share` how much of the file is
     before it (0 to 1).
     """
 
@@ -57,27 +57,17 @@ class Chunk(NamedTuple):
     share: float
 
 
-class Part(NamedTuple):
-    """One input file: its name relative to the input, and `chunks(position, rows)`, which reads on from a position
-    (None: the beginning) in chunks of that many rows, in CSV about as many. The chunks depend on nothing else, so that
-    a resumed job has the same as an unbroken one."""
-
-    name: str
-    path: Path
-    carried: pa.Schema
-    chunks: Callable[[list[int] | None, int], Iterator[Chunk]]
-
-
 def files(place: Path) -> list[tuple[str, Path]]:
-    """The files of an input in the order of their names, each with its name relative to the input.
+    """Return the files of an input in the order of their names, each with its name relative to the input.
 
-    InputError where there are none, and where one is neither CSV nor Parquet.
+    InputError if there are none, and for one that is neither CSV nor Parquet.
     """
     if place.is_file():
         found = [(place.name, place)]
     elif place.is_dir():
-        inside = ((path.relative_to(place), path) for path in place.rglob("*"))
-        found = sorted((name.as_posix(), path) for name, path in inside if path.is_file() and not _hidden(name))
+        inside = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
+        hidden = [name for name in inside if any(part.startswith(("_", ".")) for part in name.parts)]
+        found = sorted((name.as_posix(), path) for name, path in inside.items() if name not in hidden)
         if not found:
             raise InputError(f"the input {place} is a folder without files: name one that holds CSV or Parquet files.")
     else:
@@ -91,247 +81,228 @@ def files(place: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _hidden(name: Path) -> bool:
-    return any(part.startswith(("_", ".")) for part in name.parts)
-
-
-def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> Part:
-    """Look at a file's columns; its rows are read by `chunks`. `taken` are names that carried columns may not have.
-
-    InputError for a file that is empty, damaged, in another format or not UTF-8, and for columns that are missing,
-    stand there twice, are taken, or are of a type that is no number.
-    """
-    try:
-        return (_csv if FORMATS[path.suffix.lower()] == "csv" else _parquet)(name, path, features, taken)
-    except OSError as error:
-        raise InputError(f"the input file {name} cannot be read ({reason(error)}): mend it, or leave it out.") from None
-
-
-def _columns(name: str, found: list[str], features: list[str], taken: tuple[str, ...]) -> list[str]:
-    """The carried ones of the columns that were found."""
-    twice = [column for column in dict.fromkeys(found) if found.count(column) > 1]
-    if twice:
-        raise InputError(f"the input file {name} has the column {twice[0]!r} twice: rename one, or leave it out.")
-    missing = [column for column in features if column not in found]
-    if missing:
-        hint = ""
-        if len(found) == 1 and (other := next((mark for mark in ";\t|" if mark in found[0]), None)):
-            hint = f", its values seem to be separated by {other!r} and not by commas"
+def _carried_columns(name: str, found: list[str], features: list[str], taken: tuple[str, ...]) -> list[str]:
+    """Check the columns of a file; return those that are not features."""
+    if twice := next((column for column in found if found.count(column) > 1), None):
+        raise InputError(f"the input file {name} has the column {twice!r} twice: rename one, or leave it out.")
+    if missing := [column for column in features if column not in found]:
+        some = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        other = next((mark for mark in ";\t|" if mark in found[0]), None) if len(found) == 1 else None
+        hint = f", its values seem to be separated by {other!r} and not by commas" if other else ""
         raise InputError(
-            f"the input file {name} lacks {_few(missing)} of the model's {len(features)} columns{hint}: add what is "
-            "missing, or name another model."
+            f"the input file {name} lacks {some} of the model's {len(features)} columns{hint}: add what is missing, or "
+            "name another model."
         )
     carried = [column for column in found if column not in features]
-    if clash := [column for column in carried if column in taken]:
+    if clash := next((column for column in carried if column in taken), None):
         raise InputError(
-            f"the input file {name} has a column {clash[0]!r}, and so will the output: rename it, or leave it out."
+            f"the input file {name} has a column {clash!r}, and so will the output: rename it, or leave it out."
         )
     return carried
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _number(column: str, text: str) -> tuple[float, str]:
-    """The number that a text is, and why it is none that a model can score; "" where it is one."""
+    """Return the number that a text is, and why a model cannot score it; "" if it can."""
     text = text.strip(" \t")
     if _NUMBER.fullmatch(text):
         value = float(text)
         return value, f"{column} is infinite ({text[:40]})" if math.isinf(value) else ""
     if text in MISSING:
         return math.nan, f"{column} is missing"
-    if other := _NO_NUMBER.fullmatch(text):
+    if other := _NOT_FINITE.fullmatch(text):
         return math.nan, f"{column} is {'infinite' if other[1] else 'missing'} ({text})"
     return math.nan, f"{column} is {text[:40]!r}, which is no number"
 
 
-# CSV --------------------------------------------------------------------------------------------------------------
+Rows = tuple[pa.Table, np.ndarray, list[Bad]]  # carried columns and numbers of the good rows, and the bad rows
 
 
-class _Csv(NamedTuple):
-    name: str
-    header: list[str]
-    features: list[str]
-    carried: list[str]
+class CsvPart:
+    """A CSV file; its name is relative to the input. Lines that pyarrow refuses are looked at one by one.
 
+    `chunks` reads on from a position (None: the beginning) in chunks of about so many rows. They depend on nothing
+    else, so that a resumed job has the same chunks as an unbroken one.
+    """
 
-def _csv(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> Part:
-    with open(path, "rb") as file:
-        first = file.readline(LONGEST_LINE)
-        sample = file.read(1 << 18)
-    if not first.strip():
-        raise InputError(f"the input file {name} is empty or begins with an empty line: its first line names columns.")
-    if first.startswith(b"PAR1"):
-        raise InputError(f"the input file {name} is Parquet inside: rename it to .parquet.")
-    if len(first) == LONGEST_LINE:
-        raise InputError(f"the input file {name} has a first line of more than 1 MB: its first line names columns.")
-    try:
-        header = next(csv.reader([_decoded(name, first, 1).removeprefix("\ufeff")], strict=True))
-    except csv.Error as error:
-        raise InputError(f"the header of {name} cannot be read ({error}): write it as one line of names.") from None
-    carried = _columns(name, header, features, taken)
-    about = _Csv(name, header, features, carried)
-    size, lines = path.stat().st_size, max(sample.count(b"\n"), 1)
-    length = max(len(sample) / lines, 1)  # of a line, about
-
-    def chunks(position: list[int] | None, rows: int) -> Iterator[Chunk]:
-        offset, line = position or (len(first), 2)
+    def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
+        self.name, self.path, self.features = name, path, features
         with open(path, "rb") as file:
-            while block := _whole_lines(name, file, offset, int(rows * length)):
-                lines = _lines(block)
-                table, numbers, bad = _rows(about, block, line, lines)
-                line += lines
-                offset += len(block)
-                yield Chunk(table, numbers, bad, [offset, line], offset / size)
+            first = file.readline(LONGEST_LINE)
+            sample = file.read(1 << 18)
+        if not first.strip():
+            raise InputError(
+                f"the input file {name} is empty or begins with an empty line: its first line names columns."
+            )
+        if first.startswith(b"PAR1"):
+            raise InputError(f"the input file {name} is Parquet inside: rename it to .parquet.")
+        try:
+            self.header = next(csv.reader([self._decoded(first, 1).removeprefix("\ufeff")], strict=True))
+        except csv.Error as error:
+            raise InputError(f"the header of {name} cannot be read ({error}): write it as one line of names.") from None
+        self.carried = pa.schema([(each, pa.string()) for each in _carried_columns(name, self.header, features, taken)])
+        self.begin, self.size = len(first), path.stat().st_size
+        self.line_length = max(len(sample) / max(sample.count(b"\n"), 1), 1)  # about
 
-    return Part(name, path, pa.schema([(column, pa.string()) for column in carried]), chunks)
+    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
+        offset, line = position or (self.begin, 2)
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(offset)
+                while block := file.read(int(rows * self.line_length)):
+                    if not block.endswith(b"\n"):
+                        rest = file.readline(LONGEST_LINE)
+                        if len(rest) == LONGEST_LINE:
+                            raise InputError(f"the input file {self.name} has a line of more than 1 MB: fix it.")
+                        block += rest
+                    count = block.count(b"\n") + (not block.endswith(b"\n"))
+                    good, numbers, bad = self._rows(block, line, count)
+                    offset, line = offset + len(block), line + count
+                    yield Chunk(good, numbers, bad, [offset, line], offset / self.size)
+        except OSError as error:
+            raise BatchError(f"the input file {self.name} cannot be read ({reason(error)}): fix it.") from None
 
-
-def _whole_lines(name: str, file: BinaryIO, offset: int, size: int) -> bytes:
-    """The lines from `offset` on, `size` bytes and what is left of the last line, in one piece."""
-    try:
-        file.seek(offset + size - 1)
-        rest = file.readline(LONGEST_LINE)
-        if len(rest) == LONGEST_LINE:
-            raise InputError(f"the input file {name} has a line of more than 1 MB: mend it.")
-        file.seek(offset)
-        return file.read(size - 1 + len(rest))
-    except OSError as error:
-        raise BatchError(f"the input file {name} cannot be read ({reason(error)}): mend it.") from None
-
-
-def _lines(block: bytes) -> int:
-    ends = np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))  # four times as fast as bytes.count
-    return int(ends) + (not block.endswith(b"\n"))
-
-
-def _rows(about: _Csv, block: bytes, line: int, count: int) -> tuple[pa.Table, np.ndarray, list[Bad]]:
-    """The good and the bad rows of `count` whole lines, of which the first is number `line`."""
-    table = _read(about, block, count)
-    if table is not None:
-        numbers = np.empty((len(about.features), len(table)))
-        for row, column in zip(numbers, about.features):
-            row[:] = table[column].to_numpy()  # a missing one is NaN
-        carried, good = table.select(about.carried), np.isfinite(numbers).all(axis=0)
+    def _rows(self, block: bytes, line: int, count: int) -> Rows:
+        """Return the rows of `count` whole lines, of which the first is number `line`."""
+        table = self._read(block, count)
+        if table is None:
+            return self._with_bad_lines(block.removesuffix(b"\n").split(b"\n"), line)
+        carried = table.select(self.carried.names)
+        numbers = np.array([table[column].to_numpy() for column in self.features])  # a missing one is NaN
+        good = np.isfinite(numbers).all(axis=0)
         if good.all():
             return carried, numbers, []
         lines = block.split(b"\n")
-        bad = [Bad(line + at, *_judged(about, lines[at], line + at)[1:]) for at in np.flatnonzero(~good).tolist()]
+        bad = [Bad(line + at, *self._judge(lines[at], line + at)[1:]) for at in np.flatnonzero(~good).tolist()]
         return carried.filter(pa.array(good)), numbers[:, good], bad
-    lines = block.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    if len(lines) > PIECE:
-        pieces = [
-            _rows(about, b"\n".join(piece := lines[at : at + PIECE]) + b"\n", line + at, len(piece))
-            for at in range(0, len(lines), PIECE)
-        ]
-        tables, numbers, bad = zip(*pieces)
-        return pa.concat_tables(tables), np.concatenate(numbers, axis=1), [one for some in bad for one in some]
-    return _one_by_one(about, lines, line)
 
-
-def _read(about: _Csv, block: bytes, count: int) -> pa.Table | None:
-    """All `count` lines of a block as a table, a row for each; None where that cannot be, and why is looked for."""
-    types = {column: pa.string() for column in about.carried} | {column: pa.float64() for column in about.features}
-    try:
-        table = pa.csv.read_csv(
-            pa.py_buffer(block),
-            pa.csv.ReadOptions(column_names=about.header),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=types, null_values=MISSING, strings_can_be_null=False, auto_dict_encode=False
-            ),
-        )
-    except pa.ArrowInvalid:
-        return None
-    # Quotes that are not closed and empty lines make fewer rows, and a carriage return of its own makes more.
-    if len(table) != count or (b"\r" in block and block.count(b"\r") != block.count(b"\r\n")):
-        return None
-    return table
-
-
-def _one_by_one(about: _Csv, lines: list[bytes], line: int) -> tuple[pa.Table, np.ndarray, list[Bad]]:
-    good, bad = [], []
-    for at, raw in enumerate(lines, start=line):
-        if raw in (b"", b"\r"):
-            continue
-        fields, reason, text = _judged(about, raw, at)
-        if reason:
-            bad.append(Bad(at, reason, text))
-        else:
-            good.append(fields)
-    columns = dict(zip(about.header, zip(*good))) if good else dict.fromkeys(about.header, ())
-    schema = pa.schema([(column, pa.string()) for column in about.carried])
-    table = pa.table([pa.array(columns[column], pa.string()) for column in about.carried], schema)
-    numbers = np.array([[float(text) for text in columns[column]] for column in about.features])
-    return table, numbers.reshape(len(about.features), len(good)), bad
-
-
-def _judged(about: _Csv, raw: bytes, line: int) -> tuple[list[str], str, str]:
-    """The values of a line, why it cannot be scored ("" where it can), and its text."""
-    text = _decoded(about.name, raw, line).rstrip("\r\n")
-    try:
-        fields = next(csv.reader([text], strict=True), [])
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            return [], "a quote is not closed in this line", text
+    def _read(self, block: bytes, lines: int) -> pa.Table | None:
+        """Read a block as a table with a row for each line; None if it cannot be one."""
+        types = dict.fromkeys(self.carried.names, pa.string()) | dict.fromkeys(self.features, pa.float64())
+        options = pa.csv.ConvertOptions(column_types=types, null_values=MISSING, strings_can_be_null=False)
         try:
-            fields = next(csv.reader([text]), [])  # 'ab"c"' is odd, but no mistake
-        except csv.Error as again:
-            return [], "a carriage return stands within this line" if "\r" in text else str(again), text
-    if len(fields) != len(about.header):
-        values = "1 value" if len(fields) == 1 else f"{len(fields)} values"
-        return fields, f"it has {values}, and the header has {len(about.header)}", text
-    values = dict(zip(about.header, fields))
-    reasons = [why for column in about.features if (why := _number(column, values[column])[1])]
-    return fields, "; ".join(reasons), text
+            names = pa.csv.ReadOptions(column_names=self.header)
+            table = pa.csv.read_csv(pa.py_buffer(block), names, convert_options=options)
+        except pa.ArrowInvalid:
+            return None
+        # Quotes that are not closed and empty lines make fewer rows, and a carriage return of its own makes more
+        whole = len(table) == lines and (b"\r" not in block or block.count(b"\r") == block.count(b"\r\n"))
+        return table if whole else None
+
+    def _with_bad_lines(self, lines: list[bytes], line: int) -> Rows:
+        """Return the rows of lines that cannot be read at once: a short piece is looked at line by line."""
+        if len(lines) > PIECE:
+            pieces = ((at, lines[at : at + PIECE]) for at in range(0, len(lines), PIECE))
+            rows = [self._rows(b"\n".join(piece) + b"\n", line + at, len(piece)) for at, piece in pieces]
+            tables, numbers, bad = zip(*rows)
+            return pa.concat_tables(tables), np.concatenate(numbers, axis=1), sum(bad, [])
+        judged = [(at, *self._judge(raw, at)) for at, raw in enumerate(lines, line) if raw not in (b"", b"\r")]
+        good = [values for _, values, why, _ in judged if not why]
+        table = pa.table(
+            [pa.array([row[name] for row in good], pa.string()) for name in self.carried.names], self.carried
+        )
+        numbers = np.array([[float(row[name]) for row in good] for name in self.features])
+        return table, numbers, [Bad(at, why, text) for at, _, why, text in judged if why]
+
+    def _judge(self, raw: bytes, line: int) -> tuple[dict[str, str], str, str]:
+        """Return the values of a line by column, why it cannot be scored ("" if it can), and its text."""
+        text = self._decoded(raw, line).rstrip("\r\n")
+        try:
+            fields = next(csv.reader([text], strict=True), [])
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                return {}, "a quote is not closed in this line", text
+            try:
+                fields = next(csv.reader([text]), [])  # 'ab"c"' is odd, but not a mistake
+            except csv.Error as again:
+                return {}, "a carriage return is within this line" if "\r" in text else str(again), text
+        if len(fields) != len(self.header):
+            values = "1 value" if len(fields) == 1 else f"{len(fields)} values"
+            return {}, f"it has {values}, and the header has {len(self.header)}", text
+        row = dict(zip(self.header, fields))
+        return row, "; ".join(why for name in self.features if (why := _number(name, row[name])[1])), text
+
+    def _decoded(self, raw: bytes, line: int) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise InputError(f"the input file {self.name} is not UTF-8 in line {line:,}: save it as UTF-8.") from None
 
 
-def _decoded(name: str, raw: bytes, line: int) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        raise InputError(f"the input file {name} is not UTF-8 in line {line:,}: save it as UTF-8.") from None
+class ParquetPart:
+    """A Parquet file, read like a CSV file; a feature may be a number or a text."""
 
+    def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
+        self.name, self.path, self.features = name, path, features
+        try:
+            with self._open() as file:
+                schema, self.total = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+        except pa.ArrowInvalid as error:
+            raise InputError(
+                f"the input file {name} is no whole Parquet file ({reason(error)}): it may be cut, so copy it again."
+            ) from None
+        self.carried = pa.schema([schema.field(each) for each in _carried_columns(name, schema.names, features, taken)])
+        for column in features:
+            kind, types = schema.field(column).type, pa.types
+            tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_null, _is_text)
+            if not any(test(kind) for test in tests):
+                raise InputError(f"the column {column!r} of {name} is of type {kind}, which is no number: convert it.")
 
-# Parquet ----------------------------------------------------------------------------------------------------------
+    def _open(self) -> pa.parquet.ParquetFile:
+        # Read piece by piece: the bytes of a whole row group need not be in memory
+        return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
-
-def _parquet(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> Part:
-    try:
-        file = _open_parquet(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(
-            f"the input file {name} is no whole Parquet file ({reason(error)}): it may be cut, so copy it again."
-        ) from None
-    with file:
-        schema, about = file.schema_arrow.remove_metadata(), file.metadata
-    carried = _columns(name, schema.names, features, taken)
-    for column in features:
-        kind = schema.field(column).type
-        if not (_is_text(kind) or _is_number(kind)):
-            raise InputError(f"the column {column!r} of {name} is of type {kind}, which is no number: convert it.")
-    starts = np.cumsum([0] + [about.row_group(group).num_rows for group in range(about.num_row_groups)]).tolist()
-
-    def chunks(position: list[int] | None, rows: int) -> Iterator[Chunk]:
+    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
         at = position[0] if position else 0
         try:
-            for table in _tables(path, starts, at, rows):
-                good_rows, numbers, bad = _good_and_bad(table, carried, features, at)
+            for table in self._tables(at, rows):
+                good, numbers, bad = self._rows(table, at)
                 at += len(table)
-                yield Chunk(good_rows, numbers, bad, [at], at / starts[-1])
+                yield Chunk(good, numbers, bad, [at], at / self.total)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
-                f"the input file {name} is damaged behind row {at:,} ({reason(error)}): copy it again."
+                f"the input file {self.name} is damaged behind row {at:,} ({reason(error)}): copy it again."
             ) from None
 
-    return Part(name, path, pa.schema([schema.field(column) for column in carried]), chunks)
+    def _tables(self, at: int, rows: int) -> Iterator[pa.Table]:
+        """Read from row `at` on in tables of `rows` rows, whatever the row groups are; the last may have fewer."""
+        held = None  # rows that do not fill a table yet
+        with self._open() as file:
+            for batch in file.iter_batches(batch_size=rows):
+                skip = min(at, len(batch))
+                at -= skip
+                table = pa.Table.from_batches([batch]).slice(skip).replace_schema_metadata()
+                held = table if held is None else pa.concat_tables([held, table])
+                while len(held) >= rows:
+                    yield held.slice(0, rows)
+                    held = held.slice(rows)
+            if held:
+                yield held
 
-
-def _open_parquet(path: Path) -> pa.parquet.ParquetFile:
-    # Read piece by piece: the bytes of a whole row group need not be in memory
-    return pa.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    def _rows(self, table: pa.Table, before: int) -> Rows:
+        """Return the rows of a table that has so many rows before it."""
+        numbers, texts = np.empty((len(self.features), len(table))), {}
+        for row, column in zip(numbers, self.features):
+            values = table[column]
+            if _is_text(values.type):
+                texts[column] = ["" if text is None else text for text in values.to_pylist()]
+                row[:] = [_number(column, text)[0] for text in texts[column]]
+            else:
+                row[:] = values.cast(pa.float64(), safe=False).to_numpy()  # a missing one is NaN
+        good, carried = np.isfinite(numbers).all(axis=0), table.select(self.carried.names)
+        if good.all():
+            return carried, numbers, []
+        bad = []
+        for at, row in zip(np.flatnonzero(~good).tolist(), table.filter(pa.array(~good)).to_pylist()):
+            reasons = []
+            for column, value in zip(self.features, numbers[:, at].tolist()):
+                if column in texts:
+                    reasons.append(_number(column, texts[column][at])[1])
+                elif not math.isfinite(value):
+                    reasons.append(f"{column} is {'missing' if math.isnan(value) else f'infinite ({value})'}")
+            odd = {name: str(value) for name, value in row.items() if value in (math.inf, -math.inf) or value != value}
+            text = json.dumps(row | odd, default=str, ensure_ascii=False)
+            bad.append(Bad(before + at + 1, "; ".join(filter(None, reasons)), text))
+        return carried.filter(pa.array(good)), numbers[:, good], bad
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -339,56 +310,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
+Part = CsvPart | ParquetPart
 
 
-def _tables(path: Path, starts: list[int], at: int, rows: int) -> Iterator[pa.Table]:
-    """The rows from number `at` on, in tables of `rows` rows, whatever the row groups are; the last may have fewer."""
-    group = max(int(np.searchsorted(starts, at, side="right")) - 1, 0)
-    skip, held = at - starts[group], None  # rows before `at`, and rows that do not fill a table yet
-    with _open_parquet(path) as file:
-        groups = list(range(group, len(starts) - 1))
-        for batch in file.iter_batches(batch_size=rows, row_groups=groups) if groups else ():
-            table = pa.Table.from_batches([batch]).slice(skip).replace_schema_metadata()
-            skip = max(skip - len(batch), 0)
-            held = pa.concat_tables([held, table]) if held else table
-            while len(held) >= rows:
-                yield held.slice(0, rows)
-                held = held.slice(rows)
-        if held is not None and len(held):
-            yield held
+def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> Part:
+    """Look at a file's columns; its rows are read by `chunks`. `taken` are names that carried columns may not have.
 
-
-def _good_and_bad(
-    table: pa.Table, carried: list[str], features: list[str], before: int
-) -> tuple[pa.Table, np.ndarray, list[Bad]]:
-    numbers, texts = np.empty((len(features), len(table))), {}
-    for row, column in zip(numbers, features):
-        values = table[column]
-        if _is_text(values.type):
-            texts[column] = ["" if text is None else text for text in values.to_pylist()]
-            row[:] = [_number(column, text)[0] for text in texts[column]]
-        else:
-            row[:] = values.cast(pa.float64(), safe=False).to_numpy()  # a missing one is NaN
-    good = np.isfinite(numbers).all(axis=0)
-    kept = table.select(carried)
-    if good.all():
-        return kept, numbers, []
-    bad = []
-    rows = table.filter(pa.array(~good)).to_pylist()
-    for at, row in zip(np.flatnonzero(~good).tolist(), rows):
-        reasons = []
-        for value, column in zip(numbers[:, at].tolist(), features):
-            if column in texts:
-                reasons.append(_number(column, texts[column][at])[1])
-            elif not math.isfinite(value):
-                reasons.append(f"{column} is {'missing' if math.isnan(value) else f'infinite ({value})'}")
-        bad.append(Bad(before + at + 1, "; ".join(filter(None, reasons)), _json(row)))
-    return kept.filter(pa.array(good)), numbers[:, good], bad
-
-
-def _json(row: dict) -> str:
-    odd = {name: str(value) for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)}
-    return json.dumps(row | odd, default=str, ensure_ascii=False)
+    InputError for a file that is empty, damaged, in another format or not UTF-8, and for columns that are missing,
+    twice in the file, taken, or of a type that is not a number.
+    """
+    try:
+        return (CsvPart if FORMATS[path.suffix.lower()] == "csv" else ParquetPart)(name, path, features, taken)
+    except OSError as error:
+        raise InputError(f"the input file {name} cannot be read ({reason(error)}): fix it, or leave it out.") from None

@@ -20,12 +20,13 @@ MOST_ROWS = 50  # of a list on the page; the whole of it is in the files beside 
 STYLE = """
 body { font: 16px/1.5 sans-serif; color: #222; background: #fff; max-width: 60em; margin: 2em auto; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right; white-space: nowrap }
-th { border-bottom: 1px solid #595959 } th:first-child, td:first-child, .text { text-align: left; white-space: normal }
+th { border-bottom: 1px solid #595959 }
+th:first-child, td:first-child, .text td:last-child { text-align: left; white-space: normal }
 img { max-width: 100%; height: auto }"""
 
 
 def stale_opens_by_year(frame: pd.DataFrame) -> Figure:
-    """The share of days, in per cent, whose open equals the close before, a bar a year."""
+    """Draw the share of days, in per cent, whose open equals the close before, a bar a year."""
     share = shares_of_stale_opens(frame)
     figure = _figure()
     axes = figure.subplots()
@@ -36,12 +37,12 @@ def stale_opens_by_year(frame: pd.DataFrame) -> Figure:
 
 
 def shares_of_stale_opens(frame: pd.DataFrame) -> pd.Series:
-    """What `stale_opens_by_year` shows: per cent of days, by year."""
+    """Return what `stale_opens_by_year` shows: per cent of days, by year."""
     return (100 * frame["stale_open"].groupby(frame.index.year).mean()).rename("stale_open").rename_axis("year")
 
 
 def closes_and_volumes(frame: pd.DataFrame) -> Figure:
-    """The closes above the volumes, day by day; days without volume and days after a missing one are marked."""
+    """Draw the closes above the volumes, day by day; mark days without volume and days after a missing one."""
     figure = _figure(height=4.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     above.plot(frame.index, frame["Close"], color=BLUE, linewidth=0.8, label="close")
@@ -59,57 +60,45 @@ def closes_and_volumes(frame: pd.DataFrame) -> Figure:
 
 
 def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.DatetimeIndex, title: str) -> str:
-    """The page: counts, flags, values by column, the figures, the missing days and the bad rows.
+    """Return the page: counts, flags, values by column, the figures, the missing days and the bad rows.
 
-    `quarantine` and `missing_days` are those of `contract.examine`. It needs nothing beside it: style and
-    pictures are inside.
+    `quarantine` and `missing_days` are those of `contract.examine`. Style and pictures are inside the page.
     """
     days = pd.DatetimeIndex(missing_days).strftime("%Y-%m-%d")
     counts = {"good rows": len(frame), "bad rows": len(quarantine), "missing days": len(days)}
     counts |= {flag: int(frame[flag].sum()) for flag in FLAGS}
     meanings = {"bad rows": "in quarantine, below", "missing days": "the exchange traded, and no row has them", **FLAGS}
-    facts = [(name, f"{count:,}", meanings.get(name, "")) for name, count in counts.items()]
+    facts = pd.DataFrame([(name, f"{count:,}", meanings.get(name, "")) for name, count in counts.items()])
     values = frame[COLUMNS].describe().T[["min", "50%", "max"]].rename(columns={"50%": "median"})
+    values = values.map(lambda value: f"{value:,.2f}".removesuffix(".00")).rename_axis("column").reset_index()
     span = f"{frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}" if len(frame) else "no good row"
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{span}</p>",
-        _table(["what", "rows", "meaning"], facts, text={2}),
+        _table(facts.set_axis(["what", "rows", "meaning"], axis=1), "text"),
         "<h2>Values</h2>",
-        _table(
-            ["column", *values.columns],
-            [(name, *(f"{v:,.2f}".removesuffix(".00") for v in row)) for name, *row in values.itertuples()],
-        ),
+        _table(values),
     ]
     if len(frame):
-        share = shares_of_stale_opens(frame)
-        parts += [
-            "<h2>Opens that equal the close before</h2>",
-            _picture(
-                stale_opens_by_year(frame),
-                f"Bars, one a year: the share of stale opens is highest in {share.idxmax()} with {share.max():.1f} % "
-                f"of the days and lowest in {share.idxmin()} with {share.min():.1f} %.",
-            ),
-            _table(["year", "stale opens, % of days"], [(str(year), f"{value:.1f}") for year, value in share.items()]),
-            "<h2>Closes and volumes</h2>",
-            _picture(
-                closes_and_volumes(frame),
-                f"Two lines over the years. The close lies between {frame['Close'].min():,.2f} and "
-                f"{frame['Close'].max():,.2f}, the volume reaches {frame['Volume'].max():,}; marked are "
-                f"{counts['no_volume']} days without volume and {counts['after_missing']} after missing days.",
-            ),
-        ]
+        share, close = shares_of_stale_opens(frame), frame["Close"]
+        bars = (
+            f"Bars, one a year: the share of stale opens is highest in {share.idxmax()} with {share.max():.1f} % of "
+            f"the days and lowest in {share.idxmin()} with {share.min():.1f} %."
+        )
+        lines = (
+            f"Two lines over the years. The close is between {close.min():,.2f} and {close.max():,.2f}, the volume "
+            f"reaches {frame['Volume'].max():,}; marked are {counts['no_volume']} days without volume and "
+            f"{counts['after_missing']} after missing days."
+        )
+        by_year = share.map("{:.1f}".format).rename("stale opens, % of days").reset_index()
+        parts += ["<h2>Opens that equal the close before</h2>", _picture(stale_opens_by_year(frame), bars)]
+        parts += [_table(by_year), "<h2>Closes and volumes</h2>", _picture(closes_and_volumes(frame), lines)]
     for flag in ("no_volume", "after_missing"):
         if counts[flag]:
-            marked = frame.index[frame[flag]].strftime("%Y-%m-%d")
-            parts.append(f"<p>{flag}: {_listed(marked)}</p>")
+            parts.append(f"<p>{flag}: {_listed(frame.index[frame[flag]].strftime('%Y-%m-%d'))}</p>")
     parts.append(f"<h2>Missing days</h2><p>{_listed(days) or 'none'}</p><h2>Bad rows</h2>")
-    if len(quarantine):
-        rows = quarantine.head(MOST_ROWS).reset_index()
-        parts.append(_table(rows.columns, rows.astype(str).itertuples(index=False), text={len(rows.columns) - 1}))
-        if len(quarantine) > MOST_ROWS:
-            parts.append(f"<p>and {len(quarantine) - MOST_ROWS:,} more in the quarantine file</p>")
-    else:
-        parts.append("<p>none</p>")
+    parts.append(_table(quarantine.head(MOST_ROWS).reset_index(), "text") if len(quarantine) else "<p>none</p>")
+    if len(quarantine) > MOST_ROWS:
+        parts.append(f"<p>and {len(quarantine) - MOST_ROWS:,} more in the quarantine file</p>")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
@@ -131,13 +120,8 @@ def _picture(figure: Figure, alternative: str) -> str:
     return f'<p><img alt="{html.escape(alternative)}" src="data:image/png;base64,{data}"></p>'
 
 
-def _table(head, rows, text: set[int] = frozenset()) -> str:
-    def line(tag: str, values) -> str:
-        kinds = [" class=text" if at in text else "" for at in range(len(values))]
-        cells = (f"<{tag}{kind}>{html.escape(str(value))}</{tag}>" for kind, value in zip(kinds, values))
-        return f"<tr>{''.join(cells)}</tr>"
-
-    return "\n".join(["<table>", line("th", list(head)), *(line("td", row) for row in rows), "</table>"])
+def _table(frame: pd.DataFrame, kind: str = "") -> str:
+    return frame.to_html(index=False, border=0, classes=kind)  # which escapes texts
 
 
 def _listed(days) -> str:

@@ -10,7 +10,6 @@ after a crash, finds the old table or the new one, whole. Parts that no manifest
 import hashlib
 import io
 import json
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import filelock
 import pandas as pd
 
 from pystock import runs
+from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
 
 SCHEMA_VERSION = "1"  # of the tables and the manifest; another one makes every stage anew
@@ -133,7 +133,7 @@ def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None =
         _clear(folder)
         parts = [*old, _write_part(folder, table.iloc[rows:])] if rows < len(table) else old
         whole = {**about, "rows": len(table), "digest": digest(table), "schema_version": SCHEMA_VERSION, "parts": parts}
-        replace(folder / "manifest.json", (json.dumps(whole, indent=2) + "\n").encode())
+        write_atomically(folder / "manifest.json", (json.dumps(whole, indent=2) + "\n").encode())
     except OSError as error:
         raise PipelineError(
             f"{folder} cannot be written ({runs.reason(error)}), and is as it was before: make room or give rights, "
@@ -151,24 +151,8 @@ def _write_part(folder: Path, rows: pd.DataFrame) -> dict:
         f"{label:%Y%m%d}" if isinstance(label, pd.Timestamp) else str(label) for label in rows.index[[0, -1]]
     )
     name = f"part-{first}-{last}-{sha[:12]}.parquet"
-    replace(folder / name, data)
+    write_atomically(folder / name, data)
     return {"file": name, "rows": len(rows), "bytes": len(data), "sha256": sha}
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Let `path` hold `data`, or what it held before: written beside it, brought to the disk, then renamed."""
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
-    if os.name == "posix":  # the name is on the disk when the folder is; Windows has no call for it
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _clear(folder: Path) -> None:

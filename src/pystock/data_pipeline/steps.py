@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from pystock import data, runs
 from pystock import features as feature_sets
 from pystock.data_pipeline import contract
 from pystock.data_pipeline import stages as disk
+from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
 
 END = "2014-12-31"  # the last day that the course's tables know; 2015 to 2018 is its production
@@ -120,27 +122,20 @@ def load_raw(
     """
     folder = disk.stage_folder(stages, market, "raw")
     with disk.locked(stages):
-        name, found, read = _source(market, source)
-        plan = _plan(folder, "raw", found, {"source": source}, force, made_by, alive)
-        if not plan.why:
-            return _skipped(market, "raw", plan.manifest)
-        table = read()
-        before = disk.read(folder) if plan.grow else None
-        if before is not None and before.equals(table.iloc[: len(before)]):
-            changes, new, kept = _changes(before, table), len(table) - len(before), plan.manifest
-            how = f"{_count(new, 'new row')} appended to {len(before):,}"
-        else:
-            changes, new, kept = {} if before is None else _changes(before, table), len(table), None
-            how = f"{new:,} rows taken"
-        days = _dates(table["Date"]).dropna()
-        about = _about(plan, market, "raw", made_by, days.min(), days.max(), source=name)
-        about["made_from"] = {"source": name, "digest": found}
-        manifest = disk.write(folder, table, about, kept=kept)
-        differ = [
-            f"{_count(len(of), kind + ' day')} ({_few(of)})" for kind, of in changes.items() if of and kind != "new"
-        ]
-        said = f"{market}: {', '.join([how, *differ])}, since {plan.why}"
-        return Result(market, "raw", "done", said, manifest, new, {kind: len(of) for kind, of in changes.items()})
+        stage = _Stage(folder, market, "raw", {"source": source}, force, made_by, alive)
+        name, digest, read = _source(market, source)
+        if not stage.must_be_made_from(digest):
+            return stage.skipped()
+        table, before = read(), stage.table_before()
+        changes = {} if before is None else _changes(before, table)
+        base = before if before is not None and before.equals(table.iloc[: len(before)]) else None
+        how = stage.appended("new row", base, table) or f"{len(table):,} rows taken"
+        for kind, days in changes.items():
+            if days and kind != "new":
+                how += f", {_count(len(days), kind + ' day')} ({', '.join(days[:3])}{' …' if len(days) > 3 else ''})"
+        findings = {kind: len(days) for kind, days in changes.items()}
+        facts = {"source": name, "made_from": {"source": name, "digest": digest}}
+        return stage.write(table, base, how, findings, _dates(table["Date"]).dropna(), facts)
 
 
 def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFrame]]:
@@ -205,38 +200,25 @@ def check(
     `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
     the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
     """
-    folder = disk.stage_folder(stages, market, "staging")
-    raw_folder = disk.stage_folder(stages, market, "raw")
+    folder, quarantine_file = disk.stage_folder(stages, market, "staging"), Path(stages) / market / "quarantine.csv"
     with disk.locked(stages):
-        raw = _input(raw_folder, "load_raw_data")
-        quarantine_file = Path(stages) / market / "quarantine.csv"
-        plan = _plan(folder, "staging", raw["digest"], {"exchange": exchange}, force, made_by, alive, quarantine_file)
-        if not plan.why:
-            return _skipped(market, "staging", plan.manifest)
-        rows = disk.read(raw_folder)
-        old, before, known = plan.manifest, None, 0
-        if plan.grow:
-            before, known = disk.read(folder), old["made_from"]["rows"]
-        bad_before = _bad_before(quarantine_file, old, rows, known) if known else None
-        if bad_before is not None:
-            examined = contract.examine(rows.iloc[known:], exchange, before.tail(1))
-            good = pd.concat([before, examined.good])
-            bad = pd.concat([bad_before, examined.quarantine])
-            missing = [*old["missing_days"], *examined.missing_days.strftime("%Y-%m-%d")]
-            how = f"{_count(len(examined.good), 'new good row')} appended to {len(before):,}"
+        stage = _Stage(folder, market, "staging", {"exchange": exchange}, force, made_by, alive, quarantine_file)
+        raw = _input(disk.stage_folder(stages, market, "raw"), "load_raw_data")
+        if not stage.must_be_made_from(raw["digest"]):
+            return stage.skipped()
+        rows, before = disk.read(disk.stage_folder(stages, market, "raw")), stage.table_before()
+        base = before if before is not None and _has_only_later_days(rows, stage.made_from) else None
+        if base is None:
+            good, bad, days = contract.examine(rows, exchange)
+            missing = list(days.strftime("%Y-%m-%d"))
         else:
-            examined = contract.examine(rows, exchange)
-            good, bad, missing = examined.good, examined.quarantine, [*examined.missing_days.strftime("%Y-%m-%d")]
-            how = f"{len(good):,} good rows computed{_differing(before, good)}"
-        findings = {
-            "rows": len(rows),
-            "bad": len(bad),
-            "duplicates": int(
-                bad["reason"].isin([contract.TABLE_RULES["same"], contract.TABLE_RULES["different"]]).sum()
-            ),
-            "missing_days": len(missing),
-            **{flag: int(good[flag].sum()) for flag in contract.FLAGS},
-        }
+            new = contract.examine(rows.iloc[stage.made_from["rows"] :], exchange, base.tail(1))
+            good = pd.concat([base, new.good])
+            bad = pd.concat([read_quarantine(quarantine_file), new.quarantine])
+            missing = [*stage.manifest["missing_days"], *new.missing_days.strftime("%Y-%m-%d")]
+        how = stage.appended("new good row", base, good)
+        how = how or f"{len(good):,} good rows computed{_differing(before, good)}"
+        findings = _findings(rows, good, bad, missing)
         quarantine = bad.to_csv().encode()
         _write_quarantine(quarantine_file, quarantine)
         if len(bad) > contract.MOST_BAD * len(rows):
@@ -246,23 +228,21 @@ def check(
                 f"{quarantine_file} and mend the source; staging and training are as they were.",
                 findings,
             )
-        about = _about(plan, market, "staging", made_by, *good.index[[0, -1]], source=raw["source"])
-        about["made_from"] = {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}
-        about |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
-        manifest = disk.write(folder, good, about, kept=None if bad_before is None else old)
-        said = f"{market}: {how}, {_found(findings)}, since {plan.why}"
-        return Result(market, "staging", "done", said, manifest, len(examined.good), findings)
+        facts = {"source": raw["source"], "made_from": {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}}
+        facts |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
+        return stage.write(good, base, f"{how}, {_in_words(findings)}", findings, good.index, facts)
 
 
-def _bad_before(path: Path, old: dict, rows: pd.DataFrame, known: int) -> pd.DataFrame | None:
-    """The bad rows among the first `known` of raw, if those are still what staging was made from, and if all later
-    rows are of later days; else None: then staging is computed whole."""
-    if known > len(rows) or disk.digest(rows.iloc[:known]) != old["made_from"]["digest"]:
-        return None
-    days = _dates(rows["Date"])
-    if (days.iloc[known:] <= days.iloc[:known].max()).any():  # late, or there already
-        return None
-    return read_quarantine(path)
+def _has_only_later_days(rows: pd.DataFrame, made_from: dict) -> bool:
+    """Return whether raw still begins with the rows that staging was made from, and all others are of later days."""
+    days, known = _dates(rows["Date"]), made_from["rows"]
+    return _begins_with(rows, made_from) and not (days.iloc[known:] <= days.iloc[:known].max()).any()
+
+
+def _findings(rows: pd.DataFrame, good: pd.DataFrame, bad: pd.DataFrame, missing: list[str]) -> dict[str, int]:
+    twice = [contract.TABLE_RULES["same"], contract.TABLE_RULES["different"]]
+    counts = {"rows": len(rows), "bad": len(bad), "duplicates": int(bad["reason"].isin(twice).sum())}
+    return counts | {"missing_days": len(missing)} | {flag: int(good[flag].sum()) for flag in contract.FLAGS}
 
 
 def read_quarantine(path: Path) -> pd.DataFrame:
@@ -274,12 +254,12 @@ def read_quarantine(path: Path) -> pd.DataFrame:
 def _write_quarantine(path: Path, text: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        disk.replace(path, text)
+        write_atomically(path, text)
     except OSError as error:
         raise PipelineError(f"{path} cannot be written ({error.strerror}): make room or give rights.") from None
 
 
-def _found(findings: dict[str, int]) -> str:
+def _in_words(findings: dict[str, int]) -> str:
     bad, missing, stale, silent = (findings[name] for name in ("bad", "missing_days", "stale_open", "no_volume"))
     return (
         f"{_count(bad, 'bad row')} in quarantine, {_count(missing, 'missing day')}, {_count(stale, 'stale open')}, "
@@ -313,45 +293,28 @@ def make_features(
         if name not in functions:
             raise PipelineError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
     folder = disk.stage_folder(stages, market, "training", f"{target}-{features}")
-    staging_folder = disk.stage_folder(stages, market, "staging")
+    parameters = {"target": target, "features": features, "end": end}
     with disk.locked(stages):
+        stage = _Stage(folder, market, "training", parameters, force, made_by, alive)
+        staging_folder = disk.stage_folder(stages, market, "staging")
         staging = _input(staging_folder, "check_verify_data")
-        old, prices = disk.manifest(folder), None
-        if old and old["parameters"]["end"] == end and old["made_from"]["staging"] == staging["digest"]:
-            found = old["made_from"]["digest"]  # known without a look at the rows
+        prices = _until(disk.read(staging_folder), end, market)
+        digest = disk.digest(prices)
+        if not stage.must_be_made_from(digest):
+            return stage.skipped()
+        before = stage.table_before()
+        can_append = before is not None and features in LOOK_BACK and _begins_with(prices, stage.made_from)
+        base = before if can_append else None
+        if base is None:
+            table = _table(prices, target, features)
         else:
-            prices = _until(disk.read(staging_folder), end, market)
-            found = disk.digest(prices)
-        parameters = {"target": target, "features": features, "end": end}
-        plan = _plan(folder, "training", found, parameters, force, made_by, alive)
-        if not plan.why:
-            return _skipped(market, "training", plan.manifest)
-        if prices is None:
-            prices = _until(disk.read(staging_folder), end, market)
-        before = disk.read(folder) if plan.grow else None
-        if before is not None and _grown(prices, old["made_from"]) and features in LOOK_BACK:
-            first = prices.index.get_loc(before.index[-1]) + 1  # its outcome was not known then, and is now
-            table = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
-            new = table[table.index > before.index[-1]]
-            table, kept, how = (
-                pd.concat([before, new]),
-                old,
-                f"{_count(len(new), 'new row')} appended to {len(before):,}",
-            )
-        else:
-            table = new = _table(prices, target, features)
-            kept, how = None, f"{len(table):,} rows computed{_differing(before, table)}"
-        about = _about(plan, market, "training", made_by, *table.index[[0, -1]], source=staging["source"])
-        about["made_from"] = {
-            "stage": "staging",
-            "rows": len(prices),
-            "last_day": f"{prices.index[-1]:%Y-%m-%d}",
-            "digest": found,
-            "staging": staging["digest"],
-        }
-        manifest = disk.write(folder, table, about, kept=kept)
-        said = f"{market}: {how}, since {plan.why}"
-        return Result(market, "training", "done", said, manifest, len(new), {})
+            first = prices.index.get_loc(base.index[-1]) + 1  # its outcome was not known then, and is now
+            recent = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
+            table = pd.concat([base, recent[recent.index > base.index[-1]]])
+        how = stage.appended("new row", base, table) or f"{len(table):,} rows computed{_differing(before, table)}"
+        made_from = {"stage": "staging", "rows": len(prices), "last_day": f"{prices.index[-1]:%Y-%m-%d}"}
+        made_from |= {"digest": digest, "staging": staging["digest"]}
+        return stage.write(table, base, how, {}, table.index, {"source": staging["source"], "made_from": made_from})
 
 
 def _until(staging: pd.DataFrame, end: str, market: str) -> pd.DataFrame:
@@ -369,12 +332,6 @@ def _table(prices: pd.DataFrame, target: str, features: str) -> pd.DataFrame:
     return X.assign(**{target: y})
 
 
-def _grown(prices: pd.DataFrame, made_from: dict) -> bool:
-    """Whether `prices` begins with the rows that a table was made from."""
-    known = made_from["rows"]
-    return len(prices) > known and disk.digest(prices.iloc[:known]) == made_from["digest"]
-
-
 def _window(prices: pd.DataFrame, first: int, look_back: int) -> int:
     """Where to begin so that row `first` and those after it have the features that they have in the whole history."""
     begin = max(first - look_back, 0)
@@ -385,54 +342,91 @@ def _window(prices: pd.DataFrame, first: int, look_back: int) -> int:
 # What the three share ---------------------------------------------------------------------------------------------
 
 
-class _Plan(NamedTuple):
-    """`why` a step is to be done, "" where nothing calls for it; `manifest` what is there, or None; `grow` whether its
-    table may be built upon: nothing has changed but the input. `key` is what the next run will compare.
-    """
+@dataclass
+class _Stage:
+    """One stage of one market: what its manifest says that it was made from, and what it would be made from now."""
 
-    why: str
-    manifest: dict | None
-    grow: bool
-    key: dict
+    folder: Path
+    market: str
+    name: str
+    parameters: dict[str, str]
+    force: bool
+    made_by: str
+    alive: Alive
+    quarantine: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.manifest: dict = disk.manifest(self.folder) or {}
+        self.made_from: dict = self.manifest.get("made_from", {})
+        self.code = _code(self.name, self.parameters)
+        self.changes = self._changes()  # apart from the input
+        self.why = ""
+
+    def _changes(self) -> list[str]:
+        old, quarantine, version = self.manifest, self.quarantine, disk.SCHEMA_VERSION
+        if self.force or not old:
+            return ["it was forced" if self.force else "there was none"]
+        before = old["parameters"]
+        changes = [
+            f"the parameter {name} is {value or 'empty'} and was {before.get(name) or 'empty'}"
+            for name, value in self.parameters.items()
+            if before.get(name) != value
+        ]
+        stale = {
+            f"the schema's version is {version} and was {old['schema_version']}": old["schema_version"] != version,
+            "the code has changed": old["code"] != self.code,
+            "a file of it is missing or cut": not disk.intact(self.folder, old),
+            "the quarantine file is missing or not of these rows": quarantine
+            and not (quarantine.exists() and _hash(quarantine.read_bytes()) == old["quarantine"]),
+            "the run that made it is not in this store, or did not finish": self.made_by
+            and not (old["made_by"] and self.alive(old["made_by"])),
+        }
+        return changes + [text for text, is_so in stale.items() if is_so]
+
+    def must_be_made_from(self, digest: str) -> bool:
+        """Return whether the stage is not up to date with an input of that digest; `why` says so in words."""
+        what = "the source" if self.name == "raw" else "its input"
+        moved = [f"{what} has changed"] if self.made_from.get("digest") != digest else []
+        self.why = " and ".join(self.changes or moved)
+        return bool(self.why)
+
+    def table_before(self) -> pd.DataFrame | None:
+        """Return the table that is there, for new rows to be appended; None if more than the input has changed."""
+        return None if self.changes else disk.read(self.folder)
+
+    def skipped(self) -> Result:
+        rows, findings = self.manifest["rows"], self.manifest.get("findings", {})
+        said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
+        return Result(self.market, self.name, "skipped", said, self.manifest, 0, findings)
+
+    @staticmethod
+    def appended(thing: str, base: pd.DataFrame | None, table: pd.DataFrame) -> str:
+        return "" if base is None else f"{_count(len(table) - len(base), thing)} appended to {len(base):,}"
+
+    def write(
+        self,
+        table: pd.DataFrame,
+        base: pd.DataFrame | None,
+        how: str,
+        findings: dict[str, int],
+        days: pd.Series | pd.Index,
+        facts: dict,
+    ) -> Result:
+        """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
+        first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
+        about = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
+        about |= {"made_by": self.made_by, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        about |= {"parameters": self.parameters, "code": self.code, **facts}
+        manifest = disk.write(self.folder, table, about, kept=None if base is None else self.manifest)
+        new_rows = len(table) - (0 if base is None else len(base))
+        said = f"{self.market}: {how}, since {self.why}"
+        return Result(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
-def _plan(
-    folder: Path,
-    stage: str,
-    found: str,
-    parameters: dict,
-    force: bool,
-    made_by: str,
-    alive: Alive,
-    quarantine: Path | None = None,
-) -> _Plan:
-    """Compare what a stage would be made from with what its manifest says that it was made from."""
-    key = {"parameters": parameters, "code": _code(stage, parameters)}
-    old = None if force else disk.manifest(folder)
-    if force:
-        return _Plan("it was forced", None, False, key)
-    if old is None:
-        return _Plan("there was none", None, False, key)
-    changed = [
-        f"the parameter {name} is {value or 'empty'} and was {old['parameters'].get(name) or 'empty'}"
-        for name, value in parameters.items()
-        if old["parameters"].get(name) != value
-    ]
-    if old["schema_version"] != disk.SCHEMA_VERSION:
-        changed.append(f"the schema's version is {disk.SCHEMA_VERSION} and was {old['schema_version']}")
-    if old["code"] != key["code"]:
-        changed.append("the code has changed")
-    if not disk.intact(folder, old):
-        changed.append("a file of it is missing or cut")
-    if quarantine and not (quarantine.exists() and _hash(quarantine.read_bytes()) == old["quarantine"]):
-        changed.append("the quarantine file is missing or not of these rows")
-    if made_by and not (old["made_by"] and alive(old["made_by"])):
-        changed.append("the run that made it is not in this store, or did not finish")
-    if changed:
-        return _Plan(" and ".join(changed), old, False, key)
-    if old["made_from"]["digest"] != found:
-        return _Plan(f"{'the source' if stage == 'raw' else 'its input'} has changed", old, True, key)
-    return _Plan("", old, False, key)
+def _begins_with(table: pd.DataFrame, made_from: dict) -> bool:
+    """Return whether a table has the rows that a stage was made from, and more behind them."""
+    known = made_from["rows"]
+    return len(table) > known and disk.digest(table.iloc[:known]) == made_from["digest"]
 
 
 def _code(stage: str, parameters: dict) -> str:
@@ -447,29 +441,11 @@ def _code(stage: str, parameters: dict) -> str:
     return runs.code_digest(*texts)
 
 
-def _about(plan: _Plan, market: str, stage: str, made_by: str, first, last, *, source: str) -> dict:
-    return {
-        "market": market,
-        "stage": stage,
-        "source": source,
-        "first_day": None if first is pd.NaT else f"{first:%Y-%m-%d}",
-        "last_day": None if last is pd.NaT else f"{last:%Y-%m-%d}",
-        "made_by": made_by,
-        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **plan.key,
-    }
-
-
 def _input(folder: Path, step: str) -> dict:
     found = disk.manifest(folder)
     if found is None:
         raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
     return found
-
-
-def _skipped(market: str, stage: str, found: dict) -> Result:
-    said = f"{market}: skipped, input, parameters and code are those of the {found['rows']:,} rows that are there"
-    return Result(market, stage, "skipped", said, found, 0, found.get("findings", {}))
 
 
 def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
@@ -491,10 +467,6 @@ def _dates(column: pd.Series) -> pd.Series:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
 
 
 def _hash(text: bytes) -> str:

@@ -8,6 +8,7 @@ calls at the end.
 import json
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +18,6 @@ import mlflow
 import pandas as pd
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from pystock.data_pipeline import contract, profile, stages
@@ -29,7 +29,7 @@ PIPELINE = "pystock-data-features"
 
 
 def claim(stages_folder: str) -> str:
-    """What `pipeline.run` is to claim: the folder of the stages, on this machine.
+    """Return what `pipeline.run` is to claim: the folder of the stages, on this machine.
 
     The lock on the folder alone would do. With the claim the second is told which run is at it, and runs of a process
     that was killed are ended by the next one.
@@ -38,7 +38,7 @@ def claim(stages_folder: str) -> str:
 
 
 def finished(run_id: str) -> bool:
-    """Whether the store in use has this run, not deleted and FINISHED: only then may a step be skipped for it."""
+    """Return whether the store has this run, not deleted and FINISHED: only then may a step be skipped for it."""
     try:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
@@ -49,7 +49,7 @@ def finished(run_id: str) -> bool:
 
 
 def markets(options) -> list[str]:
-    """The markets that an entry point is asked for; without a source `all` are those that have a folder of stages."""
+    """Return the markets to work on; for a step without a source, `all` are those that have a folder of stages."""
     if "source" in options:
         return data_pipeline.markets_of(options.market, options.source)
     if options.market != "all":
@@ -61,7 +61,7 @@ def markets(options) -> list[str]:
 
 
 def load_raw_data(markets: list[str], stages_folder: str, source: str, force: bool) -> str:
-    """The step raw: an input data set for each market that was not skipped, and raw/MARKET.manifest.json."""
+    """Run the step raw: log a data set for each market that was not skipped, and raw/MARKET.manifest.json."""
     with _step() as log:
         for market in markets:
             result = data_pipeline.load_raw(stages_folder, market, source, **log.how(force))
@@ -70,7 +70,7 @@ def load_raw_data(markets: list[str], stages_folder: str, source: str, force: bo
 
 
 def check_verify_data(markets: list[str], stages_folder: str, exchange: str, force: bool) -> str:
-    """The step staging: data sets, profile/MARKET.html, quarantine/MARKET.csv, contract.yaml, and the findings."""
+    """Run the step staging: log data sets, profiles, quarantines, contract.yaml, and the findings as metrics."""
     with _step() as log:
         for market in markets:
             quarantine_file = Path(stages_folder) / market / "quarantine.csv"
@@ -78,7 +78,7 @@ def check_verify_data(markets: list[str], stages_folder: str, exchange: str, for
                 result = data_pipeline.check(stages_folder, market, exchange=exchange, **log.how(force))
             except TooManyBad as error:
                 log.files({f"quarantine/{market}.csv": quarantine_file.read_text(encoding="utf-8")})
-                log.metrics(error.findings)
+                log.sums.update(error.findings)
                 raise
             if result.outcome == "skipped":
                 log.add(result)
@@ -98,14 +98,15 @@ def check_verify_data(markets: list[str], stages_folder: str, exchange: str, for
 
 
 def feature_set_generation(market: str, options) -> str:
-    """The step training of one market: the table, its manifest, and the data set that a model can be traced to."""
-    stages_folder, target, features, end = options.stages, options.target, options.features, options.end
+    """Run the step training of one market: log the table, its manifest, and the data set that models are traced to."""
+    target, features, how = options.target, options.features, {"end": options.end}
     with _step() as log:
-        result = data_pipeline.make_features(stages_folder, market, target, features, end=end, **log.how(options.force))
+        how |= log.how(options.force)
+        result = data_pipeline.make_features(options.stages, market, target, features, **how)
         if result.outcome == "skipped":
             log.add(result)
             return log.outcome()
-        folder = stages.stage_folder(stages_folder, market, "training", f"{target}-{features}")
+        folder = stages.stage_folder(options.stages, market, "training", f"{target}-{features}")
         table = stages.read(folder)
         log.files({f"training/{market}.manifest.json": _json(result.manifest)})
         table.to_parquet(log.folder / f"training/{market}.parquet")
@@ -128,37 +129,31 @@ class _Log:
         self.folder = folder
         self.alive = cache(finished)  # two hundred markets were made by the same run
         self.run_id = mlflow.active_run().info.run_id
-        self.results: list[tuple[str, str, str]] = []
-        self.datasets: list = []
-        self.contexts: list[str] = []
-        self.sums: dict[str, int] = {}
+        self.results: list[Result] = []
+        self.datasets: dict[str, list] = {"dataset": [], "context": []}
+        self.sums: Counter[str] = Counter()  # of several markets
         self.tags: dict[str, str] = {}
-        self.makers: list[str] = []
+
+    def done(self) -> list[Result]:
+        return [result for result in self.results if result.outcome == "done"]
 
     def outcome(self) -> str:
-        return "done" if any(outcome == "done" for _, outcome, _ in self.results) else "skipped"
+        return "done" if self.done() else "skipped"
 
     def how(self, force: bool) -> dict:
         return {"force": force, "made_by": self.run_id, "alive": self.alive}
 
     def add(self, result: Result, files: dict[str, str] | None = None, dataset=None) -> None:
-        self.results.append((result.market, result.outcome, result.said))
-        rows = {"rows": result.manifest["rows"], "new_rows": result.new_rows}
-        self.metrics(rows | {name: count for name, count in result.findings.items() if name != "rows"})
+        self.results.append(result)
+        self.sums.update(result.findings | {"rows": result.manifest["rows"], "new_rows": result.new_rows})
         if result.outcome == "skipped":
-            self.makers.append(result.manifest["made_by"])
             return
         self.files(files or {})
         if dataset is None:  # no more than the facts about it, since its rows would stay in memory
             source = LocalArtifactDatasetSource(result.manifest["source"])
             dataset = MetaDataset(source, f"{result.market}-{result.stage}", result.manifest["digest"])
-        self.datasets.append(dataset)
-        self.contexts.append(result.stage)
-
-    def metrics(self, counts: dict[str, int]) -> None:
-        """Of several markets: their sums."""
-        for name, count in counts.items():
-            self.sums[name] = self.sums.get(name, 0) + count
+        self.datasets["dataset"].append(dataset)
+        self.datasets["context"].append(result.stage)
 
     def files(self, texts: dict[str, str]) -> None:
         for name, text in texts.items():
@@ -171,32 +166,28 @@ class _Log:
             mlflow.log_metrics(self.sums)
         if any(self.folder.iterdir()):
             mlflow.log_artifacts(str(self.folder))
-        if self.datasets:
-            mlflow.log_inputs(self.datasets, self.contexts, [{} for _ in self.datasets])
+        if datasets := self.datasets["dataset"]:
+            mlflow.log_inputs(datasets, self.datasets["context"], [{} for _ in datasets])
         if self.tags:
-            mlflow.MlflowClient().log_batch(self.run_id, tags=[RunTag(*tag) for tag in self.tags.items()])
+            mlflow.set_tags(self.tags)
 
 
 @contextmanager
 def _step():
-    """A log for the step; it is written also where the step fails, and only then does the step have an outcome."""
+    """Give a log for the step; it is written also if the step fails, and only a step that does not has an outcome."""
     with tempfile.TemporaryDirectory(prefix="pystock-") as folder:
         log = _Log(Path(folder))
         try:
             yield log
         finally:
             log.write()
-        done = [said for _, outcome, said in log.results if outcome == "done"]
-        tags = {"made_by": ",".join(dict.fromkeys(log.makers))} if not done else {}
-        if len(log.results) == 1:
-            said = log.results[0][2]
-        else:
-            skipped = len(log.results) - len(done)
-            said = f"{len(log.results)} markets: {len(done)} done, {skipped} skipped" + "".join(
-                f"; {one}" for one in done[:3]
-            )
-            said += " …" if len(done) > 3 else ""
-        end_step(log.outcome(), said, **tags)
+        done, all_of_them = [result.said for result in log.done()], len(log.results)
+        makers = ",".join(dict.fromkeys(result.manifest["made_by"] for result in log.results))
+        said = f"{all_of_them} markets: {len(done)} done, {all_of_them - len(done)} skipped"
+        said += "".join(f"; {one}" for one in done[:3]) + (" …" if len(done) > 3 else "")
+        if all_of_them == 1:
+            said = log.results[0].said
+        end_step(log.outcome(), said, **({} if done else {"made_by": makers}))
 
 
 def _json(manifest: dict) -> str:
@@ -204,35 +195,29 @@ def _json(manifest: dict) -> str:
 
 
 def run_steps(step: Callable, markets: list[str], options) -> None:
-    """All three steps as child runs; of the last one a child for each market, since models are traced to it."""
+    """Run all three steps as child runs; the last one once for each market, since models are traced to its run."""
     with stages.locked(options.stages):
         with step("load_raw_data"):
             outcomes = [load_raw_data(markets, options.stages, options.source, options.force)]
         with step("check_verify_data"):
             outcomes.append(check_verify_data(markets, options.stages, options.exchange, options.force))
-        outcomes += _generate(step, markets, options)
-    _end(outcomes)
+        _generate(step, markets, options, outcomes)
 
 
 def generate(step: Callable, markets: list[str], options) -> None:
-    """The step training alone: of one market the active run, of several a child run each."""
+    """Run the step training alone: for one market in the active run, for several in a child run each."""
     if len(markets) == 1:
         mlflow.set_tag("market", markets[0])
         feature_set_generation(markets[0], options)
     else:
         with stages.locked(options.stages):
-            _end(_generate(step, markets, options))
+            _generate(step, markets, options, [])
 
 
-def _generate(step: Callable, markets: list[str], options) -> list[str]:
-    outcomes = []
+def _generate(step: Callable, markets: list[str], options, outcomes: list[str]) -> None:
     for market in markets:
         with step("feature_set_generation"):
             mlflow.set_tag("market", market)
             outcomes.append(feature_set_generation(market, options))
-    return outcomes
-
-
-def _end(outcomes: list[str]) -> None:
     done = outcomes.count("done")
     end_step("done" if done else "skipped", f"{done} of {len(outcomes)} steps had something to do")

@@ -1,0 +1,72 @@
+"""Batch jobs in processes that are killed or run out of disk: the next one ends with the bytes of an unbroken one."""
+
+import random
+
+import pandas as pd
+import pytest
+from batch_jobs import (
+    contents,
+    in_process,
+    job_killed_at,
+    job_with_little_room,
+    needs_fork,
+    run_job,
+    with_bad_rows,
+    write,
+    write_partitions,
+)
+
+pytestmark = [
+    needs_fork,
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    pytest.mark.xdist_group("batch"),
+]
+PLACES = 10  # of files and of folders each, as chapter 10 says
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_a_killed_job_resumes_and_makes_the_same_bytes(champion, days, tmp_path, folder):
+    """Killed over an output that is there: it is the old one or the new one, or a folder without _SUCCESS."""
+    if folder:
+        source, name = write_partitions(with_bad_rows(days), tmp_path / "in", "parquet"), "out"
+        before = write_partitions(days.head(500), tmp_path / "old", "parquet")
+    else:
+        source, name = write(with_bad_rows(days), tmp_path / "in.csv"), "out.csv"
+        before = write(days.head(500), tmp_path / "old.csv")
+    run_job(source, tmp_path / "unbroken" / name)
+    wanted = contents(tmp_path / "unbroken")
+    run_job(before, tmp_path / "lives" / name)
+    assert in_process(job_killed_at, -1, tmp_path / "steps", source, tmp_path / "lives" / name) == 0
+    steps, seed = int((tmp_path / "steps").read_text()), random.randrange(10**6)
+    draw = random.Random(seed)
+    data = {file for file in wanted if "part-0" in file or file == name}
+    for part in range(PLACES):
+        step = int((part + draw.random()) * steps / PLACES)
+        print(f"seed {seed}: killed before step {step} of {steps}")
+        place = tmp_path / f"killed-{step}"
+        run_job(before, place / name)
+        old = contents(place)
+        assert in_process(job_killed_at, step, "", source, place / name) == -9
+        if folder and not (place / name / "_SUCCESS").exists():
+            assert step > steps / 2  # all chunks are done before the old output is touched
+        else:
+            now = {file: text for file, text in contents(place).items() if file in data}
+            assert any(now == {file: whole[file] for file in data if file in whole} for whole in (old, wanted))
+        assert run_job(source, place / name).rows == 1006
+        assert contents(place) == wanted
+
+
+def test_a_full_disk_leaves_the_old_output_and_the_next_job_resumes(champion, days, tmp_path):
+    database = champion / "mlflow.db"
+    large = pd.concat([days] * (3 * database.stat().st_size // 140_000 + 1))
+    source, output = write(large, tmp_path / "days.csv"), tmp_path / "out.csv"
+    output.write_text("the old output\n")
+    room = database.stat().st_size + 200_000
+    assert in_process(job_with_little_room, room, tmp_path / "message", source, output, chunk_rows=1000) == 0
+    message = (tmp_path / "message").read_text()
+    assert f"{output} cannot be written (File too large), and is as it was before" in message and "\n" not in message
+    assert output.read_text() == "the old output\n" and not (tmp_path / "out.csv.partial" / "new").exists()
+    assert "of them before this job was resumed" in run_job(source, output, chunk_rows=1000).said
+    run_job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=1000)
+    assert output.read_bytes() == (tmp_path / "unbroken" / "out.csv").read_bytes()

@@ -1,0 +1,1 @@
+from batch_jobs import champion, days  # noqa: F401 - fixtures

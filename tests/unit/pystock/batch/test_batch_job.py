@@ -1,0 +1,346 @@
+"""Batch jobs on a real store: what they write, log and say, when they are skipped, and how they resume."""
+
+import csv
+import os
+import runpy
+import socket
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from batch_jobs import NAME, TIME, add_champion, contents, run_job, write, write_partitions
+
+from pystock import batch
+from pystock.batch import BatchError, resume
+from pystock.batch import job as batch_job
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    pytest.mark.xdist_group("batch"),
+]
+PROJECT = Path(__file__).resolve().parents[4] / "projects" / "pystock-inference-batch"
+
+
+def read(path):
+    return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+
+@pytest.fixture(scope="module")
+def expected(champion, days):
+    """What the first champion itself says about the days."""
+    return mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(days.drop(columns="Date"))
+
+
+# The output -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "to"), [("csv", "parquet"), ("parquet", "csv"), ("csv", "csv")])
+def test_a_file_is_scored_and_says_by_what(champion, days, expected, tmp_path, form, to):
+    given = days.assign(note='a "quoted", text')[["Date", *reversed(days.columns[1:]), "note"]]
+    result = run_job(write(given, tmp_path / f"days.{form}"), tmp_path / f"out.{to}")
+    found = read(result.output)
+    assert list(found) == ["Date", "note", *batch.WRITTEN]
+    assert found["Date"].tolist() == days["Date"].tolist() and set(found["note"]) == {'a "quoted", text'}
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-13)
+    assert found["decision"].tolist() == expected["decision"].tolist()
+    about = (result.model, result.version, result.run_time, result.input_digest)
+    assert about[:3] == (NAME, 1, TIME) and len(about[3]) == 64
+    assert set(found[list(batch.WRITTEN[2:])].itertuples(index=False, name=None)) == {about}
+    assert (result.outcome, result.rows, result.scored, result.quarantined) == ("done", 1006, 1006, 0)
+    assert list(contents(tmp_path)) == [f"days.{form}", f"out.{to}", f"out.{to}.manifest.json"]  # and no partial work
+
+
+def test_a_folder_becomes_a_folder_of_the_same_files(champion, days, expected, tmp_path):
+    source, output = write_partitions(days, tmp_path / "in", "parquet"), tmp_path / "out"
+    result = run_job(source, output, format="csv")
+    names = [f"year={year}/part-0.csv" for year in (2015, 2016, 2017, 2018)]
+    assert list(contents(output)) == ["_SUCCESS", "_manifest.json", *names]
+    found = pd.concat([read(output / name) for name in names])
+    assert found["Date"].tolist() == days["Date"].tolist()
+    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-13)
+    assert (result.rows, result.output, result.quarantine) == (1006, output, None)
+    # again over itself, with a file more and one less
+    write(days.head(3), source / "year=2019" / "x.csv")
+    (source / "year=2015" / "part-0.parquet").unlink()
+    assert run_job(source, output, format="csv").rows == 3 + sum(days["Date"] >= "2016")
+    assert list(contents(output)) == ["_SUCCESS", "_manifest.json", *names[1:], "year=2019/x.csv"]
+
+
+def test_bad_rows_go_to_the_quarantine_and_the_others_are_scored(champion, days, expected, tmp_path):
+    lines = days.to_csv(index=False).splitlines()
+    lines[10], lines[500] = lines[10].rpartition(",")[0] + ",high", "cut"
+    (tmp_path / "days.csv").write_text("\n".join(lines) + "\n")
+    result = run_job(tmp_path / "days.csv", tmp_path / "out.csv")
+    with open(result.quarantine, newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["file", "line", "reason", "text"],
+            ["days.csv", "11", "volume_change is 'high', which is no number", lines[10]],
+            ["days.csv", "501", "it has 1 value, and the header has 13", "cut"],
+        ]
+    assert (result.rows, result.scored, result.quarantined) == (1006, 1004, 2)
+    good = expected["probability"].drop(index=[9, 499])
+    np.testing.assert_allclose(read(result.output)["probability"], good, rtol=1e-13)
+    # a clean input, and the quarantine of the one before is gone
+    assert run_job(write(days, tmp_path / "days.csv"), tmp_path / "out.csv").quarantine is None
+    assert list(contents(tmp_path)) == ["days.csv", "out.csv", "out.csv.manifest.json"]
+
+
+def test_all_rows_may_be_bad(champion, days, tmp_path):
+    result = run_job(write(days.assign(momentum_5="x"), tmp_path / "days.csv"), tmp_path / "out.parquet")
+    assert (result.scored, result.quarantined) == (0, 1006) and list(read(result.output)) == ["Date", *batch.WRITTEN]
+
+
+# Errors -----------------------------------------------------------------------------------------------------------
+
+
+def refused(message, *arguments, **options):
+    with pytest.raises(BatchError) as error:
+        run_job(*arguments, **options)
+    text = str(error.value)
+    assert message in text and "\n" not in text and text.endswith("."), text
+    assert mlflow.last_active_run().data.tags["failed_because"] == text[:500]
+
+
+def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
+    few = days.head(5)
+    source, folder = write(few, tmp_path / "days.csv"), write(few, tmp_path / "in" / "days.csv").parent
+    output = tmp_path / "out.csv"
+    refused("are one place, or one is inside the other", source, source)
+    refused("are one place, or one is inside the other", folder, folder / "out")
+    refused("are one place, or one is inside the other", folder, tmp_path)
+    refused("the input is a file and the output", source, folder)
+    refused("the input is a folder and the output", folder, source)
+    refused("neither .csv nor .parquet", source, tmp_path / "out.txt")
+    refused("the format 'xml' is unknown", source, output, format="xml")
+    refused("is csv by its name, and the format asked for is parquet", source, output, format="parquet")
+    refused(" cannot be written (", source, source / "out.csv")
+    refused("chunk_rows is 0", source, output, chunk_rows=0)
+    refused("run_time is 'today'", source, output, run_time="today")
+    refused("holds columns and no rows", write(days.head(0), tmp_path / "none.csv"), output)
+    refused("lacks 'momentum_5' of", write(few.drop(columns="momentum_5"), tmp_path / "less.csv"), output)
+    write(few, folder / "days.parquet")
+    refused("two input files would both become days.csv", folder, tmp_path / "out", format="csv")
+    write(few, tmp_path / "mine" / "thesis.csv")
+    refused("holds 'thesis.csv', which no batch job has put there", folder, tmp_path / "mine")
+    with pytest.raises(BatchError, match="no run is active"):
+        batch.score(source, output)
+    refused("the model nobody has no champion in this store", source, output, model="models:/nobody@champion")
+    refused(f"the model {NAME} has no rival in this store", source, output, model=f"models:/{NAME}@rival")
+    refused(f"the model {NAME} has no version 99 in this store", source, output, model=f"models:/{NAME}/99")
+    refused("write models:/NAME@ALIAS", source, output, model=NAME)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_columns_that_csv_cannot_hold_are_refused_for_csv_alone(champion, days, tmp_path):
+    table = pa.Table.from_pandas(days).append_column("list", pa.array([[1]] * 1006))
+    pa.parquet.write_table(table, tmp_path / "days.parquet")
+    refused("have types that CSV has no form for", tmp_path / "days.parquet", tmp_path / "out.csv")
+    assert run_job(tmp_path / "days.parquet", tmp_path / "out.parquet").rows == 1006
+
+
+def test_a_server_that_is_gone_is_named(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{free.getsockname()[1]}")
+        try:
+            with pytest.raises(BatchError, match=r"server http://127.0.0.1:\d+ does not answer \(Connection"):
+                batch.check_server()
+        finally:
+            mlflow.set_tracking_uri(before)
+
+
+# Twice, and after an interruption ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_same_input_and_version_are_scored_once(champion, days, tmp_path, folder):
+    source = write_partitions(days, tmp_path / "in", "csv") if folder else write(days, tmp_path / "in.csv")
+    output = tmp_path / ("out" if folder else "out.csv")
+    file = output / "year=2015" / "part-0.csv" if folder else output
+    first = run_job(source, output)
+    before = file.stat().st_mtime_ns
+    again = run_job(source, output, run_time=None, chunk_rows=17)
+    assert again.outcome == "skipped" and again.run_time == TIME and file.stat().st_mtime_ns == before
+    same = ("rows", "scored", "quarantined", "model", "version", "model_id", "input_digest", "output", "quarantine")
+    assert all(getattr(again, name) == getattr(first, name) for name in same)
+    kept = contents(output.parent)
+    assert run_job(source, output, force=True).outcome == "done" and contents(output.parent) == kept
+    for damage in (lambda: file.write_bytes(file.read_bytes()[:-1]), file.unlink, (output / "_SUCCESS").unlink):
+        if folder or damage != (output / "_SUCCESS").unlink:
+            damage()
+            assert run_job(source, output).outcome == "done" and contents(output.parent) == kept
+    with open(source / "year=2015" / "part-0.csv" if folder else source, "a") as changed:
+        changed.write("cut\n")
+    assert run_job(source, output).quarantined == 1
+    assert run_job(source, output).outcome == "skipped"
+    (output / "_quarantine.csv" if folder else tmp_path / "out.quarantine.csv").unlink()
+    assert run_job(source, output).outcome == "done"
+
+
+def interrupted_after(monkeypatch, chunks, source, output, **options):
+    """Do a job that is interrupted in the middle, as by Ctrl-C."""
+    left, original = chunks, resume.write_chunk
+
+    def interrupted(*arguments):
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_chunk", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(source, output, **options)
+    assert not output.exists() and len(resume.Output(output, False).chunks()) == chunks
+
+
+def test_a_resumed_job_does_not_score_again_and_keeps_its_time(champion, days, tmp_path, monkeypatch):
+    source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
+    began = "2015-01-02T21:00:00+00:00"
+    monkeypatch.setattr(resume, "now", lambda: began)
+    interrupted_after(monkeypatch, 4, source, output, run_time=None)
+    monkeypatch.setattr(resume, "now", lambda: TIME)
+    result = run_job(source, output, run_time=None)
+    before = int(result.said.partition(", ")[2].split()[0])
+    assert 300 < before < 500 and "of them before this job was resumed" in result.said
+    assert result.run_time == began and set(read(output)["run_time"]) == {began}
+    assert (result.rows, len(read(output))) == (1006, 1006)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("version", "another version and model id"),
+        ("input", "another input digest"),
+        ("chunk_rows", "another chunk rows"),
+    ],
+)
+def test_partial_work_of_another_job_is_thrown_away(champion, days, tmp_path, monkeypatch, change, message):
+    source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
+    interrupted_after(monkeypatch, 3, source, output)
+    version = add_champion(strength=0.001) if change == "version" else 1
+    if change == "input":
+        write(days.head(900), source)
+    try:
+        result = run_job(source, output, chunk_rows=50 if change == "chunk_rows" else 100)
+        assert f"partial work with {message} was thrown away" in result.said and "resumed" not in result.said
+        found = read(output)
+        says = mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(days.drop(columns="Date"))
+        np.testing.assert_allclose(found["probability"], says["probability"].head(len(found)), rtol=1e-13)
+        assert set(found["model_version"]) == {version} == {result.version}
+    finally:
+        mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+
+
+def test_the_alias_may_move_while_a_job_runs(champion, days, expected, tmp_path, monkeypatch):
+    source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
+    original, client, other = resume.begin, mlflow.MlflowClient(), add_champion(strength=0.001)
+    client.set_registered_model_alias(NAME, "champion", "1")
+
+    def moved(*arguments):
+        client.set_registered_model_alias(NAME, "champion", str(other))
+        return original(*arguments)
+
+    monkeypatch.setattr(resume, "begin", moved)
+    try:
+        assert run_job(source, output).version == 1
+        np.testing.assert_allclose(read(output)["probability"], expected["probability"], rtol=1e-13)
+    finally:
+        client.set_registered_model_alias(NAME, "champion", "1")
+
+
+def test_an_input_that_changes_while_it_is_read_is_refused(champion, days, tmp_path, monkeypatch):
+    source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
+    original = resume.write_chunk
+
+    def changed(*arguments):
+        write(days.iloc[::-1], source)
+        return original(*arguments)
+
+    monkeypatch.setattr(resume, "write_chunk", changed)
+    refused("was changed while it was read", source, output)
+    assert not output.exists() and not resume.Output(output, False).partial.exists()
+
+
+def test_a_job_without_a_terminal_shows_no_progress_for_half_a_minute(champion, days, tmp_path, capsys, monkeypatch):
+    source = write(days, tmp_path / "days.csv")
+    run_job(source, tmp_path / "out.csv", progress=True)
+    assert "rows" not in capsys.readouterr().err
+    monkeypatch.setattr(batch_job, "QUIET", 0)
+    run_job(source, tmp_path / "out.csv", progress=True, force=True)
+    assert "1,006 rows" in capsys.readouterr().err
+
+
+# The run, and the script ------------------------------------------------------------------------------------------
+
+
+def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
+    source = write(days.assign(momentum_5=days["momentum_5"].where(days.index > 5)), tmp_path / "days.csv")
+    with mlflow.start_run() as run:
+        result = batch.score(source, tmp_path / "out.csv", chunk_rows=100)
+    found = mlflow.MlflowClient().get_run(run.info.run_id)
+    tags, metrics, params = found.data.tags, found.data.metrics, found.data.params
+    wanted = {"pipeline": "pystock-inference-batch", "step": "score", "outcome": "done", "said": result.said}
+    wanted |= {"model_name": NAME, "model_version": "1", "model_id": result.model_id}
+    assert (wanted | {"input_digest": result.input_digest}).items() <= tags.items() and "git_commit" in tags
+    assert (metrics["rows"], metrics["scored"], metrics["quarantined"]) == (1006, 1000, 6)
+    assert metrics["rows_per_second"] == pytest.approx(1006 / metrics["seconds"], rel=1e-6)
+    output = read(result.output)
+    for share, name in ((0.01, "p01"), (0.1, "p10"), (0.5, "p50"), (0.9, "p90"), (0.99, "p99")):
+        # a bin is 0.001; the rest is the distance of neighbours among 1,000 values
+        low, high = (np.quantile(output["probability"], share, method=way) for way in ("lower", "higher"))
+        assert low - 0.001 <= metrics[f"probability_{name}"] <= high + 0.001
+    assert metrics["decision_share"] == output["decision"].mean()
+    given = {"input": str(source), "output": str(result.output), "format": "csv", "chunk_rows": "100"}
+    assert params == given | {"model": batch.MODEL}
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("days.csv", result.input_digest[:32])
+    assert [used.model_id for used in found.inputs.model_inputs] == [result.model_id]
+    files = {"manifest.json": tmp_path / "out.csv.manifest.json", "quarantine.csv": result.quarantine}
+    for name, path in files.items():
+        assert mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{name}").strip() == path.read_text().strip()
+    with mlflow.start_run() as run:
+        again = batch.score(source, tmp_path / "out.csv")
+    tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
+    assert (tags["outcome"], tags["said"], tags["made_by"]) == ("skipped", again.said, found.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--input", "days.csv"], 2, "the following arguments are required: --output"),
+        (["--input", "", "--output", "out.csv"], 2, "argument --input: it is empty"),
+        (["--input", "days.csv", "--output", "out.csv", "--chunk_rows", "few"], 2, "'few' is not a whole number"),
+        (["--input", "days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
+        (["--input", "none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
+        (["--input", "days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
+        (["--input", "good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
+    ],
+)
+def test_the_script_ends_with_a_code_and_a_line(
+    champion, days, tmp_path, monkeypatch, capsys, arguments, code, message
+):
+    write(days.assign(momentum_5=days["momentum_5"].where(days.index != 5)), tmp_path / "days.csv")
+    write(days, tmp_path / "good.csv")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", os.environ | {})
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROJECT / "main.py"))
+    printed = capsys.readouterr()
+    if code == 1:  # Python itself prints the text
+        assert ended.value.code.startswith(message) and "\n" not in ended.value.code
+    else:
+        assert ended.value.code == code
+        assert message in printed.out + printed.err
+    assert (tmp_path / "out.csv").exists() == (code in (0, 3))

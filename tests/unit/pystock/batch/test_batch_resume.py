@@ -1,0 +1,120 @@
+"""The output of a batch job on disk: whole, or marked as unfinished, whatever step fails."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pystock.batch import resume
+from pystock.batch.resume import SUCCESS, Output
+from pystock.batch.rows import BatchError
+
+
+def prepare(output: Output, texts: dict[str, str], bad: str = "") -> dict:
+    """New files as a job makes them; returns their manifest."""
+    for name, text in texts.items():
+        path = output.new / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if bad:
+        (output.partial / "00000000.csv").write_text(bad)
+        resume.write_quarantine(output)
+    return {"files": list(texts), "quarantined": int(bool(bad)), "texts": texts}
+
+
+def held(output: Output) -> dict[str, str]:
+    """The data files of an output folder."""
+    known = (SUCCESS, resume.MANIFEST, resume.QUARANTINE)
+    files = {file.relative_to(output.path).as_posix(): file for file in output.path.rglob("*") if file.is_file()}
+    return {name: file.read_text() for name, file in files.items() if name not in known}
+
+
+class Crash(BaseException):
+    pass
+
+
+def crash_at(step, monkeypatch):
+    """Let the call of that number fail, of all that change the disk; returns a function that counts them."""
+    calls = 0
+
+    def counted(call):
+        def stopping(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls == step:
+                raise Crash
+            return call(*arguments, **options)
+
+        return stopping
+
+    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "rmdir"), (Path, "touch")):
+        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    return lambda: calls
+
+
+OLD = {"a.csv": "old a", "year=1/b.csv": "old b", "year=2/c.csv": "old c"}
+NEW = {"a.csv": "new a", "year=1/b.csv": "new b", "year=3/d.csv": "new d"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_folder_is_the_old_one_or_the_new_one_or_unfinished_wherever_a_commit_stops(tmp_path, first):
+    step, finished, seen = 0, False, set()
+    while not finished:
+        step += 1
+        output = Output(tmp_path / str(step), folder=True)
+        if not first:
+            resume.commit(output, prepare(output, OLD, "line\n"))
+        manifest = prepare(output, NEW)
+        with pytest.MonkeyPatch.context() as patch:
+            count = crash_at(step, patch)
+            try:
+                resume.commit(output, manifest)
+            except Crash:
+                pass
+            finished = count() < step
+        if output.is_whole():
+            texts = json.loads(output.manifest.read_text())["texts"]
+            assert held(output) == texts and output.quarantine.exists() == (texts == OLD)
+            seen.add(texts["a.csv"])
+        else:
+            seen.add("unfinished" if output.path.exists() else "nothing")
+        resume.commit(output, prepare(output, NEW))  # as the next job does
+        assert output.is_whole() and held(output) == NEW and not (output.path / "year=2").exists()
+    assert seen == ({"nothing", "new a"} if first else {"old a", "unfinished", "new a"})
+
+
+def test_a_folder_with_files_of_others_is_refused(tmp_path):
+    output = Output(tmp_path / "out", folder=True)
+    resume.commit(output, prepare(output, OLD))
+    (output.path / "thesis.tex").touch()
+    with pytest.raises(BatchError, match="holds 'thesis.tex', which no batch job has put there"):
+        resume.commit(output, prepare(output, NEW))
+    assert output.is_whole() and held(output) == OLD | {"thesis.tex": ""}
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_error_of_the_disk_is_one_sentence_that_tells_the_state(tmp_path, folder):
+    output = Output(tmp_path / "out.csv", folder)
+    (output.new).mkdir(parents=True)
+    with pytest.raises(BatchError, match=r"out.csv cannot be written \(Permission denied\), and is as it was before"):
+        with resume.disk_errors(output):
+            raise PermissionError(13, "Permission denied")
+    assert not output.new.exists()
+    if folder:
+        output.path.mkdir()
+        with pytest.raises(BatchError, match="and is unfinished, without _SUCCESS"), resume.disk_errors(output):
+            raise OSError(28, "No space left on device")
+
+
+def test_a_second_job_on_one_output_is_refused_and_told_who_is_first(tmp_path):
+    output = Output(tmp_path / "out.csv", folder=False)
+    with resume.locked(output.path):
+        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process"):
+            with resume.locked(output.path):
+                pass
+        resume.begin(output, {"version": 1}, None)
+        with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"), resume.locked(output.path):
+            pass
+    with resume.locked(output.path):
+        pass
