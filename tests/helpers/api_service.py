@@ -32,13 +32,7 @@ QUIET_MODELS = [  # for `pytestmark`
     pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
 ]
 WRONG = '''
-import os
-
 import mlflow
-
-if "LOADS" in os.environ:  # where a test counts how often this is loaded
-    with open(os.environ["LOADS"], "a") as file:
-        file.write("loaded\\n")
 
 
 class Wrong(mlflow.pyfunc.PythonModel):
@@ -100,11 +94,11 @@ def _log(code, signature, example):
 class Service:
     """The inference API in processes of its own, started by its main.py."""
 
-    def __init__(self, uri: str, cache: Path, env: dict[str, str] | None = None, **settings):
-        """`settings` are those of the service without their prefix, `env` other variables."""
-        env = (env or {}) | {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
-        self.env = {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_CACHE": str(cache), "PYSTOCK_API_POLL_SECONDS": str(POLL)}
-        self.env |= env
+    def __init__(self, uri: str, cache: Path, **settings):
+        """`settings` are those of the service, without their prefix."""
+        settings = {"cache": cache, "poll_seconds": POLL} | settings
+        self.env = {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
+        self.env["MLFLOW_TRACKING_URI"] = uri
         self.server: Server | None = None
 
     def start(self, health: str = "/ready") -> "Service":

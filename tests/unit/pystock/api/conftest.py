@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -15,29 +16,19 @@ from pystock.api.settings import Settings
 
 
 def abs_return_as_probability(numbers: np.ndarray) -> np.ndarray:
-    """A model whose answers a test can predict, and, with a negative return, break."""
+    """The model: its answers are known beforehand."""
     return numbers[:, 0]
 
 
-class FixedWatcher:
-    """In place of a Watcher: has this model, or none, for good."""
-
-    def __init__(self, served: ServedModel | None):
-        self.served, self.looked = served, threading.Event()
-        self.looked.set()
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    def ready(self) -> dict:
-        model = {"name": self.served.name, "version": self.served.version} if self.served else None
-        server = {"reachable": True, "since": "2026-01-01T00:00:00+00:00", "error": None}
-        champion = {"checked_at": None, "version": None, "refused": None}
-        known = {"ready": model is not None, "model": model, "from": "registry" if model else None}
-        return known | {"tracking_server": server, "champion": champion}
+def fixed_watcher(served: ServedModel | None) -> SimpleNamespace:
+    """Make a watcher that has this model, or none, for good."""
+    looked = threading.Event()
+    looked.set()
+    model = {"name": served.name, "version": served.version} if served else None
+    server = {"reachable": True, "since": "2026-01-01T00:00:00+00:00", "error": None}
+    champion = {"checked_at": None, "version": None, "refused": None}
+    state = {"ready": bool(served), "model": model, "from": None, "tracking_server": server, "champion": champion}
+    return SimpleNamespace(served=served, looked=looked, start=lambda: None, stop=lambda: None, ready=lambda: state)
 
 
 DESCRIPTION = {"alias": "champion", "model_id": "m-1", "run_id": "r-1", "from": "registry", "threshold": 0.25}
@@ -52,7 +43,7 @@ def make_client() -> Iterator[Callable[..., TestClient]]:
 
         def make(probability: Callable | None = abs_return_as_probability, **settings) -> TestClient:
             served = probability and ServedModel("pystock-big-move", 3, 0.25, "registry", probability, DESCRIPTION)
-            with patch("pystock.api.app.Watcher", lambda _: FixedWatcher(served)):
+            with patch("pystock.api.app.Watcher", lambda _: fixed_watcher(served)):
                 app = create_app(Settings(**settings))
             return clients.enter_context(TestClient(app))
 

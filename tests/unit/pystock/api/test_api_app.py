@@ -3,8 +3,8 @@
 import asyncio
 import gzip
 import json
-import logging
 import threading
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -32,9 +32,6 @@ def check_problem(answer, status):
     assert body["request_id"] == answer.headers["X-Request-ID"]
     assert "Traceback" not in answer.text and "pydantic" not in answer.text and len(answer.text) < 3000
     return body
-
-
-# Answers
 
 
 def test_predictions_name_version_and_threshold(client):
@@ -73,17 +70,6 @@ def test_a_request_id_is_kept_if_it_is_plain_and_made_otherwise(client):
     assert len(made.json()["request_id"]) == 32 and made.headers["X-Request-ID"] == made.json()["request_id"]
 
 
-def test_the_log_has_a_line_for_each_request_but_those_of_monitors(client, caplog):
-    caplog.set_level(logging.INFO, "pystock.api")
-    predict(client, {"rows": [ROW, ROW]}, JSON | {"X-Request-ID": "ask-18"})
-    predict(client, {"rows": []})
-    client.get("/health")
-    good, bad = (record for record in caplog.records if record.message == "request")
-    assert (good.request_id, good.method, good.path, good.status) == ("ask-18", "POST", "/predict", 200)
-    assert (good.rows, good.model_version) == (2, 3) and good.milliseconds > 0
-    assert (bad.status, bad.rows, bad.model_version) == (422, None, None)
-
-
 def test_metrics_count_requests_rows_probabilities_and_refusals(client, metric):
     names = [
         'pystock_api_requests_total{path="/predict",status="200"}',
@@ -103,21 +89,11 @@ def test_metrics_count_requests_rows_probabilities_and_refusals(client, metric):
     assert metric("pystock_api_in_progress") == 1  # the request for the metrics
 
 
-def test_the_other_paths_describe_the_model_and_the_process(client):
-    assert client.get("/model").json()["run_id"] == "r-1"
-    assert client.get("/health").json() == {"status": "alive"}
-    ready = client.get("/ready")
-    assert ready.status_code == 200 and ready.json()["model"] == {"name": "pystock-big-move", "version": 3}
-
-
 def test_head_is_answered_like_get(client):
     for path in ("/health", "/ready", "/model", "/metrics", "/docs"):
         head, get = client.head(path), client.get(path)
         assert head.status_code == 200 and head.headers["Content-Type"] == get.headers["Content-Type"], path
     assert client.head("/predict").status_code == 405
-
-
-# The OpenAPI document
 
 
 def test_the_openapi_document_is_valid_and_its_examples_work(client):
@@ -144,9 +120,6 @@ def references(part):
             yield from references(each)
 
 
-# Requests that are refused
-
-
 def with_row(**changes):
     return json.dumps({"rows": [ROW, ROW | changes]}).encode()
 
@@ -160,43 +133,35 @@ GOOD = json.dumps({"rows": [ROW]}).encode()
 CONTENT = {
     "NaN": (GOOD.replace(VALUE, b"NaN"), "rows[0].momentum_5", "must be finite"),
     "Infinity": (GOOD.replace(VALUE, b"Infinity"), "rows[0].momentum_5", "must be finite"),
-    "-Infinity": (GOOD.replace(VALUE, b"-Infinity"), "rows[0].momentum_5", "must be finite"),
     "1e999": (GOOD.replace(VALUE, b"1e999"), "rows[0].momentum_5", "must be finite"),
     "too large for 32 bits": (with_row(momentum_5=1e300), "rows[1].momentum_5", "must be 1000000 or less"),
     "a string": (with_row(momentum_5="0.1"), "rows[1].momentum_5", "must be a number, and is a string"),
     "a boolean": (with_row(momentum_5=True), "rows[1].momentum_5", "must be a number, and is a boolean"),
     "null": (with_row(momentum_5=None), "rows[1].momentum_5", "must be a number, and is null"),
-    "an array for a number": (with_row(momentum_5=[1]), "rows[1].momentum_5", "must be a number, and is an array"),
     "a missing name": ({"rows": [{k: v for k, v in ROW.items() if k != "momentum_5"}]},)
     + ("rows[0].momentum_5", "is missing"),
     "an unknown name": (with_row(moment_5=1), "rows[1].moment_5", "is not known here (do you mean momentum_5?)"),
     "a misspelt threshold": ({"rows": [ROW], "treshold": 0.5}, "treshold", "do you mean threshold?"),
     "threshold 7": ({"rows": [ROW], "threshold": 7}, "threshold", "must be 1 or less"),
-    "threshold NaN": (b'{"rows": [%s], "threshold": NaN}' % json.dumps(ROW).encode(), "threshold", "must be finite"),
     "empty rows": ({"rows": []}, "rows", "must hold 1 or more"),
     "rows is an object": ({"rows": ROW}, "rows", "must be an array, and is an object"),
     "a row is an array": ({"rows": [list(ROW.values())]}, "rows[0]", "must be an object, and is an array"),
     "an array for an object": (b"[1, 2]", "body", "must be an object, and is an array"),
-    "a number": (b"17", "body", "must be an object"),
     "nothing": ({}, "body", "holds neither rows nor prices"),
     "both": ({"rows": [ROW], "prices": DAYS}, "body", "holds rows and prices"),
     "100,000 unknown names": (json.dumps(dict.fromkeys(map(str, range(100_000)), 1)).encode(), "body", "100000 places"),
     "10,000 empty rows": ({"rows": [{}] * 10_000}, "rows[0].abs_return", "is missing"),
-    "10,001 rows": ({"rows": [{}] * 10_001}, "rows[0].abs_return", "is missing"),
     "a name of 100,000 letters": ({"x" * 100_000: 1}, "x" * 60, "is not known here"),
     "days out of order": ({"prices": [DAYS[1], DAYS[0], *DAYS[2:]]}, "prices[1].date", "stands before it"),
     "a day twice": (with_day(5, date=DAYS[4]["date"]), "prices[5].date", "stands before it"),
     "high below low": (with_day(3, high=1.0), "prices[3]", "the high is below the open or the close"),
     "low above high": (with_day(3, low=1e5), "prices[3]", "the low is above the open or the close"),
     "a zero price": (with_day(3, low=0), "prices[3].low", "must be above 0"),
-    "a negative price": (with_day(3, open=-1.5), "prices[3].open", "must be above 0"),
     "a negative volume": (with_day(3, volume=-1), "prices[3].volume", "must be 0 or more"),
     "half a share": (with_day(3, volume=1.5), "prices[3].volume", "must be a whole number"),
-    "a price that is NaN": (json.dumps(with_day(3, close=float("nan"))).encode(), "prices[3].close", "must be"),
     "66 days": ({"prices": DAYS[1:]}, "prices", "must hold 67 or more, and holds 66"),
     "no such day": (with_day(3, date="2018-02-30"), "prices[3].date", "is no day of the calendar"),
     "a date of another form": (with_day(3, date="31.12.2018"), "prices[3].date", "must be a day as in 2018-12-31"),
-    "a date with a time": (with_day(3, date="2018-12-31T00:00"), "prices[3].date", "must be a day as in"),
     "a date as a number": (with_day(3, date=20181231), "prices[3].date", "must be a string, and is a number"),
     "a gap": (with_day(0, date="2018-01-02"), "prices[1].date", "more than 7 days after 2018-01-02"),
     "no volume ever": ({"prices": [day | {"volume": 0} for day in DAYS]}, "prices[66]", "gives no volume_change"),
@@ -271,33 +236,17 @@ def test_unknown_paths_and_methods_are_404_and_405(client):
     check_problem(client.post("/model", content=b"x" * 3_000_000), 405)
 
 
-# Limits
-
-
-def raw_predict(app, received):
-    """Send these ASGI messages to /predict, one each time that the application asks for one; the status."""
+def test_a_body_over_the_limit_is_413_before_it_is_complete(small):
+    chunks = iter([{"type": "http.request", "body": b" " * 10_000, "more_body": True}] * 10)
     scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b""}
     scope |= {"headers": [(b"content-type", b"application/json")], "root_path": "", "http_version": "1.1"}
-    sent = []
-
-    async def receive():
-        return next(received)
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(app(scope, receive, send))
-    return sent[0]["status"]
+    receive, send = AsyncMock(side_effect=lambda: next(chunks)), AsyncMock()
+    asyncio.run(small.app(scope, receive, send))
+    assert send.await_args_list[0].args[0]["status"] == 413
+    assert len(list(chunks)) == 6  # the fourth is beyond the limit of 30,000 bytes, and no more is read
 
 
-def test_a_body_over_the_limit_is_413(client, small):
-    assert "2000000 bytes" in check_problem(predict(client, b" " * 2_000_001), 413)["detail"]
-    chunks = iter([{"type": "http.request", "body": b" " * 10_000, "more_body": True}] * 10)
-    assert raw_predict(small.app, chunks) == 413
-    assert len(list(chunks)) == 6  # the fourth is beyond the limit, and no more is read
-
-
-@pytest.mark.parametrize("length", ["2000001", "1" * 15, "9" * 400, "0" * 5000 + "7"])
+@pytest.mark.parametrize("length", ["2000001", "9" * 400, "0" * 5000 + "7"])
 def test_an_announced_length_over_the_limit_is_413_before_the_body(client, length):
     check_problem(predict(client, b"", JSON | {"Content-Length": length}), 413)
 
@@ -346,16 +295,6 @@ def test_a_prediction_that_takes_too_long_is_503(make_client):
     released.set()
     assert "The answer took more than 0.2 seconds" in check_problem(answer, 503)["detail"]
     assert answer.headers["Retry-After"] == "1"
-
-
-def test_a_caller_that_goes_away_is_counted_and_is_no_error(client, metric, caplog):
-    name = 'pystock_api_requests_total{path="/predict",status="499"}'
-    before = metric(name)
-    raw_predict(client.app, iter([{"type": "http.disconnect"}]))
-    assert metric(name) - before == 1 and not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-# The model
 
 
 def test_without_a_model_predictions_are_503_and_nonsense_is_still_400(make_client):

@@ -11,36 +11,37 @@ from pystock.api import model
 from pystock.api.settings import Settings
 
 
+def test_parse_model_uri_splits_alias_and_version_and_rejects_other_uris():
+    assert model.parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
+    assert model.parse_model_uri("models:/name/12") == ("name", None, "12")
+    for uri in ("", "name", "models:/name", "models:/name@a@b", "models:/name/one", "runs:/1/model"):
+        with pytest.raises(ValueError, match="write models:/NAME@ALIAS"):
+            model.parse_model_uri(uri)
+
+
 @pytest.mark.parametrize(
-    ("uri", "parts"),
-    [("models:/a b@champion", ("a b", "champion", None)), ("models:/name/12", ("name", None, "12"))],
+    ("error", "attempts"),
+    [
+        (model.Unavailable, [0, 10, 30, 70, 150, 310, 610, 910, 1210]),  # after 1, 2, 4 … polls, then every 5 minutes
+        (model.Unfit, [0]),
+    ],
 )
-def test_parse_model_uri_splits_alias_and_version(uri, parts):
-    assert model.parse_model_uri(uri) == parts
-
-
-@pytest.mark.parametrize("uri", ["", "name", "models:/name", "models:/name@a@b", "models:/name/one", "runs:/1/model"])
-def test_parse_model_uri_rejects_other_uris(uri):
-    with pytest.raises(ValueError, match="write models:/NAME@ALIAS"):
-        model.parse_model_uri(uri)
-
-
-def test_missing_files_are_fetched_again_at_growing_intervals(tmp_path, monkeypatch):
+def test_only_a_version_whose_files_are_missing_is_tried_again(tmp_path, monkeypatch, error, attempts):
     clock, tried = SimpleNamespace(now=1000.0), []
     monkeypatch.setattr(model, "time", SimpleNamespace(monotonic=lambda: clock.now))
     watcher = model.Watcher(Settings(poll_seconds=10, cache=tmp_path))
 
-    def missing(version, entry):
+    def fetch(version, entry):
         tried.append(clock.now - 1000)
-        raise model.Unavailable("its files cannot be had")
+        raise error("a reason")
 
     monkeypatch.setattr(watcher._registry, "find", lambda: SimpleNamespace(version="7", model_id="m-1", source=""))
-    monkeypatch.setattr(watcher, "_fetch", missing)
+    monkeypatch.setattr(watcher, "_fetch", fetch)
     while clock.now < 2300:
         watcher.look()
         clock.now += 10
-    assert tried == [0, 10, 30, 70, 150, 310, 610, 910, 1210]  # after 1, 2, 4, 8, 16 polls, then every 5 minutes
-    assert watcher.ready()["champion"]["refused"] == {"version": 7, "reason": "its files cannot be had"}
+    assert tried == attempts
+    assert watcher.ready()["champion"]["refused"] == {"version": 7, "reason": "a reason"}
 
 
 class Nonsense(BaseHTTPRequestHandler):
