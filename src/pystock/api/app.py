@@ -23,14 +23,12 @@ from pystock.api import metrics, openapi
 from pystock.api.body import read_body
 from pystock.api.middleware import RequestMiddleware, RequestRecord
 from pystock.api.model import ServedModel, Watcher
-from pystock.api.schema import MOST_ERRORS, Contract, Question, Refused, features
+from pystock.api.schema import Contract, Question, Refused, features
 from pystock.api.settings import Settings
 
 INLINE_ROWS = 2000  # up to so many rows, a prediction takes less time than reading their JSON, and needs no thread
 START_SECONDS = 20  # that the first lookup of the champion may take before the service listens
-DESCRIPTION = (
-    "The probability that the next trading day moves by more than 1 %, from the champion of a registered model."
-)
+DESCRIPTION = "The probability that the next trading day moves by more than 1 %, as the champion predicts it."
 _TITLES = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}  # Python 3.13 has other names for them
 
 
@@ -164,7 +162,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         "request_id": request.scope["record"].id,
     }
     if error.errors:
-        problem["errors"] = error.errors[:MOST_ERRORS]
+        problem["errors"] = error.errors
     return Response(to_json(problem), error.status, error.headers, media_type="application/problem+json")
 
 

@@ -14,7 +14,6 @@ from pystock.api import metrics
 log = logging.getLogger("pystock.api")
 PATHS = ("/predict", "/model", "/health", "/ready", "/metrics", "/docs", "/openapi.json")
 _POLLED = ("/health", "/ready", "/metrics")  # by monitors, every few seconds: their successes are logged at level debug
-_CLIENT_GONE = 499
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -61,7 +60,8 @@ class RequestMiddleware:
 
 
 def _count(method: str, path: str, record: RequestRecord, seconds: float) -> None:
-    label, status = path if path in PATHS else "other", record.status or _CLIENT_GONE
+    label = path if path in PATHS else "other"
+    status = record.status or 499  # the client has gone, or uvicorn has cut the request
     metrics.REQUESTS.labels(label, status).inc()
     metrics.SECONDS.labels(label).observe(seconds)
     fields = {

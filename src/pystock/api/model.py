@@ -250,13 +250,12 @@ class Watcher:
         self._uri, self._poll_seconds = settings.model, settings.poll_seconds
         self._registry = Registry(settings.model)
         self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), settings.model)
-        self._cache_tried = False
         self._reachable: bool | None = None
         self._server = {"reachable": False, "since": _now(), "error": "not asked yet"}
         self._champion: dict[str, Any] = {"checked_at": None, "version": None}
         self._refused: dict[str, Any] | None = None
         self._refused_entry, self._attempts, self._retry_at = "", 0, 0.0
-        self._missing = False
+        self._cache_tried = self._missing = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
 

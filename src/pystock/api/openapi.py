@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import PlainTextResponse
 
-from pystock.api.schema import FEATURE_NAMES, PAST, Alive, Contract, Model, Predictions, Ready
+from pystock.api.schema import FEATURE_NAMES, PAST, Contract, Model, Predictions, Ready
 
 # the S&P 500 on 2018-12-31 and on 2017-06-30, to four digits
 STORM = (0.0085, 0.0255, 0.0215, 0.0183, 0.0147, 0.0171, 0.0185, 0.0154, 0.012, 0.0367, -0.0676, -0.0727)
@@ -67,7 +67,7 @@ PREDICT: dict[str, Any] = {
     "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": _BODY}}},
 }
 MODEL: dict[str, Any] = {"summary": "The served version", "response_model": Model, "responses": _problems(503)}
-HEALTH: dict[str, Any] = {"summary": "Whether the process lives", "response_model": Alive}
+HEALTH: dict[str, Any] = {"summary": "Whether the process lives", "response_model": dict[str, str]}
 _NOT_READY = {503: {"model": Ready, "description": "There is no model."}}
 READY: dict[str, Any] = {"summary": "Whether there is a model", "response_model": Ready, "responses": _NOT_READY}
 METRICS: dict[str, Any] = {"summary": "Metrics of all workers, for Prometheus", "response_class": PlainTextResponse}

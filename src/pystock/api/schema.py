@@ -7,7 +7,7 @@ microseconds, half of what `json.loads` takes.
 import difflib
 from datetime import date
 from itertools import chain
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 import pandas as pd
@@ -246,10 +246,6 @@ class Model(BaseModel):
     signature: dict[str, Any]
     metrics: dict[str, float]
     tags: dict[str, str]
-
-
-class Alive(BaseModel):
-    status: Literal["alive"]
 
 
 class TrackingServer(BaseModel):
