@@ -31,9 +31,9 @@ def connected(service):
     return socket.create_connection(("127.0.0.1", service.server.port), timeout=60)
 
 
-def head(length, *more):
+def head(length):
     lines = ["POST /predict HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {length}"]
-    return "\r\n".join([*lines, *more, "", ""]).encode()
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 def received(client):

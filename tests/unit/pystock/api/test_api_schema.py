@@ -39,12 +39,3 @@ def test_prices_are_refused_by_the_rules_of_the_price_files(rule, column, value)
     with pytest.raises(Refused) as refused:
         features(as_prices(prices))
     assert {"where": "prices[70]", "what": f"cannot be: {rule}"} in refused.value.errors
-
-
-def test_prices_with_a_gap_are_refused_as_in_the_price_files():
-    prices = load().iloc[-100:]
-    gap = prices.drop(prices.index[20:30])
-    with pytest.raises(DataError, match="gap"):
-        validate(gap)
-    with pytest.raises(Refused, match="more than 7 days after"):
-        features(as_prices(gap))
