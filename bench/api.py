@@ -1,7 +1,7 @@
 """Measure the inference API against `mlflow models serve` and a minimal endpoint, side by side. Part of `make bench`.
 
 All of them answer the same rows with the same models, one worker each, on the same uvicorn with httptools and uvloop.
-The load comes from wrk (Debian's package), whose own ceiling on an endpoint that does nothing stands beside them.
+The load comes from wrk (Debian's package); an endpoint that does nothing shows its own ceiling.
 """
 
 import json
@@ -52,7 +52,7 @@ def load_of(url: str, body: Path | None, seconds: float = SECONDS, pause: float 
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT % {"body": json.dumps(str(body or "/none")), "pause": pause})
         script.flush()
-        words = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, url]
+        words = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s", "-s", script.name, url]
         done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     if found["bad"] or not found["requests"]:

@@ -3,7 +3,7 @@
 import json
 
 from course.checks import Exercise, Wrong
-from pystock.api.schema import NAMES, Contract, Refused, features
+from pystock.api.schema import FEATURE_NAMES, Contract, Refused, features
 from pystock.data import load, named
 from pystock.features import volatility
 
@@ -60,8 +60,8 @@ def _unfit(signature) -> str:
     if not signature or not signature.inputs or not signature.inputs.has_input_names():
         return "has no signature that names its columns"
     columns = [(each.name, each.type.name) for each in signature.inputs.inputs]
-    if columns != [(name, "double") for name in NAMES]:
-        return f"asks for other columns than the {len(NAMES)} doubles of the contract"
+    if columns != [(name, "double") for name in FEATURE_NAMES]:
+        return f"asks for other columns than the {len(FEATURE_NAMES)} doubles of the contract"
     if not any(each.name == "threshold" for each in signature.params or []):
         return "has no parameter threshold"
     return ""

@@ -1,15 +1,17 @@
-"""What the tests of the inference API share: a store with versions of a model, and the service on it as it is started.
+"""The inference API in processes of its own, and a store with versions of a model for it.
 
-Services and servers run under `course.servers`, which ends them with everything they started.
+Services run under `course.servers`, which ends them with everything they started.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
+import psutil
 import pytest
 import requests
 from fake_course import until
@@ -30,17 +32,11 @@ QUIET_MODELS = [  # for `pytestmark`
     pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
 ]
 WRONG = '''
-import os
-
 import mlflow
-
-if "LOADS" in os.environ:  # where a test counts how often this is loaded
-    with open(os.environ["LOADS"], "a") as file:
-        file.write("loaded\\n")
 
 
 class Wrong(mlflow.pyfunc.PythonModel):
-    """Says of itself what the champion says, and answers 2 for a probability."""
+    """Has the signature of the champion, and answers 2 for a probability."""
 
     def probability(self, numbers):
         return numbers[:, 0] * 0 + 2
@@ -53,12 +49,12 @@ mlflow.models.set_model(Wrong())
 '''
 
 
-@pytest.fixture(scope="module")
-def versions(tmp_path_factory, empty_store):
-    """The registered model with the versions `forest` (XGBoost, the champion), `line` (a logistic regression), `stump`
-    (XGBoost, another one), `wrong` (answers what is no probability) and `narrow` (lacks a column); this process's
-    store, too. `alias(version)` moves the alias."""
-    folder = tmp_path_factory.mktemp("champions") / "store"
+def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNamespace]:
+    """Make a store with a registered model, and use it in this process.
+
+    It has the versions `forest` (XGBoost, the champion), `line` (a logistic regression), `stump` (XGBoost, another
+    one), `wrong` (answers 2 for a probability) and `narrow` (lacks a column). `alias(version)` moves the alias.
+    """
     store.copy(empty_store, folder)
     mlflow.set_tracking_uri(store.uri(folder))
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
@@ -80,13 +76,13 @@ def versions(tmp_path_factory, empty_store):
         made["narrow"] = _log(code, signature, None)
     client = mlflow.MlflowClient()
     client.create_registered_model(NAME)
-    found = SimpleNamespace(uri=store.uri(folder), folder=folder)
+    versions = SimpleNamespace(uri=store.uri(folder), folder=folder)
     for name, info in made.items():
         version = client.create_model_version(NAME, info.model_uri, run_id=info.run_id, model_id=info.model_id)
-        setattr(found, name, int(version.version))
-    found.alias = lambda version: client.set_registered_model_alias(NAME, "champion", str(version))
-    found.alias(found.forest)
-    yield found
+        setattr(versions, name, int(version.version))
+    versions.alias = lambda version: client.set_registered_model_alias(NAME, "champion", str(version))
+    versions.alias(versions.forest)
+    yield versions
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
@@ -98,11 +94,11 @@ def _log(code, signature, example):
 class Service:
     """The inference API in processes of its own, started by its main.py."""
 
-    def __init__(self, uri: str, cache: Path, env: dict[str, str] | None = None, **settings):
-        """`settings` are those of the service without their prefix, `env` other variables."""
-        env = (env or {}) | {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
-        self.env = {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_CACHE": str(cache), "PYSTOCK_API_POLL_SECONDS": str(POLL)}
-        self.env |= env
+    def __init__(self, uri: str, cache: Path, **settings):
+        """`settings` are those of the service, without their prefix."""
+        settings = {"cache": cache, "poll_seconds": POLL} | settings
+        self.env = {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
+        self.env["MLFLOW_TRACKING_URI"] = uri
         self.server: Server | None = None
 
     def start(self, health: str = "/ready") -> "Service":
@@ -125,7 +121,6 @@ class Service:
         if isinstance(body, dict):
             body = json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} | options.pop("headers", {})
-        headers = {name: value for name, value in headers.items() if value is not None}
         return requests.post(f"{self.url}/predict", data=body, headers=headers, timeout=30, **options)
 
     def get(self, path: str) -> requests.Response:
@@ -147,28 +142,14 @@ class Service:
         lines = self.server.log.read_text(encoding="utf-8").splitlines()
         return [found for found in map(json.loads, lines) if found["message"] == message]
 
-    def event(self, message: str, request_id: str) -> dict:
-        """The one line of the log with that message about that request: it is written when the answer has left."""
-        (line,) = until(lambda: [each for each in self.events(message) if each["request_id"] == request_id], 20)
-        return line
-
     def until_version(self, version: int) -> None:
         until(lambda: self.version() == version, 20)
 
 
-def pid_of(service: Service) -> int:
+def process_of(service: Service) -> psutil.Process:
     """The process of main.py, which its guard started."""
-    import psutil
-
     (child,) = psutil.Process(service.server._guard.pid).children()
-    return child.pid
-
-
-@pytest.fixture(scope="module")
-def service(versions, tmp_path_factory):
-    """The service on the store of `versions`, one worker; its champion is `forest`."""
-    with Service(versions.uri, tmp_path_factory.mktemp("cache")) as started:
-        yield started
+    return child
 
 
 def days():
@@ -178,12 +159,3 @@ def days():
 
 def as_rows(table) -> list[dict]:
     return table.to_dict("records")
-
-
-def as_prices(table) -> list[dict]:
-    """A frame of pystock.data as the days of a request."""
-    return [
-        {"date": f"{row.Index:%Y-%m-%d}", "open": row.Open, "high": row.High, "low": row.Low}
-        | {"close": row.Close, "volume": row.Volume}
-        for row in table.itertuples()
-    ]

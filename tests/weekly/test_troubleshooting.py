@@ -31,7 +31,7 @@ from course import servers, store
 from course.chapters import all_chapters
 from course.cli import main
 from course.workbench import local as workbench
-from pystock.api import model as api_champion
+from pystock.api import model as api_model
 from pystock.api import schema as api_schema
 
 # on one worker: its tests share a store and the servers that start beside them
@@ -823,7 +823,7 @@ def test_a_port_that_is_none(learner):
 
 @provokes("There is no model yet")
 def test_a_service_without_a_champion(api):
-    row = dict.fromkeys(api_schema.NAMES, 0.01)
+    row = dict.fromkeys(api_schema.FEATURE_NAMES, 0.01)
     return refusal(api, JSON, json.dumps({"rows": [row]}).encode())
 
 
@@ -845,7 +845,7 @@ def test_a_version_for_another_question(tmp_path):
     signature = mlflow.models.infer_signature(X, params={"threshold": 0.5})
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
-    return said_by(api_champion.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
+    return said_by(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
 
 
 @provokes("The header Content-Type is")

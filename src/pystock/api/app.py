@@ -1,210 +1,178 @@
-"""The inference API: an ASGI application that answers with the champion. projects/pystock-inference-api starts it."""
+"""The inference API: an ASGI application that predicts with the champion. projects/pystock-inference-api starts it."""
 
 import asyncio
 import logging
-import sys
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
+from http import HTTPStatus
+from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from fastapi_offline import FastAPIOffline
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from pystock.api import middleware as limits
-from pystock.api.keys import Keys
-from pystock.api.model import Served, Watcher
-from pystock.api.openapi import add_routes
+from pystock.api import metrics, openapi
+from pystock.api.body import read_body
+from pystock.api.middleware import RequestMiddleware, RequestRecord
+from pystock.api.model import ServedModel, Watcher
 from pystock.api.schema import Contract, Question, Refused, features
-from pystock.api.server import ENDING, end_with_the_supervisor
 from pystock.api.settings import Settings
 
-log = logging.getLogger("pystock.api")
-SMALL = 32  # rows; requests up to this size are answered together
-LARGE = 2000  # rows; more are predicted in a thread: fewer take less time than their JSON takes to be read
-DESCRIPTION = (
-    "The probability that the next trading day moves by more than 1 %, from the champion of a registered model."
-)
-_JSON = (b"content-type", b"application/json")
-START_SECONDS = 20  # that a first look for the champion may take before the service listens
+INLINE_ROWS = 2000  # up to so many rows, a prediction takes less time than reading their JSON, and needs no thread
+START_SECONDS = 20  # that the first lookup of the champion may take before the service listens
+DESCRIPTION = "The probability that the next trading day moves by more than 1 %, as the champion predicts it."
+_TITLES = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}  # Python 3.13 has other names for them
 
 
-def create_app(settings: Settings | None = None) -> limits.Around:
-    """The application of one worker. Its lifespan starts the thread that looks for the champion."""
-    logging.captureWarnings(True)  # they come as JSON lines, too
-    settings = settings or Settings()
-    contract, watcher, mirror = Contract(settings.max_rows), Watcher(settings, settings.model), None
-    if settings.mirror:
-        from pystock.api.shadow import Mirror  # its metrics are there where it is
+def create_app(settings: Settings | None = None) -> RequestMiddleware:
+    """Return the application of one worker. Its lifespan runs the thread that looks for the champion."""
+    service = InferenceService(settings or Settings())
+    about: dict[str, Any] = {"title": "pystock inference API", "version": "1", "description": DESCRIPTION}
+    about["generate_unique_id_function"] = lambda route: route.name  # the names of methods in generated clients
+    app = FastAPIOffline(**about, lifespan=service.lifespan, redirect_slashes=False, redoc_url=None)
+    app.post("/predict", **openapi.PREDICT)(service.predict)
+    app.get("/model", **openapi.MODEL)(service.model)
+    app.get("/health", **openapi.HEALTH)(service.health)
+    app.get("/ready", **openapi.READY)(service.ready)
+    app.get("/metrics", **openapi.METRICS)(service.metrics)
+    for kind in (Refused, HTTPException, Exception):
+        app.add_exception_handler(kind, _refuse)
+    openapi.describe_requests(app, service.contract)
+    return RequestMiddleware(app)
 
-        mirror = Mirror(settings)
-    keys = Keys(Path(settings.keys_file)) if settings.keys_file else None
-    threads = ThreadPoolExecutor(2, "predict")
-    together, at_work = Together(), 0
+
+class InferenceService:
+    """The handlers of the requests, and what they share."""
+
+    def __init__(self, settings: Settings):
+        self.contract = Contract(settings.max_rows)
+        self._settings, self._watcher = settings, Watcher(settings)
+        self._threads = ThreadPoolExecutor(2, "predict")
+        self._predicting = 0
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI):
-        sys.setswitchinterval(0.001)  # seconds; while a new champion is loaded, requests wait so long for Python's lock
-        limits.forget_dead_workers()
-        end_with_the_supervisor()
-        watcher.start()
-        # No request is accepted before there is a model, or is known that there is none
-        await asyncio.to_thread(watcher.looked.wait, START_SECONDS)
-        if mirror:
-            mirror.start()
-        if keys:
-            keys.start()
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Look for the champion as long as the application runs. It accepts requests after the first lookup."""
+        logging.captureWarnings(True)  # into the log, as JSON lines
+        metrics.forget_dead_workers()
+        _exit_with_parent()
+        self._watcher.start()
+        await asyncio.to_thread(self._watcher.looked.wait, START_SECONDS)
         yield
-        if mirror:
-            mirror.stop()
-        if keys:
-            keys.stop()
-        watcher.stop()
-        threads.shutdown(wait=False, cancel_futures=True)
+        self._watcher.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        logging.captureWarnings(False)
 
-    async def predict(scope, receive, send) -> None:
-        nonlocal at_work
-        if at_work >= settings.max_concurrent:
-            detail = f"{settings.max_concurrent} requests are at work, and no more are taken: try again."
+    async def predict(self, request: Request) -> Response:
+        limit, seconds = self._settings.max_concurrent, self._settings.timeout_seconds
+        if self._predicting >= limit:
+            detail = f"{limit} requests are at work, and no more are taken: try again."
             raise Refused(503, detail, reason="concurrency", retry_after="1")
-        at_work += 1
-        body, call = None, scope["call"]
+        self._predicting += 1
+        body = None
         try:
-            async with asyncio.timeout(settings.timeout_seconds):
-                body = await limits.read_json(scope, receive, settings.max_body_bytes)
-                question, served = contract.read(body), current()  # once: the whole request has this version
-                numbers = question.numbers
-                if numbers is not None and served.batches and len(numbers) <= SMALL:
-                    probability = await together.ask(served, numbers)
-                    text = _answer(served, question, call, None, probability)
-                elif numbers is not None and len(numbers) <= LARGE:
-                    probability = served.probability(numbers)
-                    text = _answer(served, question, call, None, probability)
-                else:
-                    work = threads, _answer_large, served, question, call
-                    text, numbers, probability = await asyncio.get_running_loop().run_in_executor(*work)
+            async with asyncio.timeout(seconds):
+                body = await read_body(request, self._settings.max_body_bytes)
+                return await self._answer(self.contract.read(body), request.scope["record"])
         except TimeoutError:
-            seconds = f"{settings.timeout_seconds:g} seconds"
             if body is None:
-                detail = f"The body was not here after {seconds}."
+                detail = f"The body did not arrive within {seconds:g} seconds."
                 raise Refused(408, detail, reason="slow_body", connection="close") from None
-            detail = f"The answer was not there after {seconds}: send fewer rows, or try again."
+            detail = f"The answer took more than {seconds:g} seconds: send fewer rows, or try again."
             raise Refused(503, detail, reason="time", retry_after="1") from None
+        except ClientDisconnect:
+            return Response(status_code=499)  # for the log and the metrics
         finally:
-            at_work -= 1
-        length = (b"content-length", str(len(text)).encode())
-        headers = [_JSON, length, (b"x-model-version", str(served.version).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": text})
-        if mirror:
-            mirror.offer(call.id, served, question.threshold, numbers, probability)
+            self._predicting -= 1
 
-    def current() -> Served:
-        served = watcher.served
+    async def _answer(self, question: Question, record: RequestRecord) -> Response:
+        served = self._served()  # read once, so that one version makes the whole answer
+        if question.numbers is not None and len(question.numbers) <= INLINE_ROWS:
+            text = _predictions(served, question, record)
+        else:
+            loop = asyncio.get_running_loop()
+            text = await loop.run_in_executor(self._threads, _predictions, served, question, record)
+        return Response(text, media_type="application/json", headers={"X-Model-Version": str(served.version)})
+
+    def _served(self) -> ServedModel:
+        served = self._watcher.served
         if served is None:
             detail = "There is no model yet, and GET /ready says why: try again."
             raise Refused(503, detail, reason="no_model", retry_after="5")
         return served
 
-    async def model(request: Request) -> Response:
-        return _json(current().about)
+    async def model(self, request: Request) -> Response:
+        return _json(self._served().description)
 
-    async def health(request: Request) -> Response:
+    async def health(self, request: Request) -> Response:
         return _json({"status": "alive"})
 
-    async def ready(request: Request) -> Response:
-        said = watcher.ready()
-        said["ready"] = said["ready"] and not ENDING.is_set()
-        said |= {"mirror": mirror and mirror.ready(), "keys": keys and keys.ready()}
-        return _json(said, 200 if said["ready"] else 503)
+    async def ready(self, request: Request) -> Response:
+        state = self._watcher.ready()
+        return _json(state, 200 if state["ready"] else 503)
 
-    async def metrics(request: Request) -> Response:
-        return Response(limits.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    about = {"title": "pystock inference API", "version": "1", "description": DESCRIPTION}
-    app = FastAPIOffline(**about, lifespan=lifespan, redirect_slashes=False, redoc_url=None)
-    add_routes(app, contract, {"model": model, "health": health, "ready": ready, "metrics": metrics}, bool(keys))
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(Refused, _refuse)
-    return limits.Around(app, predict, keys)
+    async def metrics(self, request: Request) -> Response:
+        return Response(metrics.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class Together:
-    """One call of the model for the small requests that are there at the same moment."""
-
-    def __init__(self):
-        self._waiting: list[tuple[Served, np.ndarray, asyncio.Future]] = []
-
-    def ask(self, served: Served, numbers: np.ndarray) -> asyncio.Future:
-        """The probabilities of these rows by this version, in the next round of the event loop."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._answer)
-        self._waiting.append((served, numbers, future))
-        return future
-
-    def _answer(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        served = waiting[0][0]
-        later = [each for each in waiting if each[0] is not served]  # asked after the version was exchanged
-        waiting = [each for each in waiting if each[0] is served]
-        try:
-            if len(waiting) == 1:
-                probability = served.probability(waiting[0][1])
-            else:
-                probability = served.probability(np.concatenate([numbers for _, numbers, _ in waiting]))
-        except Exception as error:
-            for _, _, future in waiting:
-                if not future.done():
-                    future.set_exception(error)
-        else:
-            at = 0
-            for _, numbers, future in waiting:
-                if not future.done():  # its time may be over
-                    future.set_result(probability[at : at + len(numbers)])
-                at += len(numbers)
-        if later:
-            self._waiting = later + self._waiting
-            self._answer()
-
-
-def _answer_large(served: Served, question: Question, call: limits.Call) -> tuple[bytes, np.ndarray, np.ndarray]:
+def _predictions(served: ServedModel, question: Question, record: RequestRecord) -> bytes:
     dates, numbers = None, question.numbers
     if numbers is None:
-        dates, numbers = features(question.prices)
-    probability = served.probability(numbers)
-    return _answer(served, question, call, dates, probability), numbers, probability
-
-
-def _answer(served: Served, question: Question, call: limits.Call, dates: list[str] | None, probability) -> bytes:
-    """The predictions as JSON."""
+        dates, numbers = features(question.prices or [])
     threshold = served.threshold if question.threshold is None else question.threshold
-    found = probability.tolist()
-    if not all(0 <= each <= 1 for each in found):  # a NaN is neither
-        raise ValueError(f"version {served.version} gives what is no probability")
-    limits.count_rows(probability)
-    call.rows, call.version = len(found), served.version
-    predictions = [{"probability": each, "decision": int(each > threshold)} for each in found]
+    probabilities = served.probability(numbers).tolist()
+    if not all(0 <= p <= 1 for p in probabilities):  # False for NaN, too
+        raise ValueError(f"version {served.version} gives a value that is not a probability")
+    metrics.count_predictions(probabilities)
+    record.rows, record.version = len(probabilities), served.version
+    predictions: list[dict[str, Any]] = [{"probability": p, "decision": int(p > threshold)} for p in probabilities]
     if dates:
         predictions = [{"date": date, **each} for date, each in zip(dates, predictions)]
     model = {"name": served.name, "version": served.version}
-    return to_json({"request_id": call.id, "model": model, "threshold": threshold, "predictions": predictions})
+    return to_json({"request_id": record.id, "model": model, "threshold": threshold, "predictions": predictions})
 
 
-def _json(what: dict, status: int = 200) -> Response:
-    return Response(to_json(what), status, media_type="application/json")
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(to_json(content), status, media_type="application/json")
 
 
-async def _refuse(request: Request, error: HTTPException | Refused) -> Response:
-    """What the routes of FastAPI refuse, as an error like the others."""
-    if isinstance(error, HTTPException):
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Answer with a problem document (RFC 9457)."""
+    if isinstance(error, HTTPException):  # of FastAPI's routing
         details = {404: "There is no such path: GET /docs lists them.", 405: "The path does not take this method."}
-        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        error = Refused(error.status_code, details.get(error.status_code, error.detail), reason="path", **headers)
-    limits.REJECTED.labels(error.reason).inc()
-    headers, text = limits.problem(error, request.scope["call"].id)
-    return Response(text, error.status, {name.decode(): value.decode() for name, value in headers})
+        detail = details.get(error.status_code, error.detail)
+        error = Refused(error.status_code, detail, reason="path", **(error.headers or {}))  # type: ignore[arg-type]
+    elif not isinstance(error, Refused):
+        error = Refused(500, "The service failed, and its log says why.")
+    if error.reason:
+        metrics.REJECTED.labels(error.reason).inc()
+    problem = {
+        "type": "about:blank",
+        "title": _TITLES.get(error.status) or HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": request.scope["record"].id,
+    }
+    if error.errors:
+        problem["errors"] = error.errors
+    return Response(to_json(problem), error.status, error.headers, media_type="application/problem+json")
+
+
+def _exit_with_parent() -> None:
+    """End this worker when the process that started it dies; otherwise the worker would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=wait, daemon=True).start()

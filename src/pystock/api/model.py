@@ -1,11 +1,9 @@
-"""The model that answers: found by its alias, fetched into a cache, checked, and exchanged while requests flow.
+"""The served model: looked up by its alias, fetched into a cache, checked, and replaced while requests are answered.
 
-A thread in each worker asks the tracking server every few seconds. What it finds changes one reference, `served`, which
-a request reads once. The server may be gone at any time: then the model in memory goes on, and after a restart the one
-in the cache.
+A thread in each worker asks the tracking server every few seconds. A new version replaces one reference, `served`,
+which a request reads once. If the server is gone, the model in memory stays, and after a restart the cached one.
 """
 
-import gc
 import hashlib
 import json
 import logging
@@ -15,67 +13,69 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock
-from filelock import Timeout as LockTimeout
 
-from pystock.api import middleware as metrics
-from pystock.api.schema import NAMES
+from pystock.api import metrics
+from pystock.api.schema import FEATURE_NAMES
 from pystock.api.settings import Settings
 from pystock.runs import first_line, model_id_of
 
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.pyfunc import PyFuncModel
+
 log = logging.getLogger("pystock.api")
-_LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files cannot be had
-_LONGEST_LOAD = 60  # seconds that one model may keep another from being loaded
-_LOADING = threading.Lock()  # MLflow hands a model of code over in a global: two threads could swap theirs
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what comes of reading JSON that is another
+_LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files are not available
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by JSON without our fields
 
 
-class Served(NamedTuple):
-    """A checked version. `about` is what GET /model says; `probability` takes (rows, 12) float64.
-
-    `batches`: whether a row's probability is the same to the last bit whatever rows stand beside it. XGBoost's is; a
-    matrix product's is not.
-    """
+class ServedModel(NamedTuple):
+    """A checked version. `description` is what GET /model answers; `probability` takes an array (rows, 12)."""
 
     name: str
     version: int
     threshold: float
     origin: str
     probability: Callable[[np.ndarray], np.ndarray]
-    batches: bool
-    about: dict[str, Any]
+    description: dict[str, Any]
 
 
-class _Gone(Exception):
-    """The tracking server does not answer, or refuses."""
+class Unreachable(Exception):
+    """Raised if the tracking server does not answer, or answers nonsense."""
 
 
-class _Unavailable(Exception):
-    """The files of a version cannot be had now."""
+class Unavailable(Exception):
+    """Raised if the files of a version cannot be read now."""
 
 
-class _Broken(Exception):
-    """A version that must not serve; it is not tried again until the alias moves."""
+class Unfit(Exception):
+    """Raised for a version that must not be served. It is not tried again until the alias moves."""
+
+
+def parse_model_uri(uri: str) -> tuple[str, str | None, str | None]:
+    """Split models:/NAME@ALIAS or models:/NAME/VERSION into name, alias and version."""
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))", uri)
+    if parts is None:
+        raise ValueError(f"{uri!r} is not a model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
+    return parts[1], parts[2], parts[3]
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-# The cache ------------------------------------------------------------------------------------------------------------
-
-
 class Cache:
-    """The last two good versions of one model of one server, on the disk; workers share it.
+    """The last two good versions of one model of one server, on disk. Workers share it.
 
-    FOLDER/VERSION-MODEL_ID/ holds model/ and about.json, which has the sha256 of each file of the model;
+    FOLDER/VERSION-MODEL_ID/ contains model/ and about.json, which has the sha256 of each file of the model;
     FOLDER/good.json names the good ones, newest first.
     """
 
@@ -85,58 +85,53 @@ class Cache:
         self._lock = FileLock(self.folder / ".lock", timeout=120)
 
     @contextmanager
-    def held(self):
-        """No other worker adds or removes an entry meanwhile. OSError where there is no lock: a read-only disk."""
+    def locked(self) -> Iterator[None]:
+        """Keep other workers from adding or removing entries. OSError where no lock can be made: a read-only disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
             yield
 
-    def get(self, entry: str, fill: Callable[[Path], dict]) -> tuple[Path, dict]:
-        """Folder and description of an entry; `fill` fetches it where it is not there, or damaged."""
-        with self.held():
-            place = self.folder / entry
-            with suppress(*_DAMAGE):
-                return place, _sound(place)
-            for left in self.folder.glob(".new-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            new = self.folder / f".new-{os.getpid()}"
-            (new / "model").mkdir(parents=True)
-            try:
-                about = fill(new / "model")
-                about["files"] = _digests(new / "model")
-                (new / "about.json").write_text(json.dumps(about), encoding="utf-8")
-                shutil.rmtree(place, ignore_errors=True)
-                new.rename(place)
-            except _Unavailable:
-                (new / "room").write_bytes(bytes(1_000_000))  # OSError: it is the disk that is full
-                raise
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
-            return place, about
+    def get(self, entry: str, fetch: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Return the description of an entry, which `fetch` fills where it is missing or damaged. Call it locked."""
+        folder, new = self.folder / entry, self.folder / f".new-{os.getpid()}"
+        with suppress(*_DAMAGE):
+            return _read(folder)
+        for old in self.folder.glob(".new-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        (new / "model").mkdir(parents=True)
+        try:
+            about = fetch(new / "model")
+            about["files"] = _digests(new / "model")
+            (new / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            new.rename(folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        return about
 
     def mark_good(self, entry: str) -> None:
-        """This one is the last good one; only the one before it is kept beside it."""
-        with self._lock:
-            good = [entry, *(each for each in self.good() if each != entry)][:2]
-            new = self.folder / ".good.json"
-            new.write_text(json.dumps(good), encoding="utf-8")
-            new.replace(self.folder / "good.json")
-            for place in self.folder.iterdir():
-                if place.is_dir() and place.name not in good:
-                    shutil.rmtree(place, ignore_errors=True)
+        """Record the newest good entry; only it and the one before it are kept. Call it locked."""
+        good = [entry, *(each for each in self.good() if each != entry)][:2]
+        new = self.folder / ".good.json"
+        new.write_text(json.dumps(good), encoding="utf-8")
+        new.replace(self.folder / "good.json")
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and folder.name not in good:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def good(self) -> list[str]:
-        """The names of the good entries, newest first."""
+        """Return the names of the good entries, newest first."""
         with suppress(*_DAMAGE):
             return [str(entry) for entry in json.loads((self.folder / "good.json").read_text(encoding="utf-8"))]
         return []
 
-    def read(self, entry: str) -> tuple[Path, dict]:
-        """Folder and description; _Broken for one that is damaged."""
+    def load(self, entry: str) -> ServedModel:
+        """Load a cached version; Unfit if it is damaged."""
         try:
-            return self.folder / entry, _sound(self.folder / entry)
+            about = _read(self.folder / entry)
         except _DAMAGE as error:
-            raise _Broken(f"the cached {entry} is damaged ({first_line(error)})") from None
+            raise Unfit(f"the cached {entry} is damaged ({first_line(error)})") from None
+        return load(self.folder / entry, about, "cache")
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -144,286 +139,242 @@ def _digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _sound(place: Path) -> dict:
-    about = json.loads((place / "about.json").read_text(encoding="utf-8"))
-    found = _digests(place / "model")
-    if wrong := sorted(set(found.items()) ^ set(about["files"].items())):
-        raise ValueError(f"{wrong[0][0]} is not as it was written")
+def _read(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    if changed := sorted(set(_digests(folder / "model").items()) ^ set(about["files"].items())):
+        raise ValueError(f"{changed[0][0]} is not as it was written")
     return about
 
 
-# Loading and checking -------------------------------------------------------------------------------------------------
-
-
-def load(folder: Path, about: dict, origin: str) -> Served:
-    """The version in a folder, checked on its own input example; _Broken says what is wrong with it."""
+def load(folder: Path, about: dict[str, Any], origin: str) -> ServedModel:
+    """Load the version in `folder`/model and check it on its own input example; Unfit if it must not be served."""
     import mlflow
 
     try:
-        if not _LOADING.acquire(timeout=_LONGEST_LOAD):
-            raise _Unavailable(f"another model has been loading for {_LONGEST_LOAD} seconds")
-        try:
-            model = mlflow.pyfunc.load_model(str(folder / "model"))
-        finally:
-            _LOADING.release()
-        signature = model.metadata.signature
-        inputs = signature.inputs if signature else None
-        found = [(each.name, each.type.name) for each in inputs.inputs] if inputs and inputs.has_input_names() else None
-        if found != [(name, "double") for name in NAMES]:
-            raise _Broken(f"its signature is not the {len(NAMES)} volatility features as doubles")
-        thresholds = [each.default for each in (signature.params or []) if each.name == "threshold"]
-        if not thresholds or not 0 <= thresholds[0] <= 1:
-            raise _Broken("its signature has no threshold from 0 to 1")
-        native = model.unwrap_python_model().probability
-        example = model.metadata.load_input_example(str(folder / "model"))
-        if example is None or not len(example):
-            raise _Broken("it has no input example to check it on")
-        said, probability = model.predict(example), native(np.ascontiguousarray(example[list(NAMES)], dtype="float64"))
-        if not (np.isfinite(probability).all() and (probability >= 0).all() and (probability <= 1).all()):
-            raise _Broken("on its input example it gives what is no probability")
-        if said["probability"].to_numpy().tolist() != probability.tolist():
-            raise _Broken("on its input example predict and probability differ")
-        if said["decision"].tolist() != (probability > thresholds[0]).astype(int).tolist():
-            raise _Broken("on its input example a decision is not whether the probability is above the threshold")
-    except (_Broken, _Unavailable):
+        model = mlflow.pyfunc.load_model(str(folder / "model"))
+        threshold = _threshold(model)
+        probability = _checked_probability(model, folder / "model", threshold)
+    except Unfit:
         raise
-    except Exception as error:  # whatever the model's own code and its libraries raise
-        if "files" in about and _digests(folder / "model") != about["files"]:
-            raise _Unavailable("its folder in the cache was changed while it was read") from None
-        raise _Broken(f"it cannot be loaded or asked here ({type(error).__name__}: {first_line(error)})") from None
-    told = {name: value for name, value in about.items() if name != "files"}
-    told |= {"loaded_at": _now(), "from": origin, "threshold": float(thresholds[0])}
-    told["signature"] = {kind: json.loads(text) for kind, text in signature.to_dict().items() if text}
-    batches = "xgboost" in model.metadata.flavors["python_function"].get("artifacts", {})
-    return Served(about["name"], about["version"], float(thresholds[0]), origin, native, batches, told)
+    except Exception as error:  # the model's code and its libraries may raise anything
+        raise Unfit(f"it cannot be loaded or asked here ({type(error).__name__}: {first_line(error)})") from None
+    description = {name: value for name, value in about.items() if name != "files"}
+    description |= {"loaded_at": _now(), "from": origin, "threshold": threshold}
+    signature = model.metadata.signature.to_dict()
+    description["signature"] = {kind: json.loads(text) for kind, text in signature.items() if text}
+    return ServedModel(about["name"], about["version"], threshold, origin, probability, description)
 
 
-# The registry ---------------------------------------------------------------------------------------------------------
+def _threshold(model: "PyFuncModel") -> float:
+    signature = model.metadata.signature
+    inputs = signature.inputs if signature else None
+    columns = [(each.name, each.type.name) for each in inputs.inputs] if inputs and inputs.has_input_names() else None
+    if columns != [(name, "double") for name in FEATURE_NAMES]:
+        raise Unfit(f"its signature is not the {len(FEATURE_NAMES)} volatility features as doubles")
+    thresholds = [each.default for each in (signature.params or []) if each.name == "threshold"]
+    if not thresholds or not 0 <= thresholds[0] <= 1:
+        raise Unfit("its signature has no threshold from 0 to 1")
+    return float(thresholds[0])
+
+
+def _checked_probability(model: "PyFuncModel", folder: Path, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
+    native: Callable[[np.ndarray], np.ndarray] = model.unwrap_python_model().probability
+    example = pd.DataFrame(model.metadata.load_input_example(str(folder)))  # empty for None
+    if example.empty:
+        raise Unfit("it has no input example to check it on")
+    predictions = pd.DataFrame(model.predict(example))
+    probability = native(np.ascontiguousarray(example[list(FEATURE_NAMES)], dtype="float64"))
+    if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN, too
+        raise Unfit("on its input example it gives a value that is not a probability")
+    if predictions["probability"].tolist() != probability.tolist():
+        raise Unfit("on its input example predict and probability differ")
+    if predictions["decision"].tolist() != (probability > threshold).astype(int).tolist():
+        raise Unfit("on its input example a decision is not whether the probability is above the threshold")
+    return native
 
 
 class Registry:
-    """The questions to the tracking server."""
+    """The queries to the tracking server about one model."""
 
-    def __init__(self, model: str):
-        self.name, self.alias, self.number = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))", model).groups()
+    def __init__(self, uri: str):
+        self.name, self.alias, self._number = parse_model_uri(uri)
 
-    def find(self):
-        """The version that the alias names, or None where there is no such; _Gone if nobody answers."""
+    def find(self) -> "ModelVersion | None":
+        """Return the version that the URI names, or None; Unreachable if the server does not answer."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
         client = mlflow.MlflowClient()
         try:
             if self.alias:
-                found = client.get_model_version_by_alias(self.name, self.alias)
+                version = client.get_model_version_by_alias(self.name, self.alias)
             else:
-                found = client.get_model_version(self.name, self.number)
-            int(found.version)  # what answers at that address may be no tracking server
-            return found
+                version = client.get_model_version(self.name, str(self._number))
+            int(version.version)  # another kind of server may answer at that address
+            return version
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
-            raise _Gone(first_line(error)) from None
-        except Exception as error:  # of a store in a file: whatever its database raises
-            raise _Gone(f"{type(error).__name__}: {first_line(error)}") from None
+            raise Unreachable(first_line(error)) from None
+        except Exception as error:  # a store in a file raises whatever its database does
+            raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from None
 
-    def fetch(self, found, folder: Path) -> dict:
-        """The version's files into a folder, and its description; _Unavailable if they cannot be had."""
+    def fetch(self, version: "ModelVersion", folder: Path) -> dict[str, Any]:
+        """Download a version's files and return its description; Unavailable if that fails."""
         import mlflow
 
         client = mlflow.MlflowClient()
-        model_id = model_id_of(found)
+        model_id = model_id_of(version)
         try:
-            mlflow.artifacts.download_artifacts(f"models:/{self.name}/{found.version}", dst_path=str(folder))
-            if not (folder / "MLmodel").exists():  # MLflow takes a folder that is not there for an empty one
+            mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(folder))
+            if not (folder / "MLmodel").exists():  # MLflow downloads a missing folder as an empty one
                 raise FileNotFoundError("there is no MLmodel")
-            scores = client.get_run(found.run_id).data.metrics if found.run_id else {}
+            scores = client.get_run(version.run_id).data.metrics if version.run_id else {}
             if model_id:
                 scores |= {each.key: each.value for each in client.get_logged_model(model_id).metrics or []}
         except Exception as error:
-            raise _Unavailable(f"its files cannot be had ({type(error).__name__}: {first_line(error)})") from None
-        return {
-            "name": self.name,
-            "version": int(found.version),
-            "alias": self.alias,
-            "model_id": model_id,
-            "run_id": found.run_id or "",
-            "metrics": scores,
-            "tags": dict(found.tags),
-        }
-
-
-# The watcher ----------------------------------------------------------------------------------------------------------
+            raise Unavailable(f"its files cannot be had ({type(error).__name__}: {first_line(error)})") from None
+        about = {"name": self.name, "version": int(version.version), "alias": self.alias, "model_id": model_id}
+        return about | {"run_id": version.run_id or "", "metrics": scores, "tags": dict(version.tags)}
 
 
 class Watcher:
-    """Keeps `served` at the version that `model` names; None as long as there is none. `looked` is set after one look.
+    """A thread that keeps `served` at the version that `settings.model` names. `looked` is set after the first lookup.
 
-    A champion goes on when nothing better is to be had. Where `keeps` is False, `served` is the version that the
-    registry names now, or none.
+    `served` is None until there is a model. A served model stays until a better one has passed the check.
     """
 
-    what, keeps, log, counts = "champion", True, log, metrics.CHAMPION
-
-    def __init__(self, settings: Settings, model: str):
-        self.served: Served | None = None
-        self._settings, self._model = settings, model
-        self._registry = Registry(model)
-        self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), model)
-        self._reachable, self._since, self._error = None, _now(), "not asked yet"
-        self._checked_at, self._named, self._refused, self._told = None, None, None, None
-        self._not_before, self._attempts = {}, 0
-        self._cache_tried, self._frozen = False, False
-        self._ended, self.looked = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=self.what, daemon=True)
+    def __init__(self, settings: Settings):
+        self.served: ServedModel | None = None
+        self.looked = threading.Event()
+        self._uri, self._poll_seconds = settings.model, settings.poll_seconds
+        self._registry = Registry(settings.model)
+        self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), settings.model)
+        self._reachable: bool | None = None
+        self._server = {"reachable": False, "since": _now(), "error": "not asked yet"}
+        self._champion: dict[str, Any] = {"checked_at": None, "version": None}
+        self._refused: dict[str, Any] | None = None
+        self._refused_entry, self._attempts, self._retry_at = "", 0, 0.0
+        self._cache_tried = self._missing = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self, seconds: float = 2) -> None:
-        """Returns when the thread has ended, or after `seconds`: it may wait for a server that does not answer."""
+    def stop(self) -> None:
+        """End the thread. It may be waiting for a server that does not answer: 2 seconds are enough for the others."""
         self._ended.set()
-        self._thread.join(seconds)
+        self._thread.join(2)
 
-    def ready(self) -> dict:
-        """What GET /ready says."""
-        served, refused = self.served, self._refused
+    def ready(self) -> dict[str, Any]:
+        """Return the answer to GET /ready."""
+        served = self.served
         return {
             "ready": served is not None,
             "model": {"name": served.name, "version": served.version} if served else None,
             "from": served.origin if served else None,
-            "tracking_server": {"reachable": bool(self._reachable), "since": self._since, "error": self._error},
-            "champion": {
-                "checked_at": self._checked_at,
-                "version": self._named,
-                "refused": {"version": refused[0], "reason": refused[1]} if refused else None,
-            },
+            "tracking_server": self._server,
+            "champion": self._champion | {"refused": self._refused},
         }
 
     def _run(self) -> None:
         while not self._ended.is_set():
             try:
                 self.look()
-            except Exception:  # the thread has to live: without it no new champion would ever come
-                self.log.exception(f"looking for the {self.what} failed")
+            except Exception:  # without this thread no new champion would ever be served
+                log.exception("looking for the champion failed")
             self.looked.set()
-            self._ended.wait(self._settings.poll_seconds)
+            self._ended.wait(self._poll_seconds)
 
     def look(self) -> None:
-        """One look at the alias, and what follows from it."""
+        """Look up the alias once, and serve what it names."""
         try:
-            found = self._registry.find()
-        except _Gone as gone:
-            self._server(False, str(gone))
-            return self._from_cache()
-        self._server(True, None)
-        self._checked_at, self._named = _now(), int(found.version) if found else None
-        if found is None:
-            self._refused = None
-            what = "keeps what it has" if self.keeps else "has none"
-            self._tell("none", f"{self._model} names no version", what)
-            return self._from_cache()
-        entry = f"{int(found.version)}-{model_id_of(found) or 'none'}"
-        served = self.served
-        if served and (served.version, served.about["model_id"]) == (int(found.version), model_id_of(found)):
+            version = self._registry.find()
+        except Unreachable as error:
+            self._set_server(False, str(error))
+            return self._serve_cached()
+        self._set_server(True, None)
+        self._champion = {"checked_at": _now(), "version": int(version.version) if version else None}
+        if version is None:
+            if not self._missing:
+                log.warning("no champion", extra={"reason": f"{self._uri} names no version: keeps what it has"})
+            self._missing, self._refused, self._refused_entry = True, None, ""
+            return self._serve_cached()
+        self._missing = False
+        number, model_id = int(version.version), model_id_of(version)
+        entry, served = f"{number}-{model_id or 'none'}", self.served
+        if served and (served.version, served.description["model_id"]) == (number, model_id):
+            self._refused, self._refused_entry = None, ""
             if served.origin == "cache":
-                self._serve(served._replace(origin="registry", about=served.about | {"from": "registry"}), entry)
-            self._refused = None
-            return self._tell(entry)
-        if self._refused and self._told == entry and time.monotonic() < self._not_before.get(entry, float("inf")):
-            return None
-        try:
-            served = self._fetched(found, entry)
-            self._refused = None  # before it answers: who meets the new version is not told of the one before
-            self._serve(served, entry)
-            self._tell(entry)
-        except (_Broken, _Unavailable) as error:
-            self._refuse(int(found.version), entry, error)
+                description = served.description | {"from": "registry"}
+                self._serve(served._replace(origin="registry", description=description))
+        elif entry != self._refused_entry or time.monotonic() >= self._retry_at:
+            try:
+                checked = self._fetch(version, entry)
+            except (Unfit, Unavailable) as error:
+                self._refuse(number, entry, error)
+                return self._serve_cached()
+            self._refused, self._refused_entry = None, ""  # first: callers of the new version see no refusal
+            self._serve(checked)
 
-    def _fetched(self, found, entry: str) -> Served:
+    def _fetch(self, version: "ModelVersion", entry: str) -> ServedModel:
         try:
-            with self._cache.held():  # until it is marked: another worker would take its folder away while it is read
-                place, about = self._cache.get(entry, lambda folder: self._registry.fetch(found, folder))
-                about |= {"alias": self._registry.alias, "tags": dict(found.tags)}
-                served = load(place, about, "registry")
+            with self._cache.locked():  # until it is marked as good; another worker would remove it while it is read
+                about = self._cache.get(entry, lambda folder: self._registry.fetch(version, folder))
+                about |= {"alias": self._registry.alias, "tags": dict(version.tags)}
+                checked = load(self._cache.folder / entry, about, "registry")
                 with suppress(OSError):
                     self._cache.mark_good(entry)
-                return served
-        except LockTimeout:
-            raise _Unavailable("another worker has been at the cache for 2 minutes") from None
-        except OSError as error:
-            self.log.warning(
-                "cache not writable", extra={"cache": str(self._cache.folder), "reason": first_line(error)}
-            )
+                return checked
+        except (OSError, Unavailable) as error:  # MLflow reports a full disk as files that it cannot download
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "model").mkdir()
-                return load(Path(folder), self._registry.fetch(found, Path(folder) / "model"), "registry")
+                about = self._registry.fetch(version, Path(folder) / "model")
+                log.warning("cache not writable", extra={"cache": str(self._cache.folder), "reason": first_line(error)})
+                return load(Path(folder), about, "registry")
 
-    def _refuse(self, version: int, entry: str, error: Exception) -> None:
-        self._let_go()  # before the refusal is told
-        if self._told != entry:
-            self._attempts = 0
-            self.counts.refused.inc()
-        self._refused = (version, str(error))
-        if isinstance(error, _Unavailable):  # it may come; a broken one is left alone until the alias moves
-            wait = min(_LONGEST_WAIT, self._settings.poll_seconds * 2**self._attempts)
-            self._not_before, self._attempts = {entry: time.monotonic() + wait}, self._attempts + 1
+    def _refuse(self, version: int, entry: str, error: Unfit | Unavailable) -> None:
+        self._refused = {"version": version, "reason": str(error)}
+        if entry != self._refused_entry:
+            self._refused_entry, self._attempts = entry, 0
+            metrics.REFUSED_VERSIONS.inc()
+            log.error("version refused", extra={"refused_version": version, "reason": str(error)})
+        if isinstance(error, Unfit):
+            self._retry_at = float("inf")
         else:
-            self._not_before = {}
-        if self._told != entry:
-            self._told = entry
-            self.log.error("version refused", extra={"refused_version": version, "reason": str(error)})
-        self._from_cache()
+            self._retry_at = time.monotonic() + min(_LONGEST_WAIT, self._poll_seconds * 2**self._attempts)
+            self._attempts += 1
 
-    def _let_go(self) -> None:
-        """Where nothing is kept, serve none."""
-        if self.served and not self.keeps:
-            self.served = None
-            self.counts.version.set(0)
-            self.log.info("let go")
-
-    def _from_cache(self) -> None:
-        self._let_go()
-        if self.served or self._cache_tried or not self.keeps:
+    def _serve_cached(self) -> None:
+        """Serve the last good version of the cache if nothing is served; try it once."""
+        if self.served or self._cache_tried:
             return
         self._cache_tried = True
         for entry in self._cache.good():
             try:
-                return self._serve(load(*self._cache.read(entry), "cache"), entry)
-            except (_Broken, _Unavailable) as error:
-                self.log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
-        self.log.error(
-            "no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)}
-        )
+                return self._serve(self._cache.load(entry))
+            except Unfit as error:
+                log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
+        log.error("no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)})
 
-    def _serve(self, served: Served, entry: str) -> None:
+    def _serve(self, served: ServedModel) -> None:
         before, self.served = self.served, served
-        self.counts.version.set(served.version)
-        self.counts.from_cache.set(served.origin == "cache")
+        metrics.VERSION.set(served.version)
+        metrics.FROM_CACHE.set(served.origin == "cache")
         event = "switched" if before and before.version != served.version else "loaded"
         if event == "switched":
-            self.counts.switches.inc()
-        about = {"model_version": served.version, "before": before.version if before else None, "from": served.origin}
-        self.log.info(event, extra=about)
-        if not self._frozen:
-            self._frozen = True
-            gc.collect()
-            gc.freeze()  # the libraries' objects stay for good: to look through them again takes 0.1 seconds each time
+            metrics.SWITCHES.inc()
+        fields = {"model_version": served.version, "before": before.version if before else None, "from": served.origin}
+        log.info(event, extra=fields)
 
-    def _server(self, reachable: bool, error: str | None) -> None:
-        self._error = error
+    def _set_server(self, reachable: bool, error: str | None) -> None:
+        since = self._server["since"] if reachable == self._reachable else _now()
+        self._server = {"reachable": reachable, "since": since, "error": error}
         if reachable != self._reachable:
-            self._since = _now()
             if not reachable:
-                self.log.error("tracking server lost", extra={"reason": error})
+                log.error("tracking server lost", extra={"reason": error})
             elif self._reachable is False:
-                self.log.info("tracking server back")
+                log.info("tracking server back")
             self._reachable = reachable
-            self.counts.server_up.set(reachable)
-
-    def _tell(self, state: str, reason: str = "", what: str = "") -> None:
-        """Log a state of the alias when it is new."""
-        if self._told != state:
-            self._told = state
-            if reason:
-                self.log.warning(f"no {self.what}", extra={"reason": f"{reason}: {what}"})
+            metrics.SERVER_UP.set(reachable)

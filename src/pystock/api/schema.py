@@ -1,6 +1,6 @@
-"""What the inference API is asked and what it answers: the types, and the sentences about requests that break them.
+"""The contract of the inference API: the types of requests and answers, and the texts of errors in requests.
 
-Requests are TypedDicts, which pydantic reads from the bytes of a body without making objects of ours: one row takes 4
+Requests are TypedDicts, which pydantic reads from the bytes of a body without creating objects: a row takes 4
 microseconds, half of what `json.loads` takes.
 """
 
@@ -12,32 +12,33 @@ from typing import Annotated, Any, NamedTuple, NotRequired
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, with_config
-from pydantic.json_schema import models_json_schema
+from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
 from pystock.features import WINDOWS, volatility
 from pystock.price_rules import COLUMNS, LONGEST_GAP, ROW_RULES
 
-NAMES = tuple(volatility(pd.DataFrame(1.0, index=[0], columns=COLUMNS)).columns)
-PAST = max(WINDOWS) + 1  # days: the first that has all features is this one, counted from 1
-LARGEST = 1e6  # of a feature, which is a log return; beyond it a model's 32 bits may overflow
+FEATURE_NAMES = tuple(volatility(pd.DataFrame(1.0, index=[0], columns=COLUMNS)).columns)
+PAST = max(WINDOWS) + 1  # days of prices that one answer needs
+LARGEST = 1e6  # feature (a log return); far below what overflows the 32 bits of a model
 MOST_ERRORS = 10
-_MANY = 1000  # errors in one body, beyond which they are not told one by one: that would hold up the others
+_MANY = 1000  # errors: above this only their number is returned, because to list them would delay other requests
 
 _strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+_typed_dict: Any = TypedDict  # for those that are made from FEATURE_NAMES and limits, which type checkers do not follow
 Feature = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Price = Annotated[float, Field(gt=0, le=1e12)]
 Volume = Annotated[float, Field(ge=0, le=1e15, multiple_of=1)]
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", json_schema_extra={"format": "date"})]
 Threshold = Annotated[float, Field(ge=0, le=1, description="Above it a decision is 1; without it the model's own.")]
 
-Row = _strict(TypedDict("Row", {name: Feature for name in NAMES}))
+Row: Any = _strict(_typed_dict("Row", {name: Feature for name in FEATURE_NAMES}))
 Row.__doc__ = "The features of a day, as pystock.features.volatility makes them: log returns, no unit."
 
 
 @_strict
 class PriceDay(TypedDict):
-    """A trading day, in index points or the ticker's currency; a volume of 0 is a missing one."""
+    """A trading day, in index points or the ticker's currency; a volume of 0 means that it is not known."""
 
     date: Day
     open: Price
@@ -48,36 +49,38 @@ class PriceDay(TypedDict):
 
 
 class Refused(Exception):
-    """A request that is answered with an error: status, one sentence, and where what is wrong."""
+    """Raised for a request that is answered with an error: status, one sentence, and a list of what is wrong where."""
 
-    def __init__(self, status: int, detail: str, errors: list[dict] | None = None, *, reason: str = "", **headers: str):
+    def __init__(
+        self, status: int, detail: str, errors: list[dict[str, str]] | None = None, *, reason: str = "", **headers: str
+    ):
         super().__init__(detail)
         self.status, self.detail, self.errors, self.reason = status, detail, errors or [], reason
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 class Question(NamedTuple):
-    """What a request asks: `numbers` (rows, 12) float64 for the model, or `prices` to make them from."""
+    """The content of a request: `numbers` (rows, 12) float64 for the model, or `prices` to make them from."""
 
     numbers: np.ndarray | None
-    prices: list[dict] | None
+    prices: list[dict[str, Any]] | None
     threshold: float | None
 
 
 class Contract:
-    """The requests, with at most `max_rows` rows or days: reads them, and describes them for OpenAPI."""
+    """Read requests with at most `max_rows` rows or days, and describe them for OpenAPI."""
 
     def __init__(self, max_rows: int):
-        rows = Annotated[list[Row], Field(min_length=1, max_length=max_rows), FailFast()]
+        rows: Any = Annotated[list[Row], Field(min_length=1, max_length=max_rows), FailFast()]
         prices = Annotated[list[PriceDay], Field(min_length=PAST, max_length=max_rows), FailFast()]
         threshold = {"threshold": NotRequired[Threshold]}
-        self._rows = _strict(TypedDict("RowsRequest", {"rows": rows, **threshold}))
-        self._prices = _strict(TypedDict("PricesRequest", {"prices": prices, **threshold}))
+        self._rows = _strict(_typed_dict("RowsRequest", {"rows": rows, **threshold}))
+        self._prices = _strict(_typed_dict("PricesRequest", {"prices": prices, **threshold}))
         either = {"rows": NotRequired[rows], "prices": NotRequired[prices]}
-        self._reader = TypeAdapter(_strict(TypedDict("Either", {**either, **threshold})))
+        self._reader = TypeAdapter(_strict(_typed_dict("Either", {**either, **threshold})))
 
     def read(self, body: bytes) -> Question:
-        """The question in a body; Refused (400 or 422), which says where what is wrong."""
+        """Parse a body. Raises Refused with 400 or 422, which says what is wrong where."""
         try:
             found = self._reader.validate_json(body)
         except ValidationError as error:
@@ -87,26 +90,25 @@ class Contract:
             which = "neither rows nor prices" if rows is None else "rows and prices"
             raise _refused([("", f"holds {which}: send one of them")])
         numbers = None
-        if rows is not None:  # pydantic puts the keys of a TypedDict into the order of its definition
+        if rows is not None:  # pydantic orders the keys of a TypedDict as they are defined
             values = chain.from_iterable(map(dict.values, rows))
-            numbers = np.fromiter(values, np.float64, len(rows) * len(NAMES)).reshape(len(rows), len(NAMES))
+            numbers = np.fromiter(values, np.float64).reshape(len(rows), len(FEATURE_NAMES))
         return Question(numbers, prices, found.get("threshold"))
 
     def schemas(self) -> dict[str, Any]:
-        """The schemas of requests and answers by name, for `components` of an OpenAPI document."""
-        kinds = [(TypeAdapter(kind), kind.__name__) for kind in (self._rows, self._prices)]
-        asked = {name: kind.json_schema(ref_template="#/components/schemas/{model}") for kind, name in kinds}
+        """Return the schemas of requests and errors by name, for `components` of an OpenAPI document."""
+        kinds = {"RowsRequest": self._rows, "PricesRequest": self._prices, "Problem": Problem}
+        template = "#/components/schemas/{model}"
+        asked = {name: TypeAdapter(kind).json_schema(ref_template=template) for name, kind in kinds.items()}
         inner = {name: part for each in asked.values() for name, part in each.pop("$defs", {}).items()}
-        kinds = [(kind, "serialization") for kind in (Predictions, Problem, Model, Ready)]
-        _, answers = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
-        return inner | asked | answers["$defs"]
+        return inner | asked
 
 
-def features(prices: list[dict]) -> tuple[list[str], np.ndarray]:
-    """From days of prices the dates that have enough past, and their features (days, 12), by the code of training.
+def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
+    """Return the dates with enough past and their features (days, 12), computed by the code of the training.
 
-    Refused for days out of order, a gap, a row that breaks a rule of pystock.price_rules, and features that are no
-    finite numbers.
+    Raises Refused for days out of order, a gap, a row that breaks a rule of pystock.price_rules, and features that are
+    not finite.
     """
     wrong, before = [], None
     for number, day in enumerate(prices):
@@ -134,14 +136,13 @@ def features(prices: list[dict]) -> tuple[list[str], np.ndarray]:
     with np.errstate(all="ignore"):
         numbers = volatility(frame).to_numpy()[PAST - 1 :]
     for row, column in np.argwhere(~np.isfinite(numbers))[:MOST_ERRORS]:
-        why = "no volume is known before that day" if NAMES[column] == "volume_change" else "the prices differ too much"
-        wrong.append((f"prices[{row + PAST - 1}]", f"gives no {NAMES[column]}: {why}"))
+        name = FEATURE_NAMES[column]
+        why = "no volume is known before that day" if name == "volume_change" else "the prices differ too much"
+        wrong.append((f"prices[{row + PAST - 1}]", f"gives no {name}: {why}"))
     if wrong:
         raise _refused(wrong)
     return dates[PAST - 1 :], np.ascontiguousarray(numbers)
 
-
-# What is wrong, in words ------------------------------------------------------------------------------------------
 
 _WORDS = {
     "missing": "is missing",
@@ -159,7 +160,7 @@ _WORDS = {
     "too_long": "must hold {max_length} or fewer, and holds {actual_length}",
 }
 _KINDS = {str: "a string", bool: "a boolean", type(None): "null", dict: "an object", list: "an array"}
-_KNOWN = {0: ("rows", "prices", "threshold"), "rows": NAMES, "prices": tuple(PriceDay.__annotations__)}
+_KNOWN = {0: ("rows", "prices", "threshold"), "rows": FEATURE_NAMES, "prices": tuple(PriceDay.__annotations__)}
 
 
 def _explained(error: ValidationError, body: bytes) -> Refused:
@@ -168,20 +169,18 @@ def _explained(error: ValidationError, body: bytes) -> Refused:
     found = error.errors(include_url=False)
     if found[0]["type"] == "json_invalid":
         why = "it is empty" if not body.strip() else found[0]["ctx"]["error"]
-        if body.startswith(b"\xef\xbb\xbf"):
-            why = "it begins with a byte order mark, which JSON has none of"
         return Refused(400, f"The body is no JSON: {why}.", reason="json")
     return _refused([(_where(each["loc"]), _what(each)) for each in found])
 
 
-def _where(place: tuple) -> str:
+def _where(place: tuple[int | str, ...]) -> str:
     path = ""
     for part in place:
         path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part[:60]}"
     return path
 
 
-def _what(error: dict) -> str:
+def _what(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         place = error["loc"]
         near = difflib.get_close_matches(str(place[-1])[:60], _KNOWN[place[0] if len(place) > 1 else 0], 1)
@@ -194,14 +193,11 @@ def _what(error: dict) -> str:
 
 
 def _refused(wrong: list[tuple[str, str]]) -> Refused:
-    """422, with the first of what is wrong as the sentence."""
+    """Make the error 422 from pairs (where, what), the first of which becomes the sentence."""
     where, what = wrong[0]
     more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     errors = [{"where": where or "body", "what": what} for where, what in wrong[:MOST_ERRORS]]
     return Refused(422, f"{where or 'The body'} {what}{more}.", errors, reason="content")
-
-
-# Answers ------------------------------------------------------------------------------------------------------------
 
 
 class ModelVersion(BaseModel):
@@ -210,7 +206,7 @@ class ModelVersion(BaseModel):
 
 
 class Prediction(BaseModel):
-    date: str | None = Field(None, description="of prices the day whose close was the last that was known")
+    date: str | None = Field(None, description="for prices: the day whose close was the last one known")
     probability: float = Field(ge=0, le=1)
     decision: int = Field(ge=0, le=1)
 
@@ -265,18 +261,8 @@ class RefusedVersion(BaseModel):
 
 class Champion(BaseModel):
     checked_at: str | None
-    version: int | None = Field(description="what the alias named then; null: no version, or never asked")
+    version: int | None = Field(description="the version that the alias named then; null: none, or never looked up")
     refused: RefusedVersion | None
-
-
-class Mirror(Champion):
-    share: float
-    model: ModelVersion | None = Field(description="the challenger; without one nothing is mirrored")
-
-
-class Keys(BaseModel):
-    clients: int
-    error: str | None = Field(description="why the file could not be read again; the keys before it hold")
 
 
 class Ready(BaseModel):
@@ -285,5 +271,3 @@ class Ready(BaseModel):
     origin: str | None = Field(alias="from")
     tracking_server: TrackingServer
     champion: Champion
-    mirror: Mirror | None
-    keys: Keys | None

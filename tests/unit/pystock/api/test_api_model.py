@@ -1,0 +1,75 @@
+"""The watcher of the inference API: when it tries again, and what counts as a tracking server."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import mlflow
+import pytest
+
+from pystock.api import model
+from pystock.api.settings import Settings
+
+
+def test_parse_model_uri_splits_alias_and_version_and_rejects_other_uris():
+    assert model.parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
+    assert model.parse_model_uri("models:/name/12") == ("name", None, "12")
+    for uri in ("", "name", "models:/name", "models:/name@a@b", "models:/name/one", "runs:/1/model"):
+        with pytest.raises(ValueError, match="write models:/NAME@ALIAS"):
+            model.parse_model_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (model.Unavailable, [0, 10, 30, 70, 150, 310, 610, 910, 1210]),  # after 1, 2, 4 … polls, then every 5 minutes
+        (model.Unfit, [0]),
+    ],
+)
+def test_only_a_version_whose_files_are_missing_is_tried_again(tmp_path, monkeypatch, error, attempts):
+    clock, tried = SimpleNamespace(now=1000.0), []
+    monkeypatch.setattr(model, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    watcher = model.Watcher(Settings(poll_seconds=10, cache=tmp_path))
+
+    def fetch(version, entry):
+        tried.append(clock.now - 1000)
+        raise error("a reason")
+
+    monkeypatch.setattr(watcher._registry, "find", lambda: SimpleNamespace(version="7", model_id="m-1", source=""))
+    monkeypatch.setattr(watcher, "_fetch", fetch)
+    while clock.now < 2300:
+        watcher.look()
+        clock.now += 10
+    assert tried == attempts
+    assert watcher.ready()["champion"]["refused"] == {"version": 7, "reason": "a reason"}
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    """Answers at the address of the tracking server, and is another program."""
+
+    body = b""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[1]", b"<html>", b'{"model_version": {"version": "x"}}', b"\xff"])
+def test_a_server_that_answers_nonsense_counts_as_gone(tmp_path, monkeypatch, body):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(Nonsense, "body", body)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nonsense) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            mlflow.set_tracking_uri(f"http://127.0.0.1:{server.server_port}")
+            watcher = model.Watcher(Settings(cache=tmp_path))
+            watcher.look()
+        finally:
+            server.shutdown()
+    state = watcher.ready()["tracking_server"]
+    assert state["reachable"] is False and state["error"]
