@@ -110,7 +110,7 @@ def choose_store(tracking_uri: str | None) -> str:
     if course_uri is None:
         store.ensure(store.folder())
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
-    if place := store.place(uri):
+    if place := store.folder_of(uri):
         os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(place)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
     os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # what a pipeline keeps on disk is state, too

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 from chromium import PATIENCE, browser
-from fake_course import CHECKOUT, CourseRoot, until
+from fake_course import CHECKOUT, FakeCourse, until
 from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -38,7 +38,7 @@ WINDOW = {"width": 1280, "height": 800}
 class Lab:
     """A running `make lab`, with a browser beside it."""
 
-    course: CourseRoot
+    course: FakeCourse
     process: psutil.Popen
     address: str  # JupyterLab's, with the token, as printed
     ui: str
@@ -84,7 +84,7 @@ def digest(root: Path) -> str:
 def lab(browser, tmp_path_factory, request):
     """`make lab` on a copy of the course, by somebody whose JupyterLab was never started before."""
     folder = tmp_path_factory.mktemp("lab")
-    course = CourseRoot(folder)
+    course = FakeCourse(folder)
     for name in ("chapters", "notebooks", "data", "projects"):
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(CHECKOUT / name, course.root / name, dirs_exist_ok=True, ignore=unwanted)

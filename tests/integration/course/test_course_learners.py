@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 from class_accounts import accounts_in, as_learner, run_learners, variables
-from fake_course import CourseRoot, clean_environment
+from fake_course import FakeCourse, clean_environment
 from mlflow import MlflowClient, MlflowException
 
 from course import CourseError, store
@@ -170,7 +170,7 @@ def test_called_again(two):
 
 def test_a_checkpoint_on_the_server(two, tmp_path):
     """The chapters before it run in the learner's workspace, also a second time, and it says how long that took."""
-    fake = CourseRoot(tmp_path / "Kurs für alle")
+    fake = FakeCourse(tmp_path / "Kurs für alle")
     log = "import mlflow\nmlflow.set_experiment('kept')\nwith mlflow.start_run(): mlflow.log_metric('x', 1)"
     fake.chapter("01", "import course\ncourse.begin('01')", log)
     fake.chapter("02", "raise ValueError('too much')")

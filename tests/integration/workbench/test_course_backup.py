@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from backup_content import READ, WORK, changed
-from fake_course import CourseRoot
+from fake_course import FakeCourse
 
 from course import CourseError
 from course.workbench import backup, postgres
@@ -38,7 +38,7 @@ def course():
     """In a folder that PostgreSQL's account may enter, as pytest's own is not."""
     folder = Path(tempfile.mkdtemp(prefix="course-test-", dir="/tmp"))
     folder.chmod(0o755)
-    course = CourseRoot(folder / "für alle")
+    course = FakeCourse(folder / "für alle")
     with course.here():
         yield course
     course.end_all()

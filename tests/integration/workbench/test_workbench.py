@@ -16,7 +16,7 @@ import mlflow
 import psutil
 import pytest
 import sqlalchemy
-from fake_course import COURSE, CourseRoot, until
+from fake_course import COURSE, FakeCourse, until
 
 from course import servers
 from course.errors import CourseError
@@ -31,7 +31,7 @@ def course():
     """A course that PostgreSQL's account can reach: as root it may not enter pytest's own folders."""
     base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
     base.chmod(0o755)
-    fake = CourseRoot(base / "Kurs für # 100 %alle")
+    fake = FakeCourse(base / "Kurs für # 100 %alle")
     fake.chapter("01", "x = 1")
     yield fake
     fake.end_all()
