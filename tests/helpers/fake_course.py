@@ -16,6 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import psutil
+import requests
 from click.testing import CliRunner, Result
 
 from course import build, store
@@ -44,6 +45,13 @@ def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
             return result
         assert not late, f"{what} did not come true within {SLOW * seconds:g} s"
         time.sleep(0.1)
+
+
+def status(url: str, **headers: str) -> int:
+    """Return the status of the response to a GET."""
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy
+        return session.get(url, headers=headers, timeout=20).status_code
 
 
 class FakeCourse:
@@ -144,9 +152,9 @@ class FakeCourse:
                 continue
         return found
 
-    def listening(self) -> set[str]:
-        """Return the addresses on which processes of this course listen."""
-        connections = [one for process in self.processes() for one in process.net_connections("inet")]
+    def listening(self, *more: psutil.Process) -> set[str]:
+        """Return the addresses on which processes of this course listen, and more of them."""
+        connections = [one for process in [*self.processes(), *more] for one in process.net_connections("inet")]
         return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
 
     def alone(self, seconds: float = 15) -> None:

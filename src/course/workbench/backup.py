@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from course.workbench import postgres
 
 DATABASES = postgres.DATABASES[::-1]  # accounts first
 EMPTY = b"SET lock_timeout = '30s'; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION pg_database_owner;\n"
+TABLE = "SELECT to_regclass('runs')"  # there is one once MLflow has started
 HOLDS = "SELECT (SELECT count(*) FROM runs) || ' runs, ' || (SELECT count(*) FROM model_versions) || ' model versions'"
 HASH = 'import os, werkzeug.security as w; print(w.generate_password_hash(os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"]))'
 
@@ -98,19 +99,10 @@ class Containers:
         """Run a command in a container of its own, which sees the artifacts and the settings of MLflow's."""
         return self._compose("run", "--rm", "--no-deps", "-T", "mlflow", *command, **how)
 
-    @contextmanager
-    def databases(self) -> Iterator[None]:
-        """Use the running PostgreSQL, or start it for this time."""
-        runs = self._runs("postgres")
+    def databases(self) -> AbstractContextManager[None]:
+        """Start PostgreSQL if it does not run."""
         self._compose("up", "--detach", "--wait", "--no-recreate", "postgres")
-        try:
-            yield
-        finally:
-            if not runs:
-                self._compose("stop", "postgres")
-
-    def _runs(self, service: str) -> bool:
-        return service in self._compose("ps", "--services", "--status", "running").decode().split()
+        return nullcontext()
 
     def run(self, program: str, *arguments: str, database: str, **how) -> bytes:
         env = ["--env", f"PGUSER={postgres.ROLE}", "--env", f"PGDATABASE={database}"]
@@ -128,9 +120,8 @@ class Containers:
     def restore(self, file: Path, unpacked: Path, force: bool) -> None:
         """Stop MLflow, back up what exists, replace the rows and then the files."""
         with self.databases():
-            runs = self._runs("mlflow")
-            exists = self.run("psql", "-Atc", "SELECT to_regclass('runs')", database="mlflow").strip()
-            exists = exists or self._mlflow("ls", "-A", "/artifacts")
+            runs = b"mlflow" in self._compose("ps", "--services", "--status", "running").split()
+            exists = self.run("psql", "-Atc", TABLE, database="mlflow").strip()
             if exists and not force:
                 raise CourseError(
                     "The workbench in containers holds data already: `course restore --docker --force` replaces it by "
@@ -167,7 +158,7 @@ def backup(file: Path, *, docker: bool = False) -> str:
 
 
 def _write(bench: Process | Containers, tar: tarfile.TarFile) -> str:
-    if not bench.run("psql", "-Atc", "SELECT to_regclass('runs')", database="mlflow").strip():
+    if not bench.run("psql", "-Atc", TABLE, database="mlflow").strip():
         raise CourseError("MLflow never started on this workbench, and there is nothing to back up: start it first.")
     for database in DATABASES:
         _add(tar, f"{database}.sql", bench.run("pg_dump", "--no-owner", "--no-privileges", database=database))

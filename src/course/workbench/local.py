@@ -6,7 +6,6 @@ A workbench is one folder: postgres/ (the database), artifacts/, logs/, and with
 """
 
 import atexit
-import configparser
 import json
 import os
 import secrets
@@ -167,16 +166,11 @@ def _accounts(folder: Path, socket: Path) -> dict[str, str]:
     if not kept.exists():
         _write_secret(kept, json.dumps({"admin": secrets.token_urlsafe(15), "key": secrets.token_hex(32)}))
     known = json.loads(kept.read_text())
-    settings = configparser.RawConfigParser()
-    settings["mlflow"] = {
-        "default_permission": "READ",
-        "database_uri": postgres.uri(socket, "mlflow_auth"),
-        "admin_username": "admin",
-        "auth_cache_ttl_seconds": "60",  # without it each request hashes the password: 0.4 s
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-    }
-    with open(folder / "auth.ini", "w", encoding="utf-8") as file:
-        settings.write(file)
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {postgres.uri(socket, 'mlflow_auth')}\n"
+        "admin_username = admin\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n"  # without it each request hashes the password: 0.4 s
+    )
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": known["admin"],
