@@ -15,6 +15,7 @@ ROOM = 1.0  # GB that the store and the executed copies of the whole course need
 
 
 def packages() -> str | None:
+    """Compare the installed packages with the lock."""
     wrong = []
     for line in (root() / "requirements.lock").read_text(encoding="utf-8").splitlines():
         if not line[:1].isalnum():  # a hash, a comment
@@ -35,20 +36,22 @@ def packages() -> str | None:
 
 
 def kernel() -> str | None:
+    """Find out which Python the kernel starts."""
     from jupyter_client.kernelspec import NoSuchKernel
     from jupyter_client.manager import KernelManager
 
     try:
         manager = KernelManager(kernel_name="python3")
-        program, place = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
+        program, folder = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
     except NoSuchKernel:
         return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
     # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {place}"
+        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {folder}"
 
 
 def tracking_uri() -> str | None:
+    """Find a tracking URI that the chapters would not follow."""
     stray, chosen = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("COURSE_TRACKING_URI")
     if stray and stray != chosen:
         return (
@@ -58,6 +61,7 @@ def tracking_uri() -> str | None:
 
 
 def old_mlruns() -> str | None:
+    """Find a file store of an older MLflow."""
     for place in dict.fromkeys([Path.cwd(), root(), root() / "notebooks", root() / "work"]):
         if (place / "mlruns").exists():
             return (
@@ -67,6 +71,7 @@ def old_mlruns() -> str | None:
 
 
 def disk_space() -> str | None:
+    """Measure the free space where the state goes."""
     place = state()
     while not place.exists():
         place = place.parent
@@ -76,6 +81,7 @@ def disk_space() -> str | None:
 
 
 def writable() -> str | None:
+    """Write a file where the state goes."""
     try:
         state().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=state()).close()

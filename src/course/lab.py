@@ -10,6 +10,7 @@ import threading
 import webbrowser
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from course import store
@@ -140,11 +141,10 @@ def lab(open_browser: bool) -> None:
         print(f"Copied to work/, where you change them: {', '.join(copied)}")
     token = secrets.token_urlsafe(24)
     shown = _server_in_use()
-    servers = []
-    try:
-        servers.append(launch_lab(token))
+    with ExitStack() as stack:
+        servers = [stack.enter_context(launch_lab(token))]
         if not shown:
-            servers.append(launch_ui())
+            servers.append(stack.enter_context(launch_ui()))
             shown = servers[1].url
         for server in servers:
             server.wait_until_healthy()
@@ -155,6 +155,3 @@ def lab(open_browser: bool) -> None:
         if open_browser:
             webbrowser.open(address)
         _serve(stopped, servers)
-    finally:
-        for server in servers:
-            server.stop()

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import zlib
@@ -56,7 +55,7 @@ class Process:
         """Run one of PostgreSQL's programs on that database; return what it printed."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         env |= {"PGHOST": str(self.socket), "PGUSER": postgres.ROLE, "PGDATABASE": database}
-        return _run([postgres.program(program), *arguments], env=env, **how)
+        return postgres.run([postgres.program(program), *arguments], env=env, **how)
 
     def add_files(self, tar: tarfile.TarFile) -> None:
         artifacts = self.folder / "artifacts"
@@ -93,7 +92,7 @@ class Containers:
     kind = "docker"
 
     def _compose(self, *words: str, **how) -> bytes:
-        return _run(["docker", "compose", "-f", str(root() / "workbench" / "compose.yaml"), *words], **how)
+        return postgres.run(["docker", "compose", "-f", str(root() / "workbench" / "compose.yaml"), *words], **how)
 
     def _mlflow(self, *command: str, **how) -> bytes:
         """Run a command in a container of its own, which sees the artifacts and the settings of MLflow's."""
@@ -134,7 +133,8 @@ class Containers:
                     print(f"What was there is kept as {kept}: `course restore --docker` puts it back.", flush=True)
                 _load(self, unpacked, self._mlflow("python", "-c", HASH).decode().strip())  # of the password in .env
                 with open(file, "rb") as whole:
-                    self._mlflow("sh", "-ec", "find /artifacts -mindepth 1 -delete; tar -xz -C /", stdin=whole)
+                    script = "find /artifacts -mindepth 1 -delete; tar -xz --no-overwrite-dir -C / artifacts"
+                    self._mlflow("sh", "-ec", script, stdin=whole)
             finally:
                 if runs:
                     self._compose("up", "--detach", "--wait", "--no-recreate", "mlflow")
@@ -218,13 +218,3 @@ def _load(bench: Process | Containers, folder: Path, admin: str = "") -> None:
         if admin and b"COPY public.users " in sql:
             sql += f"UPDATE public.users SET password_hash = '{admin}' WHERE username = 'admin';\n".encode()
         bench.run("psql", "-X1qv", "ON_ERROR_STOP=1", database=database, input=sql)
-
-
-def _run(words: list[str], **how) -> bytes:
-    if "input" not in how:
-        how = {"stdin": subprocess.DEVNULL} | how
-    done = subprocess.run(words, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how))
-    if done.returncode:
-        tail = "\n".join(done.stderr.decode(errors="replace").splitlines()[-5:])
-        raise CourseError(f"`{Path(words[0]).name}` ended with an error; the end of what it said:\n{tail}")
-    return done.stdout

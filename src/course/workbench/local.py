@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,20 +34,17 @@ PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyter
 class Workbench:
     """A running workbench: `url` of MLflow, `database` for SQLAlchemy, `lab` of JupyterLab where it has one."""
 
-    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None, lock: FileLock):
+    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None):
         self.folder, self.url, self.lab = folder, server.url, lab
-        self.database, self.socket = postgres.uri(socket), socket
-        self._server, self._lock = server, lock
+        self.database, self.socket, self._server = postgres.uri(socket), socket, server
+        self._parts = ExitStack()
 
     def running(self) -> bool:
         return self._server.running()
 
     def stop(self) -> None:
         """Stop all parts, JupyterLab first and PostgreSQL last; return when they are gone. The data stay."""
-        self._server.stop()
-        shutil.rmtree(self.socket, ignore_errors=True)
-        (self.folder / "running.json").unlink(missing_ok=True)
-        self._lock.release()
+        self._parts.close()
 
     def discard(self) -> None:
         """Stop, and remove the folder with all that was logged."""
@@ -86,16 +84,18 @@ def start(
 
     Raises CourseError if one runs there already, if PostgreSQL cannot work, or if a part does not come up.
     """
-    data, logs, socket = folder / "postgres", folder / "logs", None
+    data, logs = folder / "postgres", folder / "logs"
     postgres.program("postgres")
     for each in (logs, folder / "artifacts"):
         each.mkdir(parents=True, exist_ok=True)
-    held = lock(folder)
-    try:
+    with ExitStack() as stack:  # undone if a step fails, else by `stop`
+        stack.callback(lock(folder).release)
+        stack.callback((folder / "running.json").unlink, missing_ok=True)
         postgres.refuse_what_it_cannot_reach(data)
         if not data.exists():
             postgres.make(data)
         socket = _temporary("socket")
+        stack.callback(shutil.rmtree, socket, ignore_errors=True)
         if os.geteuid() == 0:
             os.chown(socket, postgres.account(data), -1)
         (logs / "ended.log").unlink(missing_ok=True)
@@ -116,20 +116,13 @@ def start(
             log=logs / "console.log",
             grace=60,  # longer than the three take one after the other, so that PostgreSQL is never killed
         )
-    except BaseException:
-        held.release()
-        if socket:
-            shutil.rmtree(socket, ignore_errors=True)
-        raise
-    bench = Workbench(folder, socket, server, address, held)
-    try:
+        stack.callback(server.stop)
+        bench = Workbench(folder, socket, server, address)
         _wait_until_healthy(bench, mlflow, lab_port, timeout)
-    except BaseException:
-        bench.stop()
-        raise
-    addresses = {"MLflow": bench.url} | ({"JupyterLab": address.split("/lab")[0]} if address else {})
-    (new := folder / "running.json.new").write_text(json.dumps(addresses))
-    new.replace(folder / "running.json")
+        addresses = {"MLflow": bench.url} | ({"JupyterLab": address.split("/lab")[0]} if address else {})
+        (new := folder / "running.json.new").write_text(json.dumps(addresses))
+        new.replace(folder / "running.json")
+        bench._parts = stack.pop_all()
     return bench
 
 
