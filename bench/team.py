@@ -15,7 +15,7 @@ from course import workbench
 from course.servers import start_server
 
 CALLS = 300
-CLASS = Path(__file__).parents[1] / "tests" / "class_of_30.py"
+CLASS = Path(__file__).parents[1] / "tests" / "helpers" / "load_of_30.py"
 
 CLIENT = """
 import sys, time, mlflow
@@ -81,9 +81,9 @@ def measure() -> dict:
 
 def class_of_30() -> dict:
     with patch.object(sys, "path", [str(CLASS.parent), *sys.path]):
-        import class_of_30
+        import load_of_30
     bench = workbench.start_workbench()
     try:
-        return {f"class of 30, {name}": value for name, value in class_of_30.measure(bench).items()}
+        return {f"class of 30, {name}": value for name, value in load_of_30.measure(bench).items()}
     finally:
         bench.discard()

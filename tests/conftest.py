@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from fake_course import FOREIGN, CourseRoot
+from fake_course import FOREIGN, FakeCourse
 
 from course import store
 from course.paths import state
@@ -101,6 +101,6 @@ def empty_store(tmp_path_factory):
 @pytest.fixture
 def fake(tmp_path):
     """A course without chapters, in a folder whose name has a space and a letter outside ASCII."""
-    course = CourseRoot(tmp_path / "Kurs für alle")
+    course = FakeCourse(tmp_path / "Kurs für alle")
     yield course
     course.end_all()

@@ -10,6 +10,8 @@ from course.paths import root
 
 @dataclass(frozen=True)
 class Chapter:
+    """A chapter, with the paths of its files."""
+
     number: str  # "01"
     name: str  # "01_first_tracked_pipeline"
 
@@ -30,7 +32,7 @@ class Chapter:
         return root() / "chapters" / "checks" / f"{self.number}.py"
 
     def built(self) -> Path:
-        """The notebook, or a CourseError where it was not built yet."""
+        """Return the notebook. Raises CourseError if it was not built yet."""
         if not self.notebook.exists():
             raise CourseError(f"{self.notebook.name} is missing in notebooks/: `make notebooks` makes it.")
         return self.notebook
@@ -42,13 +44,13 @@ class Chapter:
 
 
 def all_chapters() -> list[Chapter]:
-    """Every chapter with a source, by number."""
+    """Return every chapter with a source, by number."""
     sources = sorted((root() / "chapters").glob("[0-9][0-9]_*.md"))
     return [Chapter(source.stem[:2], source.stem) for source in sources]
 
 
 def select(spec: str | None = None) -> list[Chapter]:
-    """The chapters that `spec` names: None for all, "02" or "2" for one, "02-05" for a range.
+    """Return the chapters that `spec` names: None for all, "02" or "2" for one, "02-05" for a range.
 
     Raises CourseError, naming the chapters that exist, for anything else.
     """
@@ -59,14 +61,13 @@ def select(spec: str | None = None) -> list[Chapter]:
         return chapters
     if bounds := re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", spec):
         first, last = int(bounds[1]), int(bounds[2] or bounds[1])
-        found = [chapter for chapter in chapters if first <= int(chapter.number) <= last]
-        numbers = {int(chapter.number) for chapter in found}
-        if found and {first, last} <= numbers:
-            return found
+        named = [chapter for chapter in chapters if first <= int(chapter.number) <= last]
+        if named and {first, last} <= {int(chapter.number) for chapter in named}:
+            return named
     existing = ", ".join(chapter.number for chapter in chapters)
     raise CourseError(f"There is no chapter {spec}: the chapters are {existing}, and a range is written 01-02.")
 
 
 def before(chapter: Chapter) -> list[Chapter]:
-    """The chapters that come before this one."""
+    """Return the chapters that come before this one."""
     return [other for other in all_chapters() if other.number < chapter.number]

@@ -1,4 +1,4 @@
-"""`course.check`: looks at a learner's answer and says what to do next. It never raises."""
+"""`course.check`: check a learner's answer and say what to do next. It never raises."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ class Wrong(Exception):
 
 
 def is_near(answer: Any, value: float) -> bool:
-    """Whether `answer`, a number or text that is one, rounds to `value` at three decimals.
+    """Return whether `answer`, a number or text that is one, rounds to `value` at three decimals.
 
     Raises Wrong for anything else.
     """
@@ -26,7 +26,7 @@ def is_near(answer: Any, value: float) -> bool:
 
 
 def run_in(experiment: str, answer: Any):
-    """The run whose id is `answer`; raises Wrong unless it is one of `experiment`."""
+    """Return the run whose id is `answer`. Raises Wrong unless it is one of `experiment`."""
     import mlflow
 
     if not isinstance(answer, str):
@@ -56,7 +56,7 @@ class Exercise:
 
 
 def exercises(number: str) -> list[Exercise]:
-    """The exercises of a chapter; its checks file is read anew, so a teacher may edit it."""
+    """Return the exercises of a chapter. Its checks file is read each time, so a teacher may edit it."""
     chapter = select(number)[0]
     if not chapter.checks.exists():
         return []
@@ -67,7 +67,7 @@ def exercises(number: str) -> list[Exercise]:
 
 
 def evaluate(exercise: Exercise, answer: Any, parameters: dict) -> tuple[bool, str]:
-    """Whether the answer is right, and the sentence that says so."""
+    """Return whether the answer is right, and the sentence that says so."""
     if answer is ...:
         return False, "not answered yet: replace the ... in the cell above, then run both cells."
     try:

@@ -1,7 +1,6 @@
-"""`course doctor`: what stops notebooks from running on a machine, each with its mend."""
+"""`course doctor`: find what stops notebooks from running on this machine, and say how to fix it."""
 
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -16,44 +15,43 @@ ROOM = 1.0  # GB that the store and the executed copies of the whole course need
 
 
 def packages() -> str | None:
-    wanted = [Requirement(line.rstrip(" \\\n")) for line in _lock_lines() if re.match(r"[a-zA-Z0-9]", line)]
-    wrong, omitted = [], {name for packages in left_out().values() for name in packages}
-    for requirement in wanted:
+    """Compare the installed packages with the lock."""
+    wrong, omitted = [], {name for names in left_out().values() for name in names}
+    for line in (root() / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if not line[:1].isalnum():  # a hash, a comment
+            continue
+        requirement = Requirement(line.rstrip(" \\"))
         if requirement.name in omitted or requirement.marker and not requirement.marker.evaluate():
             continue
         try:
-            found = metadata.version(requirement.name)
+            if (installed := metadata.version(requirement.name)) not in requirement.specifier:
+                wrong.append(f"{requirement.name} is {installed}, the lock says {requirement.specifier}")
         except metadata.PackageNotFoundError:
-            if os.environ.get("COURSE_SUBSET"):  # set in an image that leaves out what tests and builds the course
-                continue
-            wrong.append(f"{requirement.name} is missing")
-            continue
-        if not found or found not in requirement.specifier:
-            wrong.append(f"{requirement.name} is {found}, the lock says {requirement.specifier}")
+            if not os.environ.get("COURSE_SUBSET"):  # set in an image that leaves out what tests and builds the course
+                wrong.append(f"{requirement.name} is missing")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         return f"{'; '.join(wrong[:3])}{more}: run `python install.py` in the course's folder"
-
-
-def _lock_lines() -> list[str]:
-    return (root() / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return None
 
 
 def kernel() -> str | None:
+    """Find out which Python the kernel starts."""
     from jupyter_client.kernelspec import NoSuchKernel
     from jupyter_client.manager import KernelManager
 
     try:
         manager = KernelManager(kernel_name="python3")
-        program, place = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
+        program, folder = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
     except NoSuchKernel:
         return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
     # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {place}"
+        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {folder}"
 
 
 def tracking_uri() -> str | None:
+    """Find a tracking URI that the chapters would not follow."""
     stray, chosen = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("COURSE_TRACKING_URI")
     if stray and stray != chosen:
         return (
@@ -63,6 +61,7 @@ def tracking_uri() -> str | None:
 
 
 def old_mlruns() -> str | None:
+    """Find a file store of an older MLflow."""
     for place in dict.fromkeys([Path.cwd(), root(), root() / "notebooks", root() / "work"]):
         if (place / "mlruns").exists():
             return (
@@ -72,6 +71,7 @@ def old_mlruns() -> str | None:
 
 
 def disk_space() -> str | None:
+    """Measure the free space where the state goes."""
     place = state()
     while not place.exists():
         place = place.parent
@@ -81,6 +81,7 @@ def disk_space() -> str | None:
 
 
 def writable() -> str | None:
+    """Write a file where the state goes."""
     try:
         state().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=state()).close()

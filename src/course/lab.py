@@ -1,4 +1,4 @@
-"""JupyterLab and the MLflow UI on this machine: `course lab` and `course ui`."""
+"""Start JupyterLab and the MLflow UI on this machine: `course lab` and `course ui`."""
 
 import json
 import os
@@ -10,14 +10,14 @@ import threading
 import webbrowser
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from course import store
-from course.chapters import all_chapters
+from course.chapters import Chapter, all_chapters
 from course.errors import CourseError
 from course.paths import kept_name, root, state
-from course.servers import Server, free_port, launch
-from course.session import QUIET_MLFLOW
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, free_port, launch, mlflow_server
 
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
 NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
@@ -26,7 +26,7 @@ ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION":
 
 
 def copy_notebooks() -> list[str]:
-    """Copy the notebooks that are missing in work/, never over one that is there. Returns the names copied."""
+    """Copy the notebooks that are missing in work/, and return their names. An existing copy is never overwritten."""
     copied = []
     (root() / "work").mkdir(exist_ok=True)
     for chapter in all_chapters():
@@ -36,8 +36,8 @@ def copy_notebooks() -> list[str]:
     return copied
 
 
-def renew_notebook(chapter) -> Path | None:
-    """Put the course's notebook into work/ again. Returns the name under which the learner's own is kept."""
+def renew_notebook(chapter: Chapter) -> Path | None:
+    """Copy the course's notebook to work/ again. Returns the name under which the learner's own is kept."""
     kept, fresh = None, chapter.built()
     chapter.working_copy.parent.mkdir(exist_ok=True)
     if chapter.working_copy.exists():
@@ -48,38 +48,30 @@ def renew_notebook(chapter) -> Path | None:
 
 
 def launch_ui() -> Server:
-    """The MLflow UI on the store in use, on a free port of 127.0.0.1."""
+    """Start the MLflow UI on the store in use."""
     uri = os.environ.get("COURSE_TRACKING_URI") or store.uri(store.folder())
-    folder = store.place(uri) or store.folder()
+    folder = store.folder_of(uri) or store.folder()
     if folder == store.folder():
         store.ensure(folder)
-    # one worker: more are slower and take 0.5 GB each
     return launch(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-        + ["--backend-store-uri", uri, "--default-artifact-root", store.artifact_root(folder)],
-        # the job runner costs 1.5 GB of memory, and serves parts of MLflow that the course does not use
+        mlflow_server(uri, "--default-artifact-root", store.artifact_root(folder)),
         port=free_port(usual_port(state())),
-        env={
-            **QUIET_MLFLOW,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_TRACKING_URI": "",
-            "MLFLOW_WORKSPACE": "",
-        },
+        env=MLFLOW_SERVER_ENVIRONMENT,
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )
 
 
 def usual_port(folder: Path) -> int:
-    """The same port for a folder each time, where it is free: the browser keeps the UI's settings by address.
+    """Return the same port for a folder each time, because the browser keeps the UI's settings by address.
 
-    It is even: the next one is nobody's usual port, and JupyterLab's in a workbench.
+    It is even: the next one is no folder's usual port, and JupyterLab's in a workbench.
     """
     return 5100 + zlib.crc32(str(folder).encode()) % 400 * 2
 
 
 def command(port: int | str) -> list[str]:
-    """JupyterLab on that port of 127.0.0.1, rooted at the checkout."""
+    """Return the command of JupyterLab on that port of 127.0.0.1, rooted at the checkout."""
     settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
     if not settings.exists() and os.access(sys.prefix, os.W_OK):  # in an environment of somebody else's it asks
         settings.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +83,7 @@ def command(port: int | str) -> list[str]:
 
 
 def launch_lab(token: str) -> Server:
+    """Start JupyterLab, which asks for that token."""
     return launch(
         command("{port}"),
         health="/login",
@@ -106,7 +99,7 @@ def _server_in_use() -> str | None:
 
 
 def told_to_stop() -> threading.Event:
-    """Set when the person at the terminal stops the command; made before the command says how to stop it."""
+    """Return an event that Ctrl-C and the end of the terminal set."""
     stopped = threading.Event()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -142,17 +135,16 @@ def ui(open_browser: bool) -> None:
 
 
 def lab(open_browser: bool) -> None:
-    """JupyterLab in work/, with the MLflow UI beside it, until Ctrl-C."""
+    """Run JupyterLab in work/, and the MLflow UI next to it, until Ctrl-C."""
     copied = copy_notebooks()
     if copied:
         print(f"Copied to work/, where you change them: {', '.join(copied)}")
     token = secrets.token_urlsafe(24)
     shown = _server_in_use()
-    servers = []
-    try:
-        servers.append(launch_lab(token))
+    with ExitStack() as stack:
+        servers = [stack.enter_context(launch_lab(token))]
         if not shown:
-            servers.append(launch_ui())
+            servers.append(stack.enter_context(launch_ui()))
             shown = servers[1].url
         for server in servers:
             server.wait_until_healthy()
@@ -163,6 +155,3 @@ def lab(open_browser: bool) -> None:
         if open_browser:
             webbrowser.open(address)
         _serve(stopped, servers)
-    finally:
-        for server in servers:
-            server.stop()

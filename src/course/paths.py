@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The checkout: chapters/, notebooks/, work/, data/."""
+    """Return the checkout: chapters/, notebooks/, work/, data/."""
     return Path(os.environ.get("COURSE_ROOT") or Path(__file__).parents[2]).resolve()
 
 
 def state() -> Path:
-    """All runtime state: the embedded store, checkpoints, executed copies, logs."""
+    """Return the folder of all runtime state: the embedded store, checkpoints, executed copies, logs."""
     return Path(os.environ.get("COURSE_STATE") or root() / ".course").resolve()
 
 
@@ -23,7 +23,7 @@ def left_out() -> dict[str, list[str]]:
 
 
 def kept_name(path: Path) -> Path:
-    """The first free name beside `path` under which the thing at `path` can be kept."""
+    """Return the first free name in the same folder under which the file or folder `path` can be kept."""
     number = 1
     while (kept := path.with_name(f"{path.stem}.kept-{number}{path.suffix}")).exists():
         number += 1

@@ -2,9 +2,9 @@
 
     python -m course.process_guard SECONDS COMMAND …
 
-SECONDS pass between asking it to end and killing it.
+SECONDS pass between SIGTERM and SIGKILL.
 
-By process group, because `mlflow models serve` leaves its worker behind when only the parent is ended.
+It ends the whole process group, because `mlflow models serve` leaves its worker behind when only its parent ends.
 """
 
 import os
@@ -15,7 +15,8 @@ import threading
 import time
 
 
-def stop(child: subprocess.Popen, grace: float) -> None:
+def stop(child: "subprocess.Popen[bytes]", grace: float) -> None:
+    """End the child and its process group."""
     if os.name == "nt":
         import psutil
 
@@ -34,7 +35,7 @@ def stop(child: subprocess.Popen, grace: float) -> None:
         try:
             os.killpg(child.pid, sign)
             while time.monotonic() < deadline:
-                child.poll()  # reaps it: a dead child that nobody waited for still counts as a member of its group
+                child.poll()  # reaps it: a zombie still counts as a member of its group
                 os.killpg(child.pid, 0)
                 time.sleep(0.05)
         except (ProcessLookupError, PermissionError):
@@ -42,6 +43,7 @@ def stop(child: subprocess.Popen, grace: float) -> None:
 
 
 def main() -> int:
+    """Run the command; return its exit code, or 0 if it had to be ended."""
     parent = os.getppid()
     # Ctrl-C and a closed terminal reach the whole foreground group: leave it to the starter, and wait for the pipe
     for name in ("SIGINT", "SIGHUP"):
@@ -62,7 +64,7 @@ def main() -> int:
 
     for wait in (wait_for_the_pipe, wait_for_the_child):
         threading.Thread(target=wait, daemon=True).start()
-    # a child that the starter forked without exec keeps the pipe open when the starter is killed: look at it, too
+    # a fork of a killed starter keeps the pipe open: also watch the parent
     while not ended.wait(timeout=1) and os.getppid() == parent:
         pass
     code = child.poll()

@@ -16,14 +16,31 @@ from pathlib import Path
 
 from course.errors import CourseError
 from course.paths import state
+from course.session import QUIET_MLFLOW
 
+# Without the store and workspace of this process. The job runner costs 1.5 GB of memory, for parts of MLflow that the
+# course does not use.
+MLFLOW_SERVER_ENVIRONMENT = QUIET_MLFLOW | {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_TRACKING_URI": "",
+    "MLFLOW_WORKSPACE": "",
+}
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def mlflow_server(backend_store_uri: str, *options: str, port: int | str = "{port}") -> list[str]:
+    """Return the command of an MLflow server on 127.0.0.1; its environment is MLFLOW_SERVER_ENVIRONMENT.
+
+    It has one worker: more are slower and take 0.5 GB each.
+    """
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, "--workers", "1", "--backend-store-uri", backend_store_uri, *options]
+
+
 def free_port(preferred: int = 0) -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on now: the preferred one if it is free."""
+    """Return a TCP port on 127.0.0.1 that nothing listens on now: the preferred one if it is free."""
     with socket.socket() as probe:
-        if os.name != "nt":  # as the servers do: a connection of the last one that fades away does not hold the port
+        if os.name != "nt":  # as servers do: a closing connection of the last one does not hold the port
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", preferred))
@@ -33,7 +50,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def answers(url: str, timeout: float = 2) -> bool:
-    """Whether `url` answers with success."""
+    """Return whether `url` answers with success."""
     try:
         with _NO_PROXY.open(url, timeout=timeout):
             return True
@@ -42,7 +59,7 @@ def answers(url: str, timeout: float = 2) -> bool:
 
 
 class PortTaken(CourseError):
-    """The port was free when it was chosen, and somebody else bound it first."""
+    """Raised when another process bound the port after it was chosen."""
 
 
 class Server:
@@ -56,7 +73,7 @@ class Server:
         return self._guard.poll() is None
 
     def wait_until_healthy(self, timeout: float = 300) -> "Server":
-        """Return once it answers; raises CourseError, with the end of its log, if it ends first or takes too long."""
+        """Return once it answers. Raises CourseError, with the end of its log, if it ends first or takes too long."""
         try:
             deadline = time.monotonic() + timeout
             while self.running() and time.monotonic() < deadline:
@@ -75,7 +92,7 @@ class Server:
         raise kind(f"The server `{self._name} …` {reason}; the end of its log:\n{tail}")
 
     def stop(self) -> None:
-        """End the server and everything it started; returns when they are gone."""
+        """End the server and everything it started; return when they are gone."""
         if self._guard.stdin and not self._guard.stdin.closed:
             self._guard.stdin.close()
         self._guard.wait()
@@ -93,13 +110,13 @@ class Server:
 def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 300, **options) -> Server:
     """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
 
-    `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy`.
+    `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy` does.
     """
     for _ in range(2):
         try:
             return launch(command, health, **options).wait_until_healthy(timeout)
         except PortTaken:
-            pass  # another port, then
+            pass  # try another port
     return launch(command, health, **options).wait_until_healthy(timeout)
 
 
@@ -115,8 +132,7 @@ def launch(
 ) -> Server:
     """Start `command` and return at once, so that several servers can come up side by side.
 
-    `{port}` stands for the port in `env`, too. `grace` is the time in seconds that it gets to end when asked, before
-    it is killed.
+    `{port}` stands for the port in `env`, too. `grace` is the time in seconds between SIGTERM and SIGKILL.
     """
     port = port or free_port()
     log = log or state() / "logs" / f"server-{port}.log"

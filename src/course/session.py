@@ -1,4 +1,4 @@
-"""`course.begin`: the second code cell of every chapter. It chooses the store, and settles what an earlier try left."""
+"""`course.begin`, the second code cell of every chapter: choose the store, and clean up after an earlier session."""
 
 import hashlib
 import logging
@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import psutil
@@ -19,7 +20,11 @@ from course.chapters import Chapter, select
 from course.errors import CourseError
 from course.paths import left_out, state
 
-# What is said to readers is ours or explained; each of these is neither, and the reason stands beside it.
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+# Warnings that the chapters neither cause nor explain, each with the reason why it can be ignored.
 HARMLESS_WARNINGS = [
     # MLflow 3.17 calls scikit-learn's log_loss by the argument's old name; no number depends on it.
     ("`y_pred` was renamed to `y_proba`", FutureWarning),
@@ -49,7 +54,7 @@ _session: dict = {}
 
 
 def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str] | None = None, **parameters) -> None:
-    """Begin a chapter: choose the store, tag what this session logs, mend what an earlier try left behind.
+    """Begin a chapter: choose the store, tag what this session logs, end runs that an earlier session left.
 
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
     hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
@@ -77,10 +82,10 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
     except mlflow.MlflowException as error:
         reason = str(error).splitlines()[0][:200]
         if "database schema" in reason:
-            mend = "was changed by another version of MLflow: open it with that one, or begin with an empty store"
+            fix = "was changed by another version of MLflow: open it with that one, or begin with an empty store"
         else:
-            mend = "does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away"
-        raise CourseError(f"The tracking store {uri} {mend} ({reason}).") from None
+            fix = "does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away"
+        raise CourseError(f"The tracking store {uri} {fix} ({reason}).") from None
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
     embedded = uri == store.uri(store.folder())
@@ -94,12 +99,12 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
 
 
 def parameters() -> dict:
-    """What the current chapter's `begin` was told: market, target …"""
+    """Return the parameters that the current chapter gave `begin`: market, target …"""
     return _session.get("parameters", {})
 
 
 def choose_store(tracking_uri: str | None) -> str:
-    """Point this process and those it starts at the store in use; returns its tracking URI."""
+    """Point this process and those it starts at the store in use; return its tracking URI."""
     course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI") or None  # set and empty is not set
     uri = course_uri or store.uri(store.folder())
     stray = os.environ.get("MLFLOW_TRACKING_URI")
@@ -112,8 +117,8 @@ def choose_store(tracking_uri: str | None) -> str:
     if course_uri is None:
         store.ensure(store.folder())
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
-    if place := store.place(uri):
-        os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(place)
+    if folder := store.folder_of(uri):
+        os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
     os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # what a pipeline keeps on disk is state, too
     return uri
@@ -128,7 +133,7 @@ def use_python_of_this_course() -> None:
 
 
 def _show_warnings_without_dates() -> None:
-    """MLflow's warnings stay; its time stamps would make every output different from the last."""
+    """Drop the time stamps of MLflow's warnings, which would make every output different from the last."""
     import mlflow.utils.logging_utils  # noqa: F401  (attaches its handler to the logger "mlflow")
 
     logger = logging.getLogger("mlflow")
@@ -138,20 +143,21 @@ def _show_warnings_without_dates() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
+# pystock.runs names processes, too; this is not shared, because the course knows nothing about pystock.
 def _session_id() -> str:
-    """This process of this installation: enough to tell later whether it is still alive."""
+    """Name this process of this installation, so that a later one can tell whether it is still alive."""
     process = psutil.Process()
     return f"{_installation()}:{process.pid}:{int(process.create_time())}"
 
 
 def _installation() -> str:
-    """This machine and this state folder: another of the same content, copied from this one, is another."""
+    """Name this machine and this state folder. A copy of the folder gets another name."""
     state().mkdir(parents=True, exist_ok=True)
     return hashlib.sha256(f"{platform.node()} {state().stat().st_ino}".encode()).hexdigest()[:12]
 
 
 def _is_dead(session: str) -> bool:
-    """Whether a session of this installation is over. Another installation's is never judged from here."""
+    """Return whether a session of this installation is over. One of another installation is never over."""
     installation, pid, created = session.split(":")
     if installation != _installation():
         return False
@@ -162,8 +168,8 @@ def _is_dead(session: str) -> bool:
         return True
 
 
-def _end_dead_runs(client, experiments, number: str) -> None:
-    """A killed kernel leaves its runs RUNNING for ever: end those of this chapter."""
+def _end_dead_runs(client: "MlflowClient", experiments: "list[Experiment]", number: str) -> None:
+    """End the runs of this chapter that a killed kernel left RUNNING."""
     left = client.search_runs(
         [experiment.experiment_id for experiment in experiments],
         f"attributes.status = 'RUNNING' and tags.`course.chapter` = '{number}'",
@@ -184,12 +190,12 @@ def _require_packages(chapter: Chapter) -> None:
             )
 
 
-def _require(client, experiment: str, maker: str, number: str, checkpoint: bool) -> None:
-    found = client.get_experiment_by_name(experiment)
-    finished = found and client.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", max_results=1)
-    if not finished:
+def _require(client: "MlflowClient", name: str, maker: str, number: str, checkpoint: bool) -> None:
+    experiment = client.get_experiment_by_name(name)
+    finished = "attributes.status = 'FINISHED'"
+    if not experiment or not client.search_runs([experiment.experiment_id], finished, max_results=1):
         shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if checkpoint else ""
         raise CourseError(
-            f"Chapter {number} reads the runs of the experiment `{experiment}`, and this store has none: run chapter "
+            f"Chapter {number} reads the runs of the experiment `{name}`, and this store has none: run chapter "
             f"{maker} first{shortcut}."
         )

@@ -1,62 +1,65 @@
-"""The embedded store: one SQLite file and one folder of artifacts, beside them a file for the studies of Optuna.
+"""The embedded store: one SQLite file, one folder of artifacts, and a file for the studies of Optuna.
 
-Make it, copy it, count what is in it.
-
-SQLite stores hold absolute artifact paths (experiments, runs, logged models, model versions, MLmodel files). Whoever
-copies one has to rewrite them, or the copy writes into the original.
+A store holds absolute paths of artifacts (experiments, runs, logged models, model versions, data sets, MLmodel files).
+A copy has to rewrite them, or it writes into the original.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
+import yaml
 
 from course.paths import state
 
 # MLflow's own server hands its artifact root to its workers in this variable. Set in a client, it is where
 # `mlflow.set_experiment` puts the artifacts of a new experiment; without it that is ./mlruns of the working directory.
 ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
-STUDIES = "optuna.db"  # beside mlflow.db; not in it, since both keep a table `alembic_version`
+STUDIES = "optuna.db"  # next to mlflow.db and not in it, since both have a table `alembic_version`
 
 
 def folder() -> Path:
+    """Return the folder of the embedded store."""
     return state() / "store"
 
 
 def uri(store: Path) -> str:
-    """The tracking URI of the store in that folder."""
+    """Return the tracking URI of the store in that folder."""
     return f"sqlite:///{(store / 'mlflow.db').as_posix()}"
 
 
-def place(uri: str) -> Path | None:
-    """The folder of the store with that tracking URI; None where a server keeps it."""
+def folder_of(uri: str) -> Path | None:
+    """Return the folder of the store with that tracking URI; None if a server keeps it."""
     return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
 
 
 def study_storage() -> str:
-    """Where Optuna keeps the studies of the store in use, as the URL of a database.
+    """Return the URL of the database in which Optuna keeps the studies of the store in use.
 
-    COURSE_STUDY_STORAGE where it is set, such as a PostgreSQL (not MLflow's own database); else a file beside a SQLite
+    COURSE_STUDY_STORAGE if it is set, such as a PostgreSQL (not MLflow's own database); else a file next to a SQLite
     store; for a tracking server, which offers no place for it, a file in the state folder.
     """
     if given := os.environ.get("COURSE_STUDY_STORAGE"):
         return given
-    beside = place(os.environ.get("MLFLOW_TRACKING_URI", "")) or state()
-    beside.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{(beside / STUDIES).as_posix()}"
+    parent = folder_of(os.environ.get("MLFLOW_TRACKING_URI", "")) or state()
+    parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{(parent / STUDIES).as_posix()}"
 
 
 def artifact_root(store: Path) -> str:
+    """Return the URI under which the store in that folder keeps artifacts."""
     return (store / "artifacts").as_uri()
 
 
 def ensure(store: Path) -> None:
-    """Make the store if there is none. It appears whole or not at all."""
+    """Create the store if there is none, atomically."""
     if (store / "mlflow.db").exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -72,7 +75,7 @@ def ensure(store: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a store to a folder that does not exist yet. The copy is whole when the original is gone."""
+    """Copy a store to a folder that does not exist yet. Rewrites its paths, so that it does not need the original."""
     new = scratch(target)
     new.mkdir(parents=True)
     for database in ("mlflow.db", STUDIES):
@@ -86,7 +89,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def scratch(target: Path) -> Path:
-    """A name beside `target` to make it under; what an interrupted process left under such a name is removed."""
+    """Return a temporary name next to `target`; remove what interrupted processes left under such names."""
     for left in target.parent.glob(f"{target.name}.new-*"):
         if not psutil.pid_exists(pid := int(left.name.rpartition("-")[2])) or pid == os.getpid():
             shutil.rmtree(left, ignore_errors=True)
@@ -94,7 +97,7 @@ def scratch(target: Path) -> Path:
 
 
 def _put(new: Path, target: Path) -> None:
-    """Let the whole appear at once; where another process was faster, its result stays."""
+    """Rename `new` to `target`. If another process was faster, keep its result."""
     try:
         new.rename(target)
     except OSError:
@@ -104,7 +107,7 @@ def _put(new: Path, target: Path) -> None:
 
 
 def runs(store: Path) -> int:
-    """How many runs the store holds; 0 where there is no store."""
+    """Count the runs in the store; 0 if there is no store."""
     if not (store / "mlflow.db").exists():
         return 0
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
@@ -112,26 +115,36 @@ def runs(store: Path) -> int:
 
 
 def _spellings(path: Path) -> list[str]:
-    """The ways MLflow writes a path down: plain, as part of a URL, inside JSON."""
+    """Return the ways MLflow writes a path: as a URI, plain, percent-encoded without a scheme, inside JSON."""
     plain = path.as_posix()
-    return list(dict.fromkeys([plain, path.as_uri().removeprefix("file://"), json.dumps(plain)[1:-1]]))
+    return [path.as_uri(), plain, quote(plain), json.dumps(plain)[1:-1]]
 
 
 def _rewrite(store: Path, old: Path, new: Path) -> None:
     """Replace the folder `old` by `new` in every text of the database and in every MLmodel file."""
-    pairs = [(before, after) for before, after in zip(_spellings(old), _spellings(new)) if before != after]
+    pairs: dict[str, str] = {}
+    for before, after in zip(_spellings(old), _spellings(new)):
+        pairs.setdefault(before, after)  # a plain path has one spelling where another has four: the first one counts
+    # all spellings in one pass, each only as a whole path: neither /b/a/store nor /a/store-2 is /a/store
+    pattern = re.compile(rf"""(?<![^\s"'=:/(\[,])(?:{"|".join(map(re.escape, pairs))})(?=/)""")
+
+    def moved(data: object) -> object:
+        if isinstance(data, dict):
+            return {key: moved(value) for key, value in data.items()}
+        if isinstance(data, list):
+            return [moved(value) for value in data]
+        return pattern.sub(lambda match: pairs[match[0]], data) if isinstance(data, str) else data
+
     with closing(sqlite3.connect(store / "mlflow.db")) as database, database:
+        database.create_function("moved", 1, moved, deterministic=True)
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (table,) in tables:
             columns = database.execute(f'PRAGMA table_info("{table}")').fetchall()
-            for column in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT", "JSON", "CLOB"))]:
-                for before, after in pairs:
-                    database.execute(
-                        f'UPDATE "{table}" SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)',
-                        (before + "/", after + "/", before + "/"),
-                    )
-    for mlmodel in (store / "artifacts").rglob("MLmodel"):
-        text = mlmodel.read_text(encoding="utf-8")
-        for before, after in pairs:
-            text = text.replace(before + "/", after + "/")
-        mlmodel.write_text(text, encoding="utf-8")
+            for name in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT", "JSON", "CLOB"))]:
+                changed = f"""instr("{name}", '/') AND moved("{name}") <> "{name}\""""
+                database.execute(f'UPDATE "{table}" SET "{name}" = moved("{name}") WHERE {changed}')
+    for file in (store / "artifacts").rglob("MLmodel"):
+        # as data, because YAML escapes letters in its own way and breaks long paths at spaces
+        model = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if (rewritten := moved(model)) != model:
+            file.write_text(yaml.safe_dump(rewritten, default_flow_style=False), encoding="utf-8")

@@ -120,16 +120,13 @@ def test_no_password_stands_on_a_command_line_or_in_the_log(bench):
 
 
 def test_each_image_holds_what_it_needs(bench, record_property):
-    ours = {}
     for service, base in BASES.items():
         image = bench.container(service)["Image"]
         total, below = (
             int(docker("image", "inspect", "--format", "{{.Size}}", name).stdout) / 1e6 for name in (image, base)
         )
-        ours[service] = total - below
-        said = f"{service}: our layers {ours[service]:.0f} MB, with the stand-in base {base} {total:.0f} MB"
+        said = f"{service}: our layers {total - below:.0f} MB, with the stand-in base {base} {total:.0f} MB"
         record_property("measured", said)
-    assert ours["mlflow"] < 900 and ours["jupyter"] < 2600 and ours["postgres"] < 1
     absent = "import importlib.util as u; print([n for n in {} if u.find_spec(n)])"
     heavy = ["tensorflow", "keras", "xgboost", "jupyterlab", "pystock"]
     assert bench.python(absent.format(heavy), service="mlflow").strip() == "[]"
@@ -390,7 +387,7 @@ print(json.dumps([client.get_run("{run}").info.status, sorted(found), all(k == v
 CUT = "Connection broken: IncompleteRead"
 
 
-@pytest.mark.parametrize("victim", ["mlflow", "postgres", "postgres, and it stays away"])
+@pytest.mark.parametrize("victim", ["mlflow", "postgres"])
 def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, victim):
     ends = []
     while not ends or CUT in ends[-1]:
@@ -400,56 +397,47 @@ def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, 
 
 
 def kill_during_a_run(bench, victim) -> str:
-    """Kill it, check what is stored and how the client ended, and say so. The client finishes, unless the victim stays
-    away, or its last answer was cut."""
-    gone = victim.endswith("away")
-    client = bench.start_python(LOOP, **({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"} if gone else {}))
-    # a client that hangs is an error too
-    watchdog = threading.Timer(500, client.kill)
+    """Kill it, check what is stored and how the client ended, and say so.
+
+    The client finishes, unless its last answer was cut. (That it gives up where the victim stays away is shown without
+    containers.)
+    """
+    client = bench.start_python(LOOP)
+    watchdog = threading.Timer(500, client.kill)  # a client that hangs is an error too
     watchdog.start()
     try:
         run = client.stdout.readline().strip()
-        said = [client.stdout.readline().strip() for _ in range(150)]
-        if victim == "mlflow":
-            crash_mlflow(bench, client)
-        else:
-            crash_postgres(bench, client, gone)
+        lines = [client.stdout.readline().strip() for _ in range(150)]
+        assert client.poll() is None, "the run was over before the kill"
+        crash_mlflow(bench) if victim == "mlflow" else crash_postgres(bench)
         rest, errors = client.communicate()
     finally:
         watchdog.cancel()
         client.kill()
-    said += rest.split()
-    acknowledged = {int(step) for step in said if step.isdigit()}
+    lines += rest.split()
+    acknowledged = {int(step) for step in lines if step.isdigit()}
     until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
     state, found, right = last_line(bench.python(COUNT.format(run=run)))
     end = "finished" if client.returncode == 0 else errors.strip().splitlines()[-1]
-    assert len(acknowledged) >= 150
-    assert acknowledged <= set(found) and right
+    assert len(acknowledged) >= 150 and acknowledged <= set(found) and right
     assert len(found) <= len(acknowledged) + 1  # the one that was under way
-    if gone:
-        assert end.startswith("mlflow.exceptions.MlflowException: ") and state == "RUNNING" and len(found) < STEPS
-    elif not (victim == "mlflow" and CUT in end):
-        assert end == said[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
+    if not (victim == "mlflow" and CUT in end):
+        assert end == lines[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
     return f"{victim} killed: {len(acknowledged)} acknowledged, {len(found)} found; the client: {end[:400]}"
 
 
-def crash_mlflow(bench, client):
+def crash_mlflow(bench) -> None:
     """Kill the serving process. Docker starts the container again, because it ended by itself."""
     before = bench.container("mlflow")["RestartCount"]
-    assert client.poll() is None, "the run was over before the kill"
     kill = "kill -9 $(cat /proc/1/task/1/children)"
     bench.run("mlflow", "sh", "-c", kill, check=False)  # the container may end before it does
-    deadline = time.monotonic() + 300
-    while bench.container("mlflow")["RestartCount"] == before:
-        assert time.monotonic() < deadline, "the container was not started again"
-        time.sleep(0.2)
+    until(lambda: bench.container("mlflow")["RestartCount"] != before, 60, "the container's new start")
 
 
-def crash_postgres(bench, client, gone):
+def crash_postgres(bench) -> None:
     """Kill the whole database; what Docker is told to kill, it does not start again by itself."""
-    assert client.poll() is None, "the run was over before the kill"
     bench.compose("kill", "--signal", "SIGKILL", "postgres")
-    client.wait() if gone else time.sleep(2)
+    time.sleep(2)
     bench.compose("start", "postgres")
 
 
@@ -494,24 +482,6 @@ def test_the_doctor_finds_the_jupyter_container_healthy(bench):
     assert done.returncode == 0 and "fail" not in done.stdout, done.stdout
 
 
-# Guards
-
-
-def test_a_machine_without_docker_is_told(monkeypatch):
-    require_docker.cache_clear()
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    try:
-        monkeypatch.delenv("COURSE_REQUIRE_DOCKER", raising=False)
-        with pytest.raises(pytest.skip.Exception, match="`docker info` does not answer"):
-            require_docker()
-        monkeypatch.setenv("COURSE_REQUIRE_DOCKER", "1")
-        with pytest.raises(pytest.fail.Exception, match="`docker info` does not answer"):
-            require_docker()
-    finally:
-        require_docker.cache_clear()
-
-
-def test_the_settings_are_valid_and_the_scripts_parse():
-    require_docker()
+def test_the_scripts_parse():
     for script in ("init", "server.sh", "lab.sh", "install-locked.sh", "database.sh"):
         subprocess.run(["sh", "-n", HERE / script], check=True)

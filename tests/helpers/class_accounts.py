@@ -7,19 +7,19 @@ import subprocess
 from pathlib import Path
 from unittest.mock import patch
 
-from fake_course import COURSE, clean_environment
+from click.testing import CliRunner
+from fake_course import clean_environment
 
+from course.cli import main
 from course.session import QUIET_MLFLOW
 
 
-def run_learners(file: Path, **environment: str):
-    return subprocess.run(
-        [COURSE, "learners", file],
-        capture_output=True,
-        text=True,
-        timeout=150,  # not the four minutes of MLflow's own client
-        env=clean_environment(COURSE_STATE=file.parent / "state", **environment),
-    )
+def run_learners(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `course learners FILE` in this process."""
+    env = clean_environment(COURSE_STATE=file.parent / "state", **environment)
+    with patch.dict(os.environ, env, clear=True):
+        done = CliRunner().invoke(main, ["learners", str(file)], catch_exceptions=False)
+    return subprocess.CompletedProcess(["course", "learners", file], done.exit_code, done.stdout, done.stderr)
 
 
 def accounts_in(file: Path) -> list[dict]:

@@ -1,7 +1,7 @@
-"""Small fake courses in temporary folders, and the real command `course` run in them.
+"""Small fake courses in temporary folders, and the command `course` run on them, in this process or as its own.
 
-COURSE_ROOT and COURSE_STATE point the command at the fake course. The state folder also marks every process that
-belongs to it, grandchildren in sessions of their own included: it stands in their environment.
+COURSE_ROOT and COURSE_STATE point the command at the fake course. COURSE_STATE in their environment also identifies the
+processes that belong to it, grandchildren in sessions of their own included.
 """
 
 import os
@@ -11,19 +11,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import psutil
+import requests
+from click.testing import CliRunner, Result
 
 from course import notebooks, store
 from course.chapters import Chapter
+from course.cli import main
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-COURSE = shutil.which("course", path=str(Path(sys.executable).parent)) or "course is not installed beside this Python"
+COURSE = shutil.which("course", path=str(Path(sys.executable).parent)) or "course is not installed next to this Python"
 HEADER = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
-SLOW = 5  # times as long as usual may a slow machine take that has other things to do; who waits less is done earlier
+SLOW = 5  # factor on timeouts for slow machines; waits return as soon as the condition holds
 FOREIGN = ("COURSE_", "MLFLOW_", "_MLFLOW_", "JUPYTER", "IPYTHONDIR", "MAKE", "MFLAGS")
 
 
@@ -44,7 +47,14 @@ def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
         time.sleep(0.1)
 
 
-class CourseRoot:
+def status(url: str, **headers: str) -> int:
+    """Return the status of the response to a GET."""
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy
+        return session.get(url, headers=headers, timeout=20).status_code
+
+
+class FakeCourse:
     """A course of a few made-up chapters, in `root`, with its state in `state`."""
 
     def __init__(self, folder: Path):
@@ -81,32 +91,32 @@ class CourseRoot:
     def environment(self, **more: str) -> dict[str, str]:
         return clean_environment(COURSE_ROOT=self.root, COURSE_STATE=self.state, **more)
 
-    def run(self, *arguments: str, seconds: float = 300, cwd: Path | None = None, stdin: str = "", **env: str):
-        """`course ARGUMENTS`, to its end."""
-        return subprocess.run(
-            [COURSE, *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=seconds,
-            cwd=cwd or self.root,
-            env=self.environment(**env),
-        )
+    def invoke(self, *arguments: str, stdin: str = "", **env: str) -> Result:
+        """Run `course ARGUMENTS` in this process. An unexpected exception is raised, not printed."""
+        with patch.dict(os.environ, self.environment(**env), clear=True), chdir(self.root):
+            return CliRunner().invoke(main, [str(word) for word in arguments], input=stdin, catch_exceptions=False)
 
-    def python(self, code: str, *, seconds: float = 300, cwd: Path | None = None, **env: str) -> str:
-        """Run a script on this course; returns what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=seconds,
-            cwd=cwd or self.root,
-            env=self.environment(**env),
-        )
+    def run(self, *arguments: str, seconds: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `course ARGUMENTS` as a process, to its end."""
+        return self._run([COURSE, *arguments], seconds, env)
+
+    def python(self, code: str, *, seconds: float = 300, **env: str) -> str:
+        """Run a script on this course; return what it printed."""
+        done = self._run([sys.executable, "-c", code], seconds, env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def _run(self, command: list[str], seconds: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=seconds,
+            cwd=self.root,
+            env=self.environment(**env),
+        )
 
     @contextmanager
     def started(self, *command: str, output: str = "output.txt", **env: str):
@@ -142,6 +152,11 @@ class CourseRoot:
                 continue
         return found
 
+    def listening(self, *more: psutil.Process) -> set[str]:
+        """Return the addresses on which processes of this course listen, and more of them."""
+        connections = [one for process in [*self.processes(), *more] for one in process.net_connections("inet")]
+        return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+
     def alone(self, seconds: float = 15) -> None:
         """Fail unless every process of this course is gone within that time."""
         until(lambda: not self.processes(), seconds, "the end of every process of this course")
@@ -154,3 +169,6 @@ class CourseRoot:
                 except psutil.Error:
                     continue
             time.sleep(0.05)
+
+
+CourseRoot = FakeCourse  # until every test says FakeCourse

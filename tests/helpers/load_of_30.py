@@ -1,7 +1,7 @@
 """A class of 30 at once on one workbench: a process each, as their notebooks would be. Used by a test and `make bench`.
 
 `measure(bench)` starts them one after the other, lets them log at the same moment, and counts what they were told was
-stored against what is there. `python class_of_30.py` is one of them.
+stored against what is there. `python load_of_30.py` is one of them.
 """
 
 import json
@@ -47,9 +47,10 @@ def measure(bench, learners: int = LEARNERS, **env: str) -> dict:
     """Figures of a class on that workbench; `env` is what each client has in its environment besides its address."""
     import mlflow
 
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": bench.url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **env}
+    from course.session import QUIET_MLFLOW
+
+    environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url, **env}
     environment |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment |= {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = mlflow.MlflowClient(bench.url)
     experiment = server.create_experiment(f"class-{time.monotonic_ns()}")
     name = server.get_experiment(experiment).name

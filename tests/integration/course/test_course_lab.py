@@ -3,24 +3,14 @@
 import os
 import re
 import signal
-import urllib.error
 import urllib.request
 
-import psutil
 import pytest
-from fake_course import COURSE, until
+from fake_course import COURSE, status, until
 
-from course import lab, servers
+from course import servers
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-
-
-def status(url, **headers):
-    try:
-        with servers._NO_PROXY.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def started_lab(fake, process):
@@ -29,13 +19,6 @@ def started_lab(fake, process):
     until(lambda: re.search(pattern, fake.output()) or process.poll() is not None, 90, "the addresses")
     address, page, token, ui = re.search(pattern, fake.output()).groups()
     return address, token, page, ui
-
-
-def listens_on_loopback_alone(fake):
-    found = []
-    for process in fake.processes():
-        found += [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
-    return found and set(found) == {"127.0.0.1"}
 
 
 @pytest.fixture
@@ -62,7 +45,7 @@ def test_lab(course):
         assert status(f"{address}/api/contents/notebooks", Authorization=f"token {token}") == 200
         assert status(f"{ui}/health") == 200 and ui.startswith("http://127.0.0.1:")
         assert token not in str([one.cmdline() for one in course.processes()])
-        assert listens_on_loopback_alone(course)
+        assert course.listening() == {"127.0.0.1"}
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
         assert process.wait(60) == 0
         course.alone(1)
@@ -87,23 +70,9 @@ def test_ui(course):
     with course.started(COURSE, "ui", "--no-browser") as process:
         found = until(lambda: re.search(r"MLflow UI  (http://127\.0\.0\.1:\d+)\n", course.output()), 60, "the address")
         assert status(f"{found[1]}/") == 200
-        assert listens_on_loopback_alone(course)
-        (server,) = [one for one in course.processes() if one.cmdline()[1:4] == ["-m", "mlflow", "server"]]
+        assert course.listening() == {"127.0.0.1"}
+        (server,) = [one for one in course.processes() if one.cmdline()[1:5] == ["-P", "-m", "mlflow", "server"]]
         server.kill()
         assert process.wait(60) == 1
         assert f"A server ended by itself; the reason is at the end of {course.state / 'logs'}" in course.output()
     assert not list(course.root.rglob("mlruns")) and not list(course.root.rglob("mlflow.db"))
-
-
-def test_ui_of_a_server_in_use_is_its_own(course):
-    done = course.run("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
-    assert done.stdout == "The store in use is a server, and shows itself: http://127.0.0.1:9\n"
-
-
-def test_copies_go_to_work_once(course):
-    with course.here():
-        assert lab.copy_notebooks() == ["01_step", "02_step"]
-        (course.root / "work" / "01_step.ipynb").write_text("mine")
-        (course.root / "work" / "02_step.ipynb").unlink()
-        assert lab.copy_notebooks() == ["02_step"]
-        assert (course.root / "work" / "01_step.ipynb").read_text() == "mine"

@@ -10,14 +10,13 @@ from unittest.mock import patch
 
 import pytest
 from class_accounts import accounts_in, as_learner, run_learners, variables
-from fake_course import CourseRoot, clean_environment
+from fake_course import FakeCourse, clean_environment
 from mlflow import MlflowClient, MlflowException
 
-from course import CourseError, store
-from course.servers import free_port, start_server
+from course import store
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, free_port, mlflow_server, start_server
 from course.session import QUIET_MLFLOW
 from course.workbench import local as workbench
-from course.workbench.learners import TAKEN, learners
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the workbench needs Linux or macOS"),
@@ -104,6 +103,19 @@ def test_a_workspace_is_its_learners_alone(two, tmp_path):
         own = MlflowClient(two.bench.url)
         assert [one.name for one in own.search_experiments()] == ["prices"]
         assert own.get_run(two.ids[0][1]).data.metrics == {"error": 0.5}
+    refused = [
+        ("get_run", run),
+        ("get_logged_model", model),
+        ("list_artifacts", run),
+        ("log_metric", run, "error", 0),
+        ("log_text", run, "changed", "note.txt"),
+        ("set_tag", run, "mine", "now"),
+        ("delete_run", run),
+        ("delete_experiment", experiment),
+        ("delete_workspace", "bob"),
+        ("create_workspace", "eve"),
+    ]
+    elsewhere = [("get_registered_model", "line"), ("create_registered_model", "a"), ("create_experiment", "a")]
     for workspace in ("ada", "bob", "default"):
         with as_learner(two.ada, MLFLOW_WORKSPACE=workspace):
             client = MlflowClient(two.bench.url)
@@ -111,27 +123,9 @@ def test_a_workspace_is_its_learners_alone(two, tmp_path):
             assert not client.search_logged_models(experiment_ids=[experiment])
             if workspace != "ada":
                 assert client.search_experiments() == [] and client.search_registered_models() == []
-            refused = [
-                lambda client: client.get_run(run),
-                lambda client: client.get_logged_model(model),
-                lambda client: client.list_artifacts(run),
-                lambda client: client.log_metric(run, "error", 0),
-                lambda client: client.log_text(run, "changed", "note.txt"),
-                lambda client: client.set_tag(run, "mine", "now"),
-                lambda client: client.delete_run(run),
-                lambda client: client.delete_experiment(experiment),
-                lambda client: client.delete_workspace("bob"),
-                lambda client: client.create_workspace("eve"),
-            ]
-            if workspace != "ada":
-                refused += [
-                    lambda client: client.get_registered_model("line"),
-                    lambda client: client.create_registered_model("another"),
-                    lambda client: client.create_experiment("another"),
-                ]
-            for attempt in refused:
+            for method, *arguments in refused + (elsewhere if workspace != "ada" else []):
                 with pytest.raises(MlflowException, match="403|Permission denied"):
-                    attempt(client)
+                    getattr(client, method)(*arguments)
     with as_learner(two.bob):
         client = MlflowClient(two.bench.url)
         assert client.get_run(run).data.metrics == {"error": 0.5}
@@ -170,7 +164,7 @@ def test_called_again(two):
 
 def test_a_checkpoint_on_the_server(two, tmp_path):
     """The chapters before it run in the learner's workspace, also a second time, and it says how long that took."""
-    fake = CourseRoot(tmp_path / "Kurs für alle")
+    fake = FakeCourse(tmp_path / "Kurs für alle")
     log = "import mlflow\nmlflow.set_experiment('kept')\nwith mlflow.start_run(): mlflow.log_metric('x', 1)"
     fake.chapter("01", "import course\ncourse.begin('01')", log)
     fake.chapter("02", "raise ValueError('too much')")
@@ -191,47 +185,14 @@ def test_a_checkpoint_on_the_server(two, tmp_path):
         assert MlflowClient(two.bench.url).get_experiment_by_name("kept") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("ada\nBob\n", 2),
-        ("# class\n\nx\n", 3),
-        ("ada lovelace\n", 1),
-        ("ada\nbob\nada # again\n", 3),
-        ("admin\n", 1),
-        ("ada\ndefault\n", 2),
-        ("api", 1),
-        ("-ada\n", 1),
-        ("a" * 64, 1),
-        ("åda\n", 1),
-    ],
-)
-def test_names_that_cannot_be(tmp_path, text, number):
-    """The line is named, and nothing is made: no server is even asked."""
-    file = tmp_path / "names.txt"
-    file.write_text(text)
-    with pytest.raises(CourseError, match=f"Nothing was made: line {number} of .*names.txt names"):
-        learners(file)
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_mlflow_takes_the_same_names():
-    from mlflow.store.workspace.abstract_store import WorkspaceNameValidator
-
-    assert set(TAKEN) == WorkspaceNameValidator._RESERVED | {"admin", "default"}
-    assert WorkspaceNameValidator.pattern() == "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-
-
 def test_servers_that_do_not_help(two, tmp_path, empty_store):
     file = tmp_path / "names.txt"
     file.write_text("zoe\n")
     gone = f"http://127.0.0.1:{free_port()}"
     store.copy(empty_store, tmp_path / "plain")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", store.uri(tmp_path / "plain")]
-    environment = {**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = mlflow_server(store.uri(tmp_path / "plain"))
     wrong = "MLFLOW_TRACKING_USERNAME and _PASSWORD are not its administrator's"
-    with start_server(command, env=environment, cwd=tmp_path, log=tmp_path / "log") as plain:
+    with start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=tmp_path, log=tmp_path / "log") as plain:
         for uri, more, sentence in (
             (two.bench.url, two.admin | {"MLFLOW_TRACKING_PASSWORD": "wrong-password"}, wrong),
             (two.bench.url, {}, wrong),

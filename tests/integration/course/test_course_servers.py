@@ -5,7 +5,6 @@ import signal
 import socket
 import sys
 import textwrap
-import time
 
 import psutil
 import pytest
@@ -50,10 +49,8 @@ def test_a_server_is_healthy_when_handed_over_and_gone_when_stopped(here):
 
 def test_a_server_that_ignores_being_asked_is_killed(here):
     server = start_server(command(here, "stubborn", "parent"), "/")
-    start = time.monotonic()
     server.stop()
     assert not here.processes()
-    assert time.monotonic() - start < 8
 
 
 def test_an_error_in_the_cell_stops_the_server(here):

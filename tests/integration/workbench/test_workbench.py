@@ -7,8 +7,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +14,8 @@ import mlflow
 import psutil
 import pytest
 import sqlalchemy
-from fake_course import COURSE, CourseRoot, until
+from fake_course import COURSE, FakeCourse, status, until
 
-from course import servers
 from course.errors import CourseError
 from course.workbench import local as workbench
 from course.workbench import postgres
@@ -31,7 +28,7 @@ def course():
     """A course that PostgreSQL's account can reach: as root it may not enter pytest's own folders."""
     base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
     base.chmod(0o755)
-    fake = CourseRoot(base / "Kurs für # 100 %alle")
+    fake = FakeCourse(base / "Kurs für # 100 %alle")
     fake.chapter("01", "x = 1")
     yield fake
     fake.end_all()
@@ -43,14 +40,6 @@ def started(fake, process) -> dict[str, str]:
     until(lambda: "Stop all three" in fake.output() or process.poll() is not None, 120, "the addresses")
     assert process.poll() is None, fake.output()
     return dict(re.findall(r"^(JupyterLab|MLflow|PostgreSQL)  +(\S+)$", fake.output(), re.MULTILINE))
-
-
-def status(url: str, **headers: str) -> int:
-    try:
-        with servers._NO_PROXY.open(urllib.request.Request(url, headers=headers), timeout=20) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 def parts(fake) -> dict[str, psutil.Process]:
@@ -75,19 +64,13 @@ def modes(folder: Path) -> dict[Path, tuple]:
     return {each: (each.stat().st_mode, each.stat().st_uid) for each in [folder, *folder.parents]}
 
 
-def listening(fake) -> set[str]:
-    family = [*fake.processes(), parts(fake)["postgres"]]
-    connections = [one for process in family for one in process.net_connections("inet")]
-    return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
-
-
 def test_a_workbench_keeps_what_was_logged(course):
     fake, before = course, modes(course.root)
     with fake.started(COURSE, "workbench", "--no-browser") as process:
         where = started(fake, process)
         assert (fake.root / "work" / "01_step.ipynb").exists()
         assert modes(fake.root) == before
-        assert listening(fake) == {"127.0.0.1"}
+        assert fake.listening(parts(fake)["postgres"]) == {"127.0.0.1"}
         address, token = re.fullmatch(
             r"(http://127\.0\.0\.1:\d+)/lab/tree/work\?token=(\S+)", where["JupyterLab"]
         ).groups()
@@ -127,13 +110,13 @@ def test_a_workbench_keeps_what_was_logged(course):
     assert "Traceback" not in fake.output() and modes(fake.root) == before
 
 
-@pytest.mark.parametrize("part", ["postgres", "mlflow", "jupyter"])
-def test_one_part_takes_the_others_with_it(course, part):
+def test_one_part_takes_the_others_with_it(course):
+    """Here JupyterLab; test_workbench_losses.py kills the others."""
     with course.started(COURSE, "workbench", "--no-browser") as process:
         started(course, process)
-        parts(course)[part].kill()
+        parts(course)["jupyter"].kill()
         assert process.wait(150) == 1
-        assert f"{part} ended by itself, and the workbench was stopped" in course.output()
+        assert "jupyter ended by itself, and the workbench was stopped" in course.output()
         course.alone(1)
         assert not parts(course)
 

@@ -1,0 +1,107 @@
+"""`course.begin`: the store in use, and the runs that an earlier session left."""
+
+import os
+import signal
+import subprocess
+import sys
+from unittest.mock import patch
+
+import mlflow
+import psutil
+import pytest
+from fake_course import until
+
+from course import session, store
+
+
+@pytest.fixture
+def here(fake, empty_store, monkeypatch):
+    """A course of two chapters, in whose environment this process works."""
+    monkeypatch.setattr(session, "_session", {})
+    fake.chapter("01", "x = 1")
+    fake.chapter("02", "x = 1")
+    fake.use_store(empty_store)
+    with patch.dict(os.environ, fake.environment(), clear=True):
+        yield fake
+
+
+def states() -> dict[str, str]:
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="zombies")
+def test_runs_of_dead_sessions_are_ended_and_no_others(here):
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for code in ("", "import time; time.sleep(600)")]
+    zombie, living = (psutil.Process(process.pid) for process in processes)
+    try:
+        until(lambda: zombie.status() == psutil.STATUS_ZOMBIE)
+        session.begin("01")
+        mine = os.environ["COURSE_SESSION"]
+        installation, pid, created = mine.split(":")
+
+        def of(process: psutil.Process) -> str:
+            return f"{installation}:{process.pid}:{int(process.create_time())}"
+
+        left = {
+            "this one": (mine, "01"),
+            "living": (of(living), "01"),
+            "zombie": (of(zombie), "01"),
+            "pid of another process": (f"{installation}:{pid}:{int(created) - 60}", "01"),
+            "dead": (f"{installation}:{2**22 + 1}:{created}", "01"),
+            "dead in another chapter": (f"{installation}:{2**22 + 1}:{created}", "02"),
+            "dead elsewhere": (f"0123456789ab:{2**22 + 1}:{created}", "01"),
+        }
+        client = mlflow.MlflowClient()
+        for name, (maker, chapter) in left.items():
+            client.create_run("0", run_name=name, tags={"course.chapter": chapter, "course.session": maker})
+        client.create_run("0", run_name="without a session")
+
+        session.begin("01")
+        ended = {"zombie", "pid of another process", "dead"}
+        assert states() == {name: "KILLED" if name in ended else "RUNNING" for name in [*left, "without a session"]}
+        living.send_signal(signal.SIGKILL)
+        session.begin("01")
+        session.begin("02")
+        assert {name for name, state in states().items() if state == "RUNNING"} == {
+            "this one",
+            "dead elsewhere",
+            "without a session",
+        }
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_another_sqlite_store_keeps_its_own_artifacts(here, empty_store, capsys):
+    folder = here.root / "my store"
+    store.copy(empty_store, folder)
+    os.environ["COURSE_TRACKING_URI"] = store.uri(folder)
+    session.begin("01")
+    assert f"Tracking to {store.uri(folder)}" in capsys.readouterr().out
+    mlflow.set_experiment("e")
+    with mlflow.start_run():
+        mlflow.log_text("x", "x.txt")
+    assert len(list((folder / "artifacts").rglob("x.txt"))) == 1
+    assert store.runs(here.state / "store") == 0 and not list(here.root.rglob("mlruns"))
+
+
+def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
+    with pytest.raises(session.CourseError, match=r"`first`, and this store has none: run chapter 01 first, or type"):
+        session.begin("02", needs={"first": "01"})
+    mlflow.set_experiment("first")
+    with mlflow.start_run():
+        pass
+    session.begin("02", needs={"first": "01"})
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
+def test_a_store_that_does_not_answer_is_named(here, uri):
+    with pytest.raises(session.CourseError, match=f"The tracking store {uri} does not answer: start it, or leave"):
+        session.begin("01", uri)
+
+
+def test_parameters_are_kept_for_the_checks(here):
+    session.begin("01", market="nasdaq")
+    assert session.parameters() == {"market": "nasdaq"}

@@ -1,0 +1,95 @@
+"""`course doctor`: each check in both states, through the command."""
+
+import json
+import os
+import shutil
+
+import pytest
+from fake_course import CHECKOUT
+
+from course.doctor import CHECKS
+
+
+@pytest.fixture
+def healthy(fake):
+    shutil.copy(CHECKOUT / "requirements.lock", fake.root)
+    return fake
+
+
+def doctor(fake, **env: str) -> dict[str, str]:
+    """Run it, and return the failures by the name of their check."""
+    done = fake.invoke("doctor", **env)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(CHECKS)
+    failures = {}
+    for name, line in zip(CHECKS, lines):
+        if line != f"[ ok ] {name}":
+            assert line.startswith(f"[fail] {name}: ")
+            failures[name] = line.removeprefix(f"[fail] {name}: ")
+    assert done.exit_code == bool(failures)
+    return failures
+
+
+def test_a_healthy_machine_passes(healthy):
+    assert doctor(healthy) == {}
+    assert doctor(healthy, MLFLOW_TRACKING_URI="http://a", COURSE_TRACKING_URI="http://a") == {}
+
+
+def test_packages_that_differ_from_the_lock_are_named(healthy):
+    (healthy.root / "requirements.lock").write_text(
+        "# a comment\nclick==0.1 \\\n    --hash=sha256:0\nno-such-thing==1.0\nabsent==1 ; sys_platform == 'beos'\n"
+        "psutil==0.1\njupytext==0.1\n"
+    )
+    (failure,) = doctor(healthy).values()
+    assert failure.startswith("click is ") and ", the lock says ==0.1; no-such-thing is missing; psutil is " in failure
+    assert failure.endswith(" and 1 more: run `python install.py` in the course's folder")
+    assert "no-such-thing" not in doctor(healthy, COURSE_SUBSET="1")["packages agree with requirements.lock"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a Python under another path")
+def test_a_kernel_of_another_python_is_named(healthy):
+    folder = healthy.root / "jupyter" / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": ["/usr/bin/env", "python3"], "display_name": "other", "language": "python"})
+    )
+    assert doctor(healthy, JUPYTER_PATH=folder.parents[1]) == {
+        "Jupyter starts this environment's kernel": "the kernel python3 that Jupyter finds first starts /usr/bin/env, "
+        f"another Python: remove {folder}"
+    }
+
+
+def test_a_stray_tracking_uri_is_named(healthy):
+    failures = doctor(healthy, MLFLOW_TRACKING_URI="http://old:5000", COURSE_TRACKING_URI="http://new:5000")
+    assert list(failures) == ["no stray MLFLOW_TRACKING_URI"]
+    assert "MLFLOW_TRACKING_URI is set to http://old:5000" in failures["no stray MLFLOW_TRACKING_URI"]
+    assert "unset it" in failures["no stray MLFLOW_TRACKING_URI"]
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks", "work"])
+def test_an_old_mlruns_is_found(healthy, folder):
+    mlruns = (healthy.root / folder / "mlruns").resolve()
+    mlruns.mkdir(parents=True)
+    failures = doctor(healthy)
+    assert list(failures) == ["no old ./mlruns"]
+    assert str(mlruns) in failures["no old ./mlruns"] and "mlflow migrate-filestore" in failures["no old ./mlruns"]
+
+
+def test_a_full_disk_is_found(healthy, monkeypatch):
+    usage = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=3e8))
+    failures = doctor(healthy)
+    assert list(failures) == ["disk space"]
+    assert failures["disk space"].startswith("0.3 GB free at ") and failures["disk space"].endswith("free some space")
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(healthy):
+    healthy.state.write_text("a file, not a folder")
+    (failure,) = doctor(healthy).values()
+    assert failure.startswith(f"{healthy.state} cannot be written") and "change its owner or its mode" in failure
+
+
+def test_a_check_that_fails_itself_is_a_line_too(healthy):
+    (healthy.root / "requirements.lock").unlink()
+    failures = doctor(healthy)
+    assert "the check itself failed (FileNotFoundError" in failures["packages agree with requirements.lock"]
