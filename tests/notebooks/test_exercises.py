@@ -1,6 +1,6 @@
 """The checks of the exercises, in the store as it is after their chapter: right passes, wrong is refused with advice.
 
-That each solution passes stands in the committed notebooks (chapter_text.exercise_form), which nbval compares; that a
+That each solution passes stands in the committed notebooks (`course lint`), which nbval compares; that a
 learner's answer passes and is left alone, in the pass over the second market (test_notebooks.py).
 """
 
@@ -122,7 +122,7 @@ def accepts(answer):
     ],
 )
 def test_a_bad_check_is_found(test, complaints):
-    found = problems(Exercise("09.1", "How many?", "Count them.", test, [1, 2]), {})
+    found = problems(Exercise("09.1", test, [1, 2]), {})
     assert len(found) == len(complaints) and all(c in f for c, f in zip(complaints, found)), found
 
 
