@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 
 
 TIERS = ("integration", "passes", "docker", "slow", "weekly")
-LONGEST = ("test_chapters.py", "test_docker_chapters.py", "test_docker_workbench.py", "test_offline.py")
+LONGEST = ("test_notebooks.py", "test_docker_chapters.py", "test_docker_workbench.py", "test_offline.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

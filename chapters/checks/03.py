@@ -108,12 +108,6 @@ def from_code(answer, market):
 EXERCISES = [
     Exercise(
         "03.1",
-        question="Write the query that lists the runs of this chapter's experiment, one row a run, with the columns "
-        "`name` and `accuracy`, the best first. Your answer is the text of the query.",
-        hint="The last accuracy of each run stands in `latest_metrics`, in the column `value`. Three tables belong "
-        "together: `experiments`, `runs` and `latest_metrics`. Two of them have a column `name`, so write `runs.name` "
-        "and `experiments.name`. Where your store is the embedded one, `pd.read_sql(answer, here)` tries the query on "
-        "it.",
         test=query,
         wrong=[
             "SELECT name, value AS accuracy FROM runs JOIN metrics USING (run_uuid) WHERE key = 'accuracy' "
@@ -122,23 +116,6 @@ EXERCISES = [
             "JOIN latest_metrics USING (run_uuid) WHERE key = 'accuracy' ORDER BY value",
         ],
     ),
-    Exercise(
-        "03.2",
-        question="In the workbench of containers, a script in the container `jupyter` is to log to the MLflow server. "
-        "Which tracking URI does it set?",
-        hint="Inside a container neither `localhost` nor the ports of your own machine lead to another container. Look "
-        "at the first mistake above.",
-        test=address,
-        wrong=["http://localhost:5000", "http://mlflow:5050"],
-    ),
-    Exercise(
-        "03.3",
-        question="Log a model that says up every day, without a pickle: as a file of code, in a run named `always-up` "
-        "of the experiment of this chapter. Your answer is the id of the run.",
-        hint="Write the class into a file that ends with `mlflow.models.set_model(AlwaysUp())`, and give `log_model` "
-        "the path of the file as `python_model`, with `**description` as before. `pd.Series(1, "
-        "index=model_input.index)` is a one for each row.",
-        test=from_code,
-        wrong=["always-up", "0" * 32],
-    ),
+    Exercise("03.2", test=address, wrong=["http://localhost:5000", "http://mlflow:5050"]),
+    Exercise("03.3", test=from_code, wrong=["always-up", "0" * 32]),
 ]

@@ -72,35 +72,12 @@ def mended(answer, market):
 EXERCISES = [
     Exercise(
         "04.1",
-        question="Write the filter for `search_runs` that finds, in the experiment of this chapter, the finished runs "
-        "on `big_move` that beat the base rate. Your answer is the text of the filter.",
-        hint="Three conditions, joined by `and`: the tag `target`, the metric in which the criterion stands, and "
-        "`attributes.status = 'FINISHED'`. `newest(experiment.name, answer)` tries it.",
         test=beats_filter,
         wrong=[
             "tags.target = 'big_move' and attributes.status = 'FINISHED'",
             "tags.target = 'big_move' and metrics.brier_skill_value > 0 and attributes.status = 'FINISHED'",
         ],
     ),
-    Exercise(
-        "04.2",
-        question="Add a random forest, `forest`, to the comparison on `big_move` with `volatility`, under the same "
-        "split, evaluation and names, with tags and data set. Your answer is the id of its run.",
-        hint='`compare("big_move", "volatility", "forest")` does all of it, once `families["forest"]` is a function '
-        "from training rows and outcomes to a function from rows to probabilities. "
-        "`RandomForestClassifier(min_samples_leaf=20, random_state=0)` is less sure of itself than the forest of "
-        "chapter 01.",
-        test=forest,
-        wrong=["big-move-volatility-forest", "0" * 32],
-    ),
-    Exercise(
-        "04.3",
-        question="A training on another machine was killed and left a run behind. Make such a run with "
-        "`client.create_run(practice.experiment_id)`, which starts a run and ends nothing, log the parameter `C` to "
-        "it, and then mend it: it ends as KILLED, with a note. Your answer is its id.",
-        hint='`client.log_param(run_id, "C", 0.1)` logs to a run that is not active. You ended a killed run and gave '
-        "it a note further above, with two calls.",
-        test=mended,
-        wrong=["lost", "0" * 32],
-    ),
+    Exercise("04.2", test=forest, wrong=["big-move-volatility-forest", "0" * 32]),
+    Exercise("04.3", test=mended, wrong=["lost", "0" * 32]),
 ]

@@ -87,31 +87,7 @@ def mirrored_again(answer, market):
 
 
 EXERCISES = [
-    Exercise(
-        "05.1",
-        question="In some space one setting in twenty is good. How many settings must a random search draw so that at "
-        "least one of them is good with a chance of 95 % or more?",
-        hint="The chance that all of *n* draws are bad is `0.95 ** n`. Look for the smallest *n* for which that is at "
-        "most `0.05`.",
-        test=random_draws,
-        wrong=[20, 58],
-    ),
-    Exercise(
-        "05.2",
-        question="Suppose the desk had kept the last four years of prices only. What skill do the settings of the best "
-        "XGBoost trial reach on the folds with `years=4`? Give it to three decimals.",
-        hint='`study.best_params` is a dictionary with the settings and `years`. `score("xgboost", **params)` scores '
-        "such a dictionary on the folds.",
-        test=four_years,
-        wrong=[0.099, 0.141],
-    ),
-    Exercise(
-        "05.3",
-        question="Somebody deletes the child run of the best XGBoost trial. Do that with `mlflow.delete_run`, and then "
-        "bring the trial back from the study. Your answer is the id of the new child run.",
-        hint="`children(study)` lists the child runs, with the number of the trial in the column `tags.trial`. "
-        "`tuning.put_in_order(study)` mirrors every finished trial that has no child run.",
-        test=mirrored_again,
-        wrong=["trial-000", "0" * 32],
-    ),
+    Exercise("05.1", test=random_draws, wrong=[20, 58]),
+    Exercise("05.2", test=four_years, wrong=[0.099, 0.141]),
+    Exercise("05.3", test=mirrored_again, wrong=["trial-000", "0" * 32]),
 ]

@@ -100,34 +100,14 @@ def decision_model(answer, market):
 
 
 EXERCISES = [
-    Exercise(
-        "06.1",
-        question="The desk corrects itself: a miss costs nine false alarms. What does a day cost, on the days of the "
-        "folds, at the threshold that follows? Give it to three decimals.",
-        hint="`cost` takes the cost of a miss as `miss`. The threshold is 1 over 1 plus that cost.",
-        test=nine_false_alarms,
-        wrong=[0.1, 9],
-    ),
+    Exercise("06.1", test=nine_false_alarms, wrong=[0.1, 9]),
     Exercise(
         "06.2",
-        question="Somebody trains a network on windows of 22 days with 3 values a day, in `float32`. Write the schema "
-        "of what it takes.",
-        hint="`Schema([TensorSpec(…)])`, with the type of the numbers and the shape. The first number of the shape is "
-        "that of the windows.",
         test=window_schema,
         wrong=[
             Schema([TensorSpec(np.dtype("float32"), (22, 3))]),
             Schema([TensorSpec(np.dtype("float64"), (-1, 22, 3))]),
         ],
     ),
-    Exercise(
-        "06.3",
-        question="Make a second model for the pilot to be compared with: a logistic regression with `C=0.1` on the "
-        "training days, as a decision model for a miss that costs nine false alarms, in a run of the experiment of "
-        "this chapter. Leave the tag `pilot` away. Your answer is the id of the run.",
-        hint='`tuning.build("logistic", C=0.1).fit(X_train, y_train)` is the classifier. `log_decision_model` wants an '
-        "active run, the rows and `threshold`.",
-        test=decision_model,
-        wrong=["big-move-volatility-logistic-decision", "0" * 32],
-    ),
+    Exercise("06.3", test=decision_model, wrong=["big-move-volatility-logistic-decision", "0" * 32]),
 ]

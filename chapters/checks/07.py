@@ -69,32 +69,7 @@ def put_away(answer, market):
 
 
 EXERCISES = [
-    Exercise(
-        "07.1",
-        question="A colleague asks which table the version in production was trained on. Begin with the name of the "
-        "model and the alias, and nothing else. Your answer is the digest of the training data.",
-        hint="`client.get_model_version_by_alias(name, …)` gives the version, its `run_id` the run, and "
-        "`run.inputs.dataset_inputs` the data sets with their contexts.",
-        test=training_digest,
-        wrong=["champion", "sp500-big_move-volatility"],
-    ),
-    Exercise(
-        "07.2",
-        question="An event arrives with the delivery id `d-1`, the timestamp `1700000000` and the body "
-        '`{"entity": "model_version_tag", "action": "set"}`. The secret is `open sesame`. Your answer is the '
-        "signature that it must bear.",
-        hint="Three lines, as in the part on webhooks: join id, timestamp and body by points, take the HMAC with "
-        "SHA-256 of that, and write it in base64 behind `v1,`.",
-        test=event_signature,
-        wrong=["v1,b3BlbiBzZXNhbWU=", "v1,d-1.1700000000"],
-    ),
-    Exercise(
-        "07.3",
-        question="The challenger has lost. Put it away: state Archived, no alias, and a description that says why. "
-        "Your answer is the number of its version.",
-        hint="`registry.set_lifecycle` sets the state, `client.delete_registered_model_alias` removes the alias, "
-        "`client.update_model_version` writes the description.",
-        test=put_away,
-        wrong=[1, "challenger"],
-    ),
+    Exercise("07.1", test=training_digest, wrong=["champion", "sp500-big_move-volatility"]),
+    Exercise("07.2", test=event_signature, wrong=["v1,b3BlbiBzZXNhbWU=", "v1,d-1.1700000000"]),
+    Exercise("07.3", test=put_away, wrong=[1, "challenger"]),
 ]

@@ -75,34 +75,10 @@ def _said(rule, prices):
 
 
 EXERCISES = [
-    Exercise(
-        "08.1",
-        question="Add a feature set of your own, and make only what depends on it. Its function takes the prices and "
-        "gives a frame with one column, `range`: the logarithm of the high divided by the low. Put it into "
-        "`pystock.features.FEATURES` under the name `range`, and let `make_features` make the table for `big_move` in "
-        "the stages in `home`. Your answer is what it returns.",
-        hint="`FEATURES` is a dictionary of functions. The ratio is `prices['High'] / prices['Low']`; `np.log` "
-        "takes the logarithm, and `.to_frame('range')` makes a frame of it.",
-        test=another_feature_set,
-        wrong=["range", {"features": "range"}],
-    ),
-    Exercise(
-        "08.2",
-        question="A colleague would drop every day that has a flag. How many rows of the training table "
-        "(`big_move`, `volatility`, days to the end of 2014) would go?",
-        hint="The flags are columns of staging, `stale_open`, `no_volume` and `after_missing`. "
-        "`staging.loc[table.index]` takes the rows of the days that stand in the training table.",
-        test=flagged_rows,
-        wrong=[0.5, 5031],
-    ),
+    Exercise("08.1", test=another_feature_set, wrong=["range", {"features": "range"}]),
+    Exercise("08.2", test=flagged_rows, wrong=[0.5, 5031]),
     Exercise(
         "08.3",
-        question="A row whose prices are all a hundred times too large passes the contract. Write a rule that finds "
-        "it: a function from a frame of prices to a Series with False on each day whose close is more than `1.25` "
-        "times the close before it, or less than that one divided by `1.25`. The first day has none before it and is "
-        "good.",
-        hint="`prices['Close'] / prices['Close'].shift()` is the ratio; `fillna(1)` takes care of the first day, "
-        "`between` of both ends.",
         test=size_of_a_move,
         wrong=[lambda prices: prices["Close"] < 10_000, lambda prices: prices["Close"].diff().abs() < 1000],
     ),

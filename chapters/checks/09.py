@@ -87,33 +87,7 @@ def failed_conditions(answer, market):
 
 
 EXERCISES = [
-    Exercise(
-        "09.1",
-        question="The desk changes its mind: a miss costs no more than a false alarm, so the threshold is one half. "
-        "Which of the nine metrics of the model in `predictions` change? Give their names as a set.",
-        hint="`training.nine_metrics(outcome, probability, 0.5)` has the new values, the column `from probabilities` "
-        "of `nine` the old ones.",
-        test=threshold_moves,
-        wrong=[set(NINE), {"precision", "recall", "f1"}],
-    ),
-    Exercise(
-        "09.2",
-        question="Train another model for the desk with the step `train_model` alone: a logistic regression with "
-        "`C=0.01`, on the same table, for a miss that costs nine false alarms. Your answer is the id of the model.",
-        hint='`pipeline.run("pystock-training", "train_model", {})` opens the run, and `training.train` takes '
-        "`family`, `settings` and `threshold`. The threshold is 1 over 1 plus the cost of a miss. What it returns has "
-        "the id as `model`.",
-        test=trained_alone,
-        wrong=["logistic", "m-00000000000000000000000000000000"],
-    ),
-    Exercise(
-        "09.3",
-        question="A colleague finds this refused version of the model for `direction` in the registry, and asks "
-        "what would have to change before it may be promoted. Your answer is a list of the names of the conditions "
-        "that it failed.",
-        hint="The tag `reasons` of the version has a part for each condition that failed, and each begins with the "
-        "name of the condition.",
-        test=failed_conditions,
-        wrong=[["champion"], ["base rate", "champion"]],
-    ),
+    Exercise("09.1", test=threshold_moves, wrong=[set(NINE), {"precision", "recall", "f1"}]),
+    Exercise("09.2", test=trained_alone, wrong=["logistic", "m-00000000000000000000000000000000"]),
+    Exercise("09.3", test=failed_conditions, wrong=[["champion"], ["base rate", "champion"]]),
 ]

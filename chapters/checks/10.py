@@ -77,30 +77,10 @@ def other_threshold(answer, market):
 _ROW = dict.fromkeys(["abs_return", "momentum_5"], 0.01)
 
 EXERCISES = [
-    Exercise(
-        "10.1",
-        question="A year later somebody finds `predictions.csv` and asks how it came about. Begin with what stands in "
-        "its rows. Your answer is the id of the run that made it.",
-        hint="The runs of `pystock.batch` have the digest of their input as the tag `input_digest`, and the tag "
-        "`outcome`, which is skipped where nothing was written.",
-        test=maker_of_the_file,
-        wrong=["predictions.csv", "0" * 32],
-    ),
-    Exercise(
-        "10.2",
-        question="The books want the year 2018 alone, as a CSV file, with the run time `2018-12-31T23:00:00+00:00`. "
-        "Its days lie in a partition of the folder `days`. Your answer is what `score` returns.",
-        hint="An input may be one file of a folder: `days/year=2018/part-0.parquet`. The suffix of the output says "
-        "which format it has.",
-        test=one_year,
-        wrong=["year_2018.csv", 251],
-    ),
+    Exercise("10.1", test=maker_of_the_file, wrong=["predictions.csv", "0" * 32]),
+    Exercise("10.2", test=one_year, wrong=["year_2018.csv", 251]),
     Exercise(
         "10.3",
-        question="The screen asks the served model about the last day of 2018, and wants a decision at a threshold of "
-        "`0.5`. Write the body of the request as a Python dictionary.",
-        hint='The rows stand under `dataframe_records` or `dataframe_split`, and beside them `"params"` holds the '
-        "parameters of the signature by name.",
         test=other_threshold,
         wrong=[{"dataframe_records": [_ROW], "params": {"threshold": 0.5}}, {"threshold": 0.5}],
     ),

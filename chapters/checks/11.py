@@ -87,31 +87,9 @@ _DAY = {"date": LAST, "open": 2498.94, "high": 2509.24, "low": 2482.82, "close":
 EXERCISES = [
     Exercise(
         "11.1",
-        question="The screen wants the decisions for the last five trading days of 2018 at a threshold of `0.5`. It "
-        "knows prices, and sends no day more than it must. Write the body of the request as a Python dictionary.",
-        hint="The longest feature looks back over 66 returns, and a return needs the day before it. Each further "
-        "answer needs one day more. `as_prices` makes the list of days.",
         test=from_prices,
         wrong=[{"prices": [_DAY], "threshold": 0.5}, {"rows": [{"abs_return": 0.01}], "threshold": 0.5}],
     ),
-    Exercise(
-        "11.2",
-        question="Which registered models of this store could you name in `PYSTOCK_API_MODEL`, going by the signature "
-        "of their newest version? The service wants the 12 features, by name and in this order, as doubles, and the "
-        "parameter `threshold`. Your answer is a set of names.",
-        hint="`client.search_model_versions()` lists the versions of all registered models; the newest has the "
-        "highest number. `mlflow.models.get_model_info(version.source).signature` is the signature, or None. "
-        "`signature.inputs.input_dict()` has the columns with their types, `signature.params` the parameters.",
-        test=could_be_served,
-        wrong=[{"pystock-big-move", "pystock-api-trial"}, {"pystock-direction"}],
-    ),
-    Exercise(
-        "11.3",
-        question="Callers come every 10 ms, 1,000 in all, whatever the server does. It answers each within 1 ms, but "
-        "once it stands still for a whole second, and 100 callers wait until that is over: the first 1000 ms, the "
-        "next 990 ms, and so on. What is the p99 of the 1,000, in milliseconds?",
-        hint="Make a list of 1,000 waiting times, and take `np.quantile(waits, 0.99)`.",
-        test=seen_by_callers,
-        wrong=[1, 1000],
-    ),
+    Exercise("11.2", test=could_be_served, wrong=[{"pystock-big-move", "pystock-api-trial"}, {"pystock-direction"}]),
+    Exercise("11.3", test=seen_by_callers, wrong=[1, 1000]),
 ]

@@ -1,13 +1,17 @@
 """`course.check`: check a learner's answer and say what to do next. It never raises."""
 
-import importlib.util
+import re
+import runpy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course import session
 from course.chapters import select
 from course.errors import CourseError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 
 class Wrong(Exception):
@@ -25,7 +29,7 @@ def is_near(answer: Any, value: float) -> bool:
         raise Wrong(f"{answer!r} is not a number: give one such as 0.123, as a share and not in percent.") from None
 
 
-def run_in(experiment: str, answer: Any):
+def run_in(experiment: str, answer: Any) -> "Run":
     """Return the run whose id is `answer`. Raises Wrong unless it is one of `experiment`."""
     import mlflow
 
@@ -42,17 +46,29 @@ def run_in(experiment: str, answer: Any):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise of a chapter, as chapters/checks/NN.py lists it.
+    """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint.
 
     `test(answer, **parameters)` raises Wrong unless the answer is right; `parameters` are those of `course.begin`.
     `wrong` are two plausible wrong answers, which a test shows to be refused.
     """
 
     id: str
-    question: str
-    hint: str
     test: Callable[..., None]
     wrong: Sequence[Any]
+
+    @property
+    def hint(self) -> str:
+        """The hint in the chapter's text; empty if it has none."""
+        text = select(self.id.split(".")[0])[0].source.read_text(encoding="utf-8")
+        question = text.partition(f"**Exercise {self.id}**")[2].partition("```{code-cell}")[0]
+        return hint_in(question)
+
+
+def hint_in(question: str) -> str:
+    """Return the text that a question's cell folds away in <details>; empty if there is none."""
+    unquoted = re.sub(r"^> ?", "", question, flags=re.MULTILINE)
+    folded = re.search(r"<details>\s*<summary>.*?</summary>(.*?)</details>", unquoted, re.DOTALL)
+    return " ".join(folded[1].split()) if folded else ""
 
 
 def exercises(number: str) -> list[Exercise]:
@@ -60,13 +76,11 @@ def exercises(number: str) -> list[Exercise]:
     chapter = select(number)[0]
     if not chapter.checks.exists():
         return []
-    spec = importlib.util.spec_from_file_location(f"checks_{number}", chapter.checks)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EXERCISES
+    listed: list[Exercise] = runpy.run_path(str(chapter.checks))["EXERCISES"]
+    return listed
 
 
-def evaluate(exercise: Exercise, answer: Any, parameters: dict) -> tuple[bool, str]:
+def evaluate(exercise: Exercise, answer: Any, parameters: dict[str, Any]) -> tuple[bool, str]:
     """Return whether the answer is right, and the sentence that says so."""
     if answer is ...:
         return False, "not answered yet: replace the ... in the cell above, then run both cells."

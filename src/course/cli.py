@@ -201,3 +201,17 @@ def notebooks(chapters):
     from course.notebooks import build
 
     build(select(chapters))
+
+
+@main.command()
+@click.argument("chapters", required=False)
+def lint(chapters):
+    """Check the rules for authors in CHAPTERS: 02, 02-05, or all and the other pages."""
+    from course.lint import lint
+
+    selected = select(chapters)
+    problems = list(lint(selected))
+    if problems:
+        print(*problems, sep="\n")
+        sys.exit(1)
+    print("1 chapter keeps all rules." if len(selected) == 1 else f"{len(selected)} chapters keep all rules.")

@@ -22,7 +22,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from chapter_text import blocks
 from click.testing import CliRunner
 from fake_course import CHECKOUT, COURSE, clean_environment, until
 
@@ -30,6 +29,7 @@ import course
 from course import servers, store
 from course.chapters import all_chapters
 from course.cli import main
+from course.lint.markdown import blocks
 from course.workbench import local as workbench
 from pystock.api import model as api_model
 from pystock.api import schema as api_schema
@@ -48,7 +48,7 @@ JSON = {"Content-Type": "application/json"}
 
 def entries(page: str = PAGE) -> list[str]:
     """The messages in the headings of the third level, each a code span."""
-    return [block.inline.children[0].content.strip() for block in blocks(page) if block.kind == "h3"]
+    return [block.tokens[0].content.strip() for block in blocks(page) if block.kind == "h3"]
 
 
 def occurs(message: str, text: str) -> bool:
@@ -91,7 +91,7 @@ def test_each_entry_says_what_happened_and_what_mends_it():
     parts = [block for block in blocks(PAGE) if block.kind in ("h1", "h2", "h3", "p")]
     for number, block in enumerate(parts):
         if block.kind == "h3":
-            assert [token.type for token in block.inline.children] == ["code_inline"], block.text
+            assert [token.type for token in block.tokens] == ["code_inline"], block.text
             happened, mend = parts[number + 1 : number + 3]
             assert happened.kind == mend.kind == "p" and mend.text.startswith("Mend:"), block.text
     leads = [words for block in parts for words, leads in block.bold if leads]
@@ -124,9 +124,7 @@ def test_the_commands_on_a_page_exist(page):
 def _code(text: str) -> list[str]:
     """The code of a page, without the headings, which are messages."""
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    spans = [
-        token.content for b in blocks(text) if b.kind != "h3" for token in b.inline.children if token.tag == "code"
-    ]
+    spans = [token.content for b in blocks(text) if b.kind != "h3" for token in b.tokens if token.tag == "code"]
     return fenced + spans
 
 

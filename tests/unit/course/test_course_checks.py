@@ -14,7 +14,20 @@ def three(answer, market):
     if answer != 3:
         raise Wrong("Count again.")
 
-EXERCISES = [Exercise("01.1", "How many?", "Look at the table.", three, [2, 4])]
+EXERCISES = [Exercise(id, three, [2, 4]) for id in ("01.1", "01.2")]
+"""
+QUESTIONS = """
+> **Exercise 01.1** How many?
+
+<details><summary>Hint</summary>
+
+Look at
+the table.
+
+</details>
+
+> **Exercise 01.2** How many now?
+> <details><summary>Hint</summary>Look again.</details>
 """
 
 
@@ -24,6 +37,7 @@ def here(fake, monkeypatch):
     fake.chapter("02", "x = 1")
     with fake.here():
         chapter.checks.write_text(FILE)
+        chapter.source.write_text(chapter.source.read_text() + QUESTIONS)
         monkeypatch.setattr(checks.session, "_session", {"parameters": {"market": "sp500"}})
         yield chapter
 
@@ -43,9 +57,9 @@ class Awkward:
         ("01.1", 2, "Exercise 01.1: not yet. Count again."),
         ("01.1", 4, "Exercise 01.1: not yet. Too many for sp500."),
         ("01.1", "3", "Exercise 01.1: not yet: Look at the table. (Checking it ended in TypeError:"),
-        ("01.1", None, "Exercise 01.1: not yet: Look at the table. (Checking it ended in TypeError:"),
+        ("01.2", None, "Exercise 01.2: not yet: Look again. (Checking it ended in TypeError:"),
         ("01.1", Awkward(), "Exercise 01.1: not yet: Look at the table. (Checking it ended in RuntimeError: no)"),
-        ("01.7", 3, "Exercise 01.7: the check did not work: there is no exercise 01.7; this chapter has 01.1."),
+        ("01.7", 3, "Exercise 01.7: the check did not work: there is no exercise 01.7; this chapter has 01.1, 01.2."),
         ("02.1", 3, "Exercise 02.1: the check did not work: there is no exercise 02.1; this chapter has none."),
         ("09.1", 3, "Exercise 09.1: the check did not work: There is no chapter 09: the chapters are 01, 02,"),
         (1, 3, "Exercise 1: the check did not work:"),

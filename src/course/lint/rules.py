@@ -1,0 +1,368 @@
+"""The rules for a chapter's text, cells and outputs: each is a function from a Page to its problems."""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from statistics import median
+
+from course.checks import Exercise, hint_in
+from course.lint.markdown import Block, blocks, broken_links, html
+from course.lint.page import Cell, Page
+from course.paths import root
+
+Problems = Iterator[tuple[Cell | None, str]]  # the cell, unless the chapter as a whole is meant, and a message
+
+STAGES = ("ideation", "prototyping", "pilot", "production")
+OPENING = ["What you will be able to do", "What you need"]
+CLOSING = ["Exercises", "What you did", "What the system looks like now", "Further reading"]
+TAGS = {"parameters", "exercise", "solution", "hide-input", "nbval-ignore-output"}
+SAFE_STYLES = ("tableau-colorblind10", "seaborn-v0_8-colorblind", "petroff6", "petroff8", "petroff10")
+COLOUR_KEYWORDS = r"c|\w*colors?|cmap|colormap|palette"
+CONFUSING = r"(?:tab:|dark|light)?(?:red|green)|[rg]|lime|crimson|firebrick|C[23]"
+CONFUSING += r"|(?:jet|rainbow|hsv|RdYlGn|gist_rainbow|turbo|prism)(?:_r)?"
+BANNED = r"simply|just|obviously|powerful|let['’]s dive in|in this section,? we will|as we can see|TODO|FIXME"
+EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]")
+MARKER = "In the picture:"
+MARKET = re.compile(r"default market|S&P 500|sp500")
+
+PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
+EXERCISE = r"(?:Exercise|Solution) \d\d\.\d"
+# a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (04.2; for 10.2 its label is needed)
+NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
+RUN_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
+MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)")
+NEVER_IN_CODE = {
+    "a port": re.compile(r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):\d+|port[\"']?\s*[=:,]\s*[\"']?\d+|--port[= ]\d+"),
+    "an id": RUN_ID,
+    "a version": re.compile(r"(?<![\d.])\d+\.\d+\.\d+(?!\.?\d)|[=~><]=\s*\d+\.\d+[\"',]|models:/[^/\"'{]+/\d"),
+    "a path of one machine": MACHINE_PATH,
+}
+NEVER_SHOWN = {
+    "an ANSI code": re.compile(r"\x1b\["),
+    "a path of the author's machine": re.compile(r"/(?:root|home|tmp|work|Users)/\w"),
+    "a log line with its time": re.compile(r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d.*(?:INFO|WARNING|ERROR)"),
+}
+NEVER_COMPARED = {
+    "an id": RUN_ID,
+    "a date of today": re.compile(r"\b20(?:19|[2-9]\d)[-/]\d\d[-/]\d\d"),
+    "a clock time": re.compile(r"\b(?!00:00:00)\d{1,2}:\d\d:\d\d"),
+    "an absolute path": MACHINE_PATH,
+    "a port": re.compile(r"(?:localhost|127\.0\.0\.1):\d+"),
+    "an object's address": re.compile(r"\b0x[0-9a-f]{6,}"),
+}
+
+
+def unmet(*requirements: tuple[Cell | None, str, object]) -> Problems:
+    """Return each cell and message whose requirement is not true."""
+    return ((cell, message) for cell, message, holds in requirements if not holds)
+
+
+def skeleton(page: Page) -> Problems:
+    """The parts of a chapter come in their order, and each has its content."""
+    titles = [place for place, (level, _) in enumerate(page.headings) if level == 1]
+    for (before, _), (after, text) in zip(page.headings, page.headings[1:]):
+        if after > before + 1:
+            yield None, f"heading levels skip from H{before} to H{after} at {text!r}"
+    sections = [text for level, text in page.headings if level == 2]
+    top = [block.prose for _, block in takewhile(lambda pair: pair[1].kind != "h2", page.blocks) if block.kind == "p"]
+    stages = [text for text in top if re.match(rf"Stage:.*({'|'.join(STAGES)})", text, re.DOTALL)]
+    needs = [block.prose for _, block in page.section("What you need")]
+    times = [text for text in needs if re.match(r"Time to learn:?\s*(?:about )?\d+ (?:minutes|hours?)", text)]
+    items = [block for _, block in page.section(OPENING[0]) if "li" in block.containers]
+    figures = [block for _, block in page.section("What the system looks like now") if block.pictures]
+    sources = [block for _, block in page.section("Further reading") if block.links]
+    markets = [block for _, block in page.blocks if "numbers" in block.text and MARKET.search(block.text)]
+    empty = [heading for heading in [*OPENING, *CLOSING] if heading in sections and not page.section(heading)]
+    yield from unmet(
+        (None, f"a chapter has one H1, as its first heading; this one has {len(titles)}", titles == [0]),
+        (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
+        (None, f"the last sections are {CLOSING}, not {sections[-4:]}", sections[-4:] == CLOSING),
+        (None, "the body has no section", len(sections) > len(OPENING + CLOSING)),
+        (None, f"sections without content: {', '.join(empty)}", not empty),
+        (None, f"no paragraph above the first section begins `**Stage: …**`, one of {', '.join(STAGES)}", stages),
+        (None, "'What you need' has no paragraph that begins `**Time to learn:** 45 minutes`", times),
+        (None, f"'{OPENING[0]}' has {len(items)} list items, not 3 to 5", 3 <= len(items) <= 5),
+        (None, "'What the system looks like now' shows no figure", figures),
+        (None, "'Further reading' has no link", sources),
+        (None, "no paragraph tells that the numbers are those of the default market", markets),
+    )
+
+
+def rhythm(page: Page) -> Problems:
+    """Text and code take turns, and most code cells are short."""
+    code, text = page.code_cells, page.text_cells
+    lengths = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code]
+    middle = median(lengths or [0])
+    long = [f"cell {cell.number} ({length} lines)" for cell, length in zip(code, lengths) if length > 10]
+    yield from unmet(
+        (None, f"{len(code)} code cells and only {len(text)} text cells", len(text) >= len(code)),
+        (None, f"the median code cell has {middle:g} lines, more than 3", middle <= 3),
+        (None, f"more than one code cell in ten has over 10 lines: {', '.join(long)}", len(long) <= 0.1 * len(code)),
+    )
+    for three in zip(page.cells, page.cells[1:], page.cells[2:]):
+        if all(cell.is_code for cell in three):
+            yield three[0], "three code cells follow each other from here on"
+
+
+def tags(page: Page) -> Problems:
+    """A cell has only tags that the course uses, and at least 90 % of the code cells are compared."""
+    for cell in page.cells:
+        if unknown := set(cell.tags) - TAGS:
+            yield cell, f"the tag {', '.join(unknown)} is unknown: the course uses {', '.join(sorted(TAGS))}"
+        if cell.hidden and "solution" not in cell.tags:
+            yield cell, "the cell is folded, and only solutions are"
+    ignored = [cell.number for cell in page.code_cells if cell.ignored]
+    if len(ignored) > 0.1 * len(page.code_cells):
+        yield None, f"{len(ignored)} of {len(page.code_cells)} code cells are not compared ({ignored}): more than 10 %"
+
+
+def beginning(page: Page) -> Problems:
+    """The first code cell has the parameters with the values they can take, the second calls course.begin."""
+    if len(page.code_cells) < 2:
+        yield None, "a chapter begins with a parameters cell and a cell that calls course.begin"
+        return
+    parameters, begin = page.code_cells[:2]
+    tagged = [cell.number for cell in page.code_cells if "parameters" in cell.tags]
+    if parameters.tags != ["parameters"] or tagged != [parameters.number]:
+        yield parameters, f"only the first code cell is tagged [parameters]; here the cells {tagged} are"
+    declared: dict[str, object] = {}
+    for statement in parameters.tree.body:
+        if not (isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant)):
+            yield parameters, f"a parameter is a constant, unlike `{ast.unparse(statement)}`"
+            continue
+        name, value = ast.unparse(statement.targets[0]), statement.value.value
+        declared[name] = value
+        comment = parameters.source.splitlines()[statement.lineno - 1].partition("#")[2].strip().split(" or ")
+        if isinstance(value, str) and (value not in comment or len(comment) < 2):
+            yield parameters, f"the comment names the values of {name}: `{name} = {value!r}  # {value} or …`"
+    names = list(declared)
+    if names[:1] != ["market"] or names[-1:] != ["tracking_uri"] or declared["tracking_uri"] is not None:
+        yield parameters, f"the parameters are market, target if needed, tracking_uri = None; not {names}"
+    calls = [n for n in ast.walk(begin.tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "course.begin"]
+    given = [ast.unparse(value) for call in calls for value in [*call.args, *(word.value for word in call.keywords)]]
+    if given[:1] != [repr(page.number)]:
+        yield begin, f"the second code cell calls course.begin({page.number!r}, …)"
+    elif missing := set(names) - set(given):
+        yield begin, f"course.begin is not given {', '.join(sorted(missing))}"
+
+
+def code_without_magic_numbers(page: Page) -> Problems:
+    """The code has no ports, ids, versions or paths of this machine."""
+    for cell in page.code_cells:
+        for what, pattern in NEVER_IN_CODE.items():
+            if match := pattern.search(cell.source):
+                yield cell, f"the code contains {what}: {match[0].strip()!r}"
+
+
+def pictures(page: Page) -> Problems:
+    """A picture has a text alternative; a plot has labelled axes, its numbers in an output, and a description."""
+    for cell in page.cells:
+        alternatives = [pair for block in cell.blocks for pair in block.pictures]
+        for tag in re.findall(r"<img\b[^>]*>", html(cell.source) if cell.is_text else ""):
+            alternatives.append((tag, "".join(re.findall(r"alt=[\"']([^\"']+)", tag))))
+        for picture, alternative in alternatives:
+            if len(alternative.strip()) < 20:
+                yield cell, f"{picture} has the text alternative {alternative!r}, shorter than 20 characters"
+        if cell.has_plot:
+            yield from _plot(page, cell)
+
+
+def _plot(page: Page, cell: Cell) -> Problems:
+    labels = set(re.findall(r"([xy]label)\b[\"']?\s*[=(:]\s*f?[\"'][^\"']", cell.source))
+    missing = sorted({"xlabel", "ylabel"} - labels)
+    code = "\n".join(each.source for each in page.code_cells if each.number <= cell.number)
+    following = [later for later in page.cells[cell.number :] if later.is_code][:1]
+    printed = " ".join(re.sub("<Figure size .*?>", "", other.output) for other in [cell, *following])
+    around = [page.next_text(cell, skip_code=1), *page.cells[max(cell.number - 2, 0) : cell.number - 1]]
+    paragraphs = [block.prose for other in around if other for block in other.blocks]
+    described = [text for text in paragraphs if text.startswith(MARKER) and len(text) >= 40 + len(MARKER)]
+    styled = any(f'"{style}"' in code for style in SAFE_STYLES)
+    yield from unmet(
+        (cell, f"the plot has no {' and no '.join(missing)}", not missing),
+        (cell, f"plt.style.use({SAFE_STYLES[0]!r}) is missing before the plot", styled),
+        (cell, "neither this cell nor the next code cell prints the numbers of the plot", re.search(r"\d", printed)),
+        (cell, f"no text next to the plot begins with **{MARKER}** and says what it shows", described),
+    )
+
+
+def colours(page: Page) -> Problems:
+    """A plot has no red or green by name and no rainbow, which colour-blind readers cannot tell apart."""
+    for cell in page.code_cells:
+        for node in ast.walk(cell.tree):
+            values: Iterable[ast.AST] = []
+            if isinstance(node, ast.keyword) and re.fullmatch(COLOUR_KEYWORDS, node.arg or ""):
+                values, pattern = ast.walk(node.value), CONFUSING
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("plot"):
+                values, pattern = node.args, r"[rg][-.:o^sx+*]*"
+            for value in values:
+                if isinstance(value, ast.Constant) and re.fullmatch(pattern, str(value.value)):
+                    yield cell, f"colour-blind readers cannot tell {value.value!r} from other colours: choose another"
+
+
+def outputs(page: Page) -> Problems:
+    """An output is the same tomorrow, and the text explains each warning."""
+    for cell in page.code_cells:
+        for what, pattern in (NEVER_SHOWN if cell.ignored else NEVER_SHOWN | NEVER_COMPARED).items():
+            if match := pattern.search(cell.output):
+                yield cell, f"the output shows {what}: {match[0].strip()!r}"
+        if any(output.get("output_type") == "error" for output in cell.outputs):
+            yield cell, "the cell ends in an error"
+        warning = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
+        explanation = page.next_text(cell, skip_code=0)
+        if warning and not (explanation and "warn" in explanation.source.lower()):
+            yield cell, f"the next text does not explain the warning {warning.strip()[:80]!r}"
+
+
+def words(page: Page) -> Problems:
+    """The text has no filler, no emoji, nothing left over from writing."""
+    for cell in page.cells:
+        banned = rf"\b(?:{BANNED}{'|session' if cell.is_text else ''})\b"
+        for found in [*re.findall(banned, cell.prose, re.IGNORECASE), *EMOJI.findall(cell.source)]:
+            yield cell, f"the text contains {found!r}: leave it out"
+
+
+def numbers(page: Page) -> Problems:
+    """A number with a decimal point is in an output above it, or next to a link to its source."""
+    above = ""
+    for cell in page.cells:
+        if cell.is_code and not cell.ignored:
+            above += "\n" + cell.output
+        for block in cell.blocks:
+            if any(link.startswith("http") for link in block.links):
+                continue
+            names = [link.rpartition("/")[2].partition("#")[0] for link in block.links]
+            printed = "\n".join([above, *(page.earlier.get(name, "") for name in names)])
+            for number in decimals(block.prose):
+                if not is_printed(number, printed):
+                    yield cell, f"no compared output above prints {number}, which is in {block.text[:60]!r}"
+
+
+def decimals(prose: str) -> list[str]:
+    """Return the numbers with a decimal point in a text, without versions and the numbers of exercises."""
+    prose = re.sub(rf"{PRODUCTS} \d+\.\d+|\b{EXERCISE}\b", " ", prose, flags=re.IGNORECASE)
+    return [sign.replace("−", "-") + digits for sign, digits in NUMBER.findall(prose)]
+
+
+def is_printed(number: str, output: str) -> bool:
+    """Whether an output has this number, digit for digit and as a number of its own."""
+    output = output.replace("−", "-")
+    without_commas = re.sub(r"(?<=\d),(?=\d{3}\b)", "", output)
+    pattern = rf"(?<![\d.]){re.escape(number.replace(',', ''))}(?!\d|\.\d)"
+    grouped = r"(?<!\d,)" if re.match(r"-?\d{3}\.", number) else ""  # 234.5 is a part of 1,234.5, not a number in it
+    return bool(re.search(grouped + pattern, output) or re.search(pattern, without_commas))
+
+
+def terms(page: Page) -> Problems:
+    """A term that is set in bold is in the glossary."""
+    known = {name for names in glossary_terms(page.glossary) for name in names}
+    for cell, block in page.blocks:
+        for term in bold_terms(block):
+            if not spellings(term) & known:
+                yield cell, f"{term!r} is set in bold and is missing in book/glossary.md"
+
+
+def bold_terms(block: Block) -> list[str]:
+    """Return the bold words of a block, without headings, leads (**What this means.**) and labels of exercises."""
+    if block.kind == "th" or block.kind.startswith("h"):
+        return []
+    found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!")))]
+    return [words for words in found if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
+
+
+def spellings(term: str) -> set[str]:
+    """Return a term as it may be spelled: in lower case, as a plural or a singular."""
+    term = re.sub(r"\s+", " ", term).strip(" .,:;").casefold()
+    return {term, term.removesuffix("s"), re.sub("ies$", "y", term)}
+
+
+def glossary_terms(glossary: str) -> list[set[str]]:
+    """Return the spellings of each term: an H3, or the bold words that open a block, then others in parentheses."""
+    found = []
+    for block in blocks(glossary):
+        opening = [words for words, opens in block.bold[:1] if opens and block.kind != "th"]
+        for name in [block.text] if block.kind == "h3" else opening:
+            others = re.match(r"\s*\(([^)]+)\)", block.text.removeprefix(name))
+            names = [name, *(re.split(r",\s*|\s+or\s+", others[1]) if others else [])]
+            found.append({spelling for each in names for spelling in spellings(each)})
+    return found
+
+
+def links(page: Page) -> Problems:
+    """A relative link leads somewhere from chapters/, notebooks/ and work/."""
+    whole = "\n\n".join(cell.source for cell in page.text_cells)
+    for cell in page.text_cells:
+        for problem in broken_links(cell.source, whole, [root() / name for name in ("chapters", "notebooks", "work")]):
+            yield cell, problem
+
+
+def exercise_form(page: Page) -> Problems:
+    """An exercise is a question with its hint, the learner's cell, the check, the announcement, the folded solution."""
+    questions = [(cell, id) for cell in page.text_cells if (id := _label(cell, "Exercise"))]
+    ids = [id for _, id in questions]
+    expected = [f"{page.number}.{number}" for number in range(1, len(ids) + 1)]
+    listed = {exercise.id: exercise for exercise in page.exercises}
+    asked = [cell.number for cell, _ in questions]
+    learners = [cell.number for cell in page.code_cells if "exercise" in cell.tags]
+    solutions = [cell.number for cell in page.code_cells if "solution" in cell.tags]
+    inside = {cell.number for cell, _ in page.section("Exercises")}
+    first, fourth = ([number + distance for number in asked] for distance in (1, 4))
+    yield from unmet(
+        (None, f"{len(ids)} exercises, not 2 to 4", 2 <= len(ids) <= 4),
+        (None, f"the exercises are {ids}, not {expected}", ids == expected),
+        (None, f"chapters/checks/{page.number}.py lists {list(listed)}, the text {ids}", list(listed) == ids),
+        (None, f"the cells tagged exercise are {learners}, not {first}, right after the questions", learners == first),
+        (None, f"the cells tagged solution are {solutions}, not {fourth}, after the checks", solutions == fourth),
+        (None, "an exercise is outside the section 'Exercises'", inside.issuperset(asked)),
+    )
+    for cell, id in questions:
+        yield from _one_exercise(page, cell, id, listed.get(id))
+
+
+def _label(cell: Cell, label: str) -> str | None:
+    """Return the id of the exercise or solution whose text is in a quote in this cell."""
+    for block in cell.blocks:
+        if "blockquote" in block.containers and block.bold and block.bold[0][1]:
+            match = re.fullmatch(rf"{label} (\d\d\.\d)", block.bold[0][0])
+            if match and block.text != match[0]:
+                return match[1]
+    return None
+
+
+def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) -> Problems:
+    parts = page.cells[question.number : question.number + 4]
+    if [cell.is_code for cell in parts] != [True, True, False, True]:
+        yield question, f"after the question {id} come the learner's cell, the check, a text and the solution"
+        return
+    learner, check, announcement, solution = parts
+    code = [line for line in learner.source.splitlines() if line.strip() and not line.startswith("#")]
+    call = f'course.check("{id}", {{}})'.format
+    last = solution.source.rstrip().splitlines()[-1]
+    bound = {n.id for n in ast.walk(solution.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    bound |= {n.name for n in solution.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    folded = set(solution.tags) == {"solution", "hide-input"} and solution.hidden
+    untried = not check.outputs or f"Exercise {id}: not answered yet" in check.output
+    solved = not solution.outputs or f"Exercise {id}: right." in solution.output
+    wrong = len(listed.wrong) if listed else 2
+    yield from unmet(
+        (question, "the question has no hint in <details><summary>…</summary> … </details>", hint_in(question.source)),
+        (question, f"chapters/checks/{page.number}.py lists {wrong} wrong answers for it, not two", wrong == 2),
+        (learner, f"the learner's cell must be `answer = ...`, not {code}", code == ["answer = ..."]),
+        (learner, f"the learner's cell has the tags {learner.tags}, not [exercise]", learner.tags == ["exercise"]),
+        (check, f"the check must be `{call('answer')}`", check.source.strip() == call("answer")),
+        (check, f"the check has the tags {check.tags}: remove them", not check.tags),
+        (check, f"the check of `...` prints {check.output.strip()!r}", untried),
+        (announcement, f"no quote begins **Solution {id}**", _label(announcement, "Solution") == id),
+        (solution, "the solution must be tagged solution and hide-input, and its source hidden", folded),
+        (solution, "the solution must begin with a comment, its title when folded", solution.source.startswith("# ")),
+        (solution, f"the solution must end with `{call('solution')}`", last == call("solution")),
+        (solution, "the solution does not set `solution`", "solution" in bound),
+        (solution, "the solution sets `answer`, which is the learner's", "answer" not in bound),
+        (solution, f"the check of the solution prints {solution.output.strip()!r}", solved),
+    )
+
+
+RULES = [
+    *(skeleton, rhythm, tags, beginning, code_without_magic_numbers, pictures, colours),
+    *(outputs, words, numbers, terms, links, exercise_form),
+]
