@@ -30,7 +30,7 @@ def pytest_addoption(parser):
 
 
 TIERS = ("integration", "passes", "docker", "slow", "weekly")
-LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py", "test_offline_slow.py")
+LONGEST = ("test_docker_chapters.py", "test_docker_workbench.py", "test_offline.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -221,5 +221,15 @@ def notebooks(chapters):
     build(select(chapters))
 
 
+@main.command()
+@click.argument("name", required=False)
+def record(name):
+    """Renew the record NAME, or all in chapters/records/, with the tests that make them (for authors)."""
+    from course import record
+
+    for one in [name] if name else record.TESTS:
+        print(f"{record.renew(one).name} is renewed.")
+
+
 if __name__ == "__main__":
     main()
