@@ -215,3 +215,13 @@ def lint(chapters):
         print(*problems, sep="\n")
         sys.exit(1)
     print("1 chapter keeps all rules." if len(selected) == 1 else f"{len(selected)} chapters keep all rules.")
+
+
+@main.command()
+@click.argument("name", required=False)
+def record(name):
+    """Renew the record NAME, or all in chapters/records/, with the tests that make them (for authors)."""
+    from course import record
+
+    for one in [name] if name else record.TESTS:
+        print(f"{record.renew(one).name} is renewed.")

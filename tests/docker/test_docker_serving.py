@@ -1,7 +1,4 @@
-"""The image that `mlflow models generate-dockerfile` makes of a champion: what is in it, and how it answers.
-
-The docker tests are the proof, and write the record that chapter 10 shows. The others hold it against the lock.
-"""
+"""The image that `mlflow models generate-dockerfile` makes of a champion: its content, and how it answers."""
 
 import http.client
 import json
@@ -18,7 +15,7 @@ import pytest
 import requests
 from docker_projects import environment, megabytes
 from docker_workbench import docker, require_docker
-from environments import INSTALLED, LOCK, SERVING, disagreements, locked, renew
+from environments import INSTALLED, RECORDS, check, locked
 from fake_course import until
 
 from course import store
@@ -30,26 +27,6 @@ from pystock.features import volatility
 NAME = "pystock-big-move"
 COMMAND = f"mlflow models generate-dockerfile --model-uri models:/{NAME}@champion --output-directory serving"
 BASE = f"python:{platform.python_version()}-slim"  # which MLflow writes: the Python that logged the model, in full
-compares = pytest.mark.skipif(
-    os.environ.get("COURSE_COMPARE_OUTPUTS") == "no", reason="another lock than the one committed"
-)
-
-
-# The record
-
-
-@compares
-def test_the_record_agrees_with_the_lock():
-    tried = json.loads(SERVING.read_text(encoding="utf-8"))
-    assert sorted(tried) == ["batch", "serving"]
-    for image, found in tried.items():
-        assert disagreements(found, LOCK.read_text(encoding="utf-8")) == [], f"{image}: `make test-docker` renews it"
-
-
-def test_the_record_names_no_machine():
-    text = SERVING.read_text(encoding="utf-8")
-    assert not re.search(r"https?:|/(?:root|home|tmp|work|srv|Users|usr)/|[A-Z]:\\\\", text)
-
 
 # The image
 
@@ -115,16 +92,12 @@ def state(name: str) -> str:
     return docker("inspect", "--format", asked, name).stdout.strip()
 
 
-@pytest.mark.docker
 def test_the_folder_is_a_recipe_and_the_model(folder):
-    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
-    assert {"Dockerfile", "MLmodel", "requirements.txt", "model.ubj"} <= set(files)
     recipe = (folder / "Dockerfile").read_text()
     assert f"\nFROM {BASE}\n" in recipe and f"\nRUN pip install mlflow=={locked()['mlflow']}\n" in recipe
     assert not re.search("^(USER|EXPOSE|HEALTHCHECK)", recipe, re.MULTILINE)
 
 
-@pytest.mark.docker
 def test_a_base_that_does_not_exist_is_named(folder, tmp_path):
     """Not every version of Python has an image: the tag is the one that logged the model, to its last number."""
     recipe = (folder / "Dockerfile").read_text().replace(BASE, "python:3.11.99-slim")
@@ -134,7 +107,6 @@ def test_a_base_that_does_not_exist_is_named(folder, tmp_path):
     assert "python:3.11.99-slim" in done.stderr
 
 
-@pytest.mark.docker
 def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property):
     (name, built), (_, url, started, starts) = image, served
     total, ours = megabytes(name), megabytes(name) - megabytes(BASE)
@@ -150,39 +122,36 @@ def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property
     assert processes["root: nginx, master"] == processes["nobody: nginx, worker"] == 1
     answered = {path: short(ask(url, "GET", path)) for path in ("/ping", "/health", "/version", "/invocations")}
     answered = {f"GET {path}": answer for path, answer in answered.items()}
-    asked = {label: short(ask(url, "POST", "/invocations", body, kind)) for label, (body, kind) in bodies().items()}
+    expected = questions()
+    asked = {label: short(ask(url, "POST", "/invocations", body, kind)) for label, (_, body, kind) in expected.items()}
     asked["a body of 101 MB"] = too_large(url)
-    before = json.loads(SERVING.read_text(encoding="utf-8")).get("serving", {})
-    renew(
-        SERVING,
-        "serving",
-        {
-            "command": COMMAND,
-            "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
-            "base": f"{BASE} (a stand-in)",
-            "python": platform.python_version(),
-            "packages": required,
-            "installed": len(found),
-            "installed_unlike_the_lock": len(others),
-            "megabytes": round(ours),
-            "megabytes_with_base": round(total),
-            "build_seconds": built or before.get("build_seconds"),
-            "first_prediction_seconds": round(started, 1),
-            "starts": starts,
-            "cpus": os.cpu_count(),
-            "processes": processes,
-            "user": docker("exec", name, "id", "-un").stdout.strip(),
-            "answers": answered,
-            "requests": asked,
-        },
-        facts=("command", "files", "packages", "user", "answers", "requests"),
-    )
+    before = json.loads((RECORDS / "10_serving.json").read_text(encoding="utf-8"))["serving"]
+    about = {
+        "command": COMMAND,
+        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
+        "base": f"{BASE} (a stand-in)",
+        "python": platform.python_version(),
+        "packages": required,
+        "installed": len(found),
+        "installed_unlike_the_lock": len(others),
+        "megabytes": round(ours),
+        "megabytes_with_base": round(total),
+        "build_seconds": built or before["build_seconds"],
+        "first_prediction_seconds": round(started, 1),
+        "starts": starts,
+        "cpus": os.cpu_count(),
+        "processes": processes,
+        "user": docker("exec", name, "id", "-un").stdout.strip(),
+        "answers": answered,
+        "requests": asked,
+    }
+    check("10_serving", about, ("command", "files", "packages", "user", "answers", "requests"), part="serving")
     assert answered["GET /ping"]["status"] == 200
     assert answered["GET /health"]["status"] == answered["GET /version"]["status"] == 404  # nginx does not know them
-    assert {label: answer["status"] for label, answer in asked.items()} == STATUSES
+    statuses = {label: status for label, (status, _, _) in expected.items()} | {"a body of 101 MB": 413}
+    assert {label: answer["status"] for label, answer in asked.items()} == statuses
 
 
-@pytest.mark.docker
 def test_it_ends_with_success_when_a_part_of_it_dies(served):
     """So `--restart on-failure` does not start it again, `unless-stopped` would. Last, since it ends the container."""
     name = served[0]
@@ -198,22 +167,6 @@ KILL_NGINX = "import os, signal; os.kill(int(open('/tmp/nginx.pid').read()), sig
 # Requests
 
 JSON = "application/json"
-STATUSES = {
-    "a good row": 200,
-    "a column is missing": 400,
-    "a text where a number belongs": 400,
-    "NaN": 200,
-    "null": 200,
-    "a number beyond what the model computes with": 400,
-    "no rows": 200,
-    "no data": 400,
-    "no Content-Type": 500,
-    "XML": 415,
-    "broken JSON": 400,
-    "a body of 10 MB": 200,
-    "10 MB that are no JSON": 400,
-    "a body of 101 MB": 413,
-}
 
 
 def row() -> dict:
@@ -226,10 +179,10 @@ def good(rows: int = 1) -> bytes:
     return json.dumps({"dataframe_split": {**one, "data": one["data"] * rows}}).encode()
 
 
-def bodies() -> dict[str, tuple[bytes, str | None]]:
-    """Body and Content-Type of each request of `STATUSES`, but for the last."""
+def questions() -> dict[str, tuple[int, bytes, str | None]]:
+    """Some requests by what is asked: the status that each gets, its body and its Content-Type."""
 
-    def with_first(value) -> bytes:
+    def with_first(value: object) -> bytes:
         one = row()
         one["data"][0][0] = value
         return json.dumps({"dataframe_split": one}).encode()
@@ -238,19 +191,19 @@ def bodies() -> dict[str, tuple[bytes, str | None]]:
     less = {"columns": one["columns"][1:], "data": [one["data"][0][1:]]}
     empty = {"columns": one["columns"], "data": []}
     return {
-        "a good row": (good(), JSON),
-        "a column is missing": (json.dumps({"dataframe_split": less}).encode(), JSON),
-        "a text where a number belongs": (with_first("high"), JSON),
-        "NaN": (with_first(float("nan")), JSON),
-        "null": (with_first(None), JSON),
-        "a number beyond what the model computes with": (with_first(1e300), JSON),
-        "no rows": (json.dumps({"dataframe_split": empty}).encode(), JSON),
-        "no data": (json.dumps({"dataframe_split": None}).encode(), JSON),
-        "no Content-Type": (good(), None),
-        "XML": (b"<row/>", "application/xml"),
-        "broken JSON": (good()[:20], JSON),
-        "a body of 10 MB": (good(10_000_000 // len(json.dumps(one["data"]))), JSON),
-        "10 MB that are no JSON": (b"x" * 10_000_000, JSON),
+        "a good row": (200, good(), JSON),
+        "a column is missing": (400, json.dumps({"dataframe_split": less}).encode(), JSON),
+        "a text where a number belongs": (400, with_first("high"), JSON),
+        "NaN": (200, with_first(float("nan")), JSON),
+        "null": (200, with_first(None), JSON),
+        "a number beyond what the model computes with": (400, with_first(1e300), JSON),
+        "no rows": (200, json.dumps({"dataframe_split": empty}).encode(), JSON),
+        "no data": (400, json.dumps({"dataframe_split": None}).encode(), JSON),
+        "no Content-Type": (500, good(), None),
+        "XML": (415, b"<row/>", "application/xml"),
+        "broken JSON": (400, good()[:20], JSON),
+        "a body of 10 MB": (200, good(10_000_000 // len(json.dumps(one["data"]))), JSON),
+        "10 MB that are no JSON": (400, b"x" * 10_000_000, JSON),
     }
 
 

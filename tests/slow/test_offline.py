@@ -23,7 +23,7 @@ PROGRAMS = ("unshare", "setpriv", "ip", "make", "git")
 
 REQUIRED = bool(os.environ.get("COURSE_REQUIRE_NETWORK_CUT"))  # set by .ci/run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("offline")]  # one worker: the set-up takes minutes
+pytestmark = pytest.mark.xdist_group("offline")  # one worker: the set-up takes minutes
 
 
 def unable() -> str | None:

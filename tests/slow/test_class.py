@@ -1,4 +1,4 @@
-"""A class of 30 at once on the workbench, and two learners who run the chapters at once. Part of `make test-slow`."""
+"""A class of 30 at once on the workbench, and two learners who run the chapters at once."""
 
 import re
 import subprocess
@@ -15,10 +15,7 @@ from mlflow import MlflowClient, MlflowException
 from course.chapters import all_chapters
 from course.workbench import local as workbench
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform == "win32", reason="the workbench needs Linux or macOS"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the workbench needs Linux or macOS")
 
 
 def test_a_class_of_30_at_once():

@@ -1,0 +1,49 @@
+"""Renew chapters/records/: what slow and Docker tests tried in other environments, and chapters show."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from course.errors import CourseError
+from course.paths import root
+
+_FRESH, _DOCKER = "tests/slow/test_fresh_environments.py", "tests/docker"
+TESTS = {  # the tests that make each record
+    "06_fresh_environment": [f"{_FRESH}::test_the_pilot_model_predicts_in_a_fresh_environment"],
+    "09_environments": [
+        f"{_FRESH}::test_training_in_a_fresh_environment_gives_the_same_results",
+        f"{_DOCKER}/test_docker_projects.py::test_pystock_training_logs_from_a_container_what_it_logs_without",
+    ],
+    "10_serving": [
+        f"{_DOCKER}/test_docker_batch.py::test_a_job_scores_what_it_can_and_the_exit_code_says_so",
+        f"{_DOCKER}/test_docker_serving.py::test_what_is_in_it_and_how_it_answers",
+    ],
+}
+
+
+def renew(name: str) -> Path:
+    """Run the tests that make a record, all on this machine, and put what they found in its place.
+
+    Raises CourseError where there is no such record, where a test fails, or where one is skipped.
+    """
+    if name not in TESTS:
+        raise CourseError(f"There is no record {name}: the records are {', '.join(TESTS)}.")
+    record = root() / "chapters" / "records" / f"{name}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pytest", "-m", "", *TESTS[name]]
+        failed = subprocess.run(command, cwd=root(), env=os.environ | {"COURSE_RECORDS": folder}).returncode
+        made = Path(folder, record.name)
+        missing = record.exists() and _parts(record) - _parts(made)
+        if failed or missing:
+            why = "a test failed" if failed else f"a test was skipped, which makes {', '.join(sorted(missing))}"
+            raise CourseError(f"{record.name} is as it was, since {why}: read the lines above, and call again.")
+        shutil.copyfile(made, record)
+    return record
+
+
+def _parts(record: Path) -> set[str]:
+    return set(json.loads(record.read_text(encoding="utf-8"))) if record.exists() else set()

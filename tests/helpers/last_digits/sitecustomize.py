@@ -1,0 +1,26 @@
+"""With this folder on PYTHONPATH, NumPy's logarithms and powers of e differ in the last digit of about half the values.
+
+So they do between a processor with AVX-512 and one without: this is another processor where there is only one.
+"""
+
+import contextlib
+
+import numpy as np
+
+with contextlib.suppress(ImportError):
+    import ml_dtypes  # noqa: F401  # TensorFlow's: it adds its types to NumPy's own functions, and must find these
+
+
+def _other(function: np.ufunc):
+    def other(x, /, *more, **options):
+        result = function(x, *more, **options)
+        if more or options or getattr(result, "dtype", None) != np.float64:
+            return result
+        changed = np.asarray(result).view(np.int64) >> 1 & 1
+        return result * np.where(changed, 1 + 2.0**-52, 1.0)
+
+    return other
+
+
+for _name in ("exp", "expm1", "log", "log10", "log1p", "log2"):
+    setattr(np, _name, _other(getattr(np, _name)))

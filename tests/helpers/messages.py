@@ -1,0 +1,87 @@
+"""The messages on book/troubleshooting.md, and what the tests share that provoke them."""
+
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from fake_course import CHECKOUT, clean_environment
+
+import course
+from course import store
+
+PAGE = (CHECKOUT / "book" / "troubleshooting.md").read_text(encoding="utf-8")
+MESSAGES = [message.strip() for _, message in re.findall(r"^### (`+)(.+)\1$", PAGE, re.MULTILINE)]
+NOWHERE = "http://127.0.0.1:1"  # nothing listens on port 1
+SECONDS = 300
+
+
+def occurs(message: str, text: str) -> bool:
+    """Whether the message is in the text, with anything for each … and lines broken anywhere."""
+    parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in message.split("…")]
+    return bool(re.search(".+?".join(parts), text, re.DOTALL))
+
+
+def assert_on_page(part: str, text: str) -> None:
+    """The page's message with `part` in it must occur in the text that a learner sees."""
+    (message,) = [message for message in MESSAGES if part in message]
+    assert occurs(message, text), f"{message!r} is not in:\n{text[-3000:]}"
+
+
+def provokes(part: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
+    """Mark a test that returns the real text in which the page's message with `part` in it must occur."""
+
+    def decorate(function: Callable[..., str]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def test(*arguments: object, **fixtures: object) -> None:
+            assert_on_page(part, function(*arguments, **fixtures))
+
+        return test
+
+    return decorate
+
+
+def output(*command: object, cwd: Path | None = None, **env: str | int | Path) -> str:
+    """All that a command prints until it ends."""
+    return subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=SECONDS,
+        cwd=cwd,
+        env=clean_environment(**env),
+    ).stdout
+
+
+def raised(call: Callable, *arguments: object, **named: object) -> str:
+    """The exception of a call as a notebook shows it last."""
+    try:
+        call(*arguments, **named)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("it did not fail")
+
+
+def begin(number: str, **more: object) -> None:
+    course.begin(number, None, market="sp500", **more)
+
+
+@pytest.fixture(scope="module")
+def learner(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A state folder with a store, and this process as a notebook's kernel on it."""
+    outside = dict(os.environ)
+    folder = tmp_path_factory.mktemp("learner")
+    os.environ |= {"COURSE_STATE": str(folder), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    store.copy(empty_store, folder / "store")
+    begin("01")
+    yield folder
+    while mlflow.active_run():
+        mlflow.end_run()
+    os.environ.clear()
+    os.environ.update(outside)
