@@ -3,8 +3,8 @@
     STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
 
 Each of these folders holds Parquet files and `manifest.json`. A part is written once and never touched again; the
-manifest names the parts that make the table, and is replaced atomically and last. So a reader finds the old table or the
-new one, whole, also after a crash. Parts that no manifest names are removed by the next write.
+manifest names the parts that make the table, and is replaced atomically and last. So a reader finds the old table or
+the new one, whole, also after a crash. Parts that no manifest names are removed by the next write.
 """
 
 import hashlib
