@@ -433,13 +433,10 @@ def _log_inputs(job: _Job, model_uri: str) -> None:
     params = {"model": model_uri, "chunk_rows": job.chunk_rows, "input": job.source, "output": job.output.path}
     params["format"] = job.form
     mlflow.log_params({name: value for name, value in params.items() if name not in logged.params})
-    model = {
-        f"model_{name}": job.key[key] for name, key in (("name", "model"), ("version", "version"), ("id", "model_id"))
-    }
-    digest = job.key["input_digest"]
-    mlflow.set_tags({"step": logged.tags.get("step", "score"), "input_digest": digest, **model})
+    name, version, model_id, digest = (job.key[key] for key in ("model", "version", "model_id", "input_digest"))
+    tags = {"step": logged.tags.get("step", "score"), "input_digest": digest}
+    mlflow.set_tags(tags | {"model_name": name, "model_version": version, "model_id": model_id})
     dataset = MetaDataset(LocalArtifactDatasetSource(str(job.source)), job.source.name, digest[:32])  # 36 at most
-    model_id = job.key["model_id"]
     mlflow.log_input(dataset, context="batch", model=LoggedModelInput(model_id) if model_id else None)
 
 

@@ -3,13 +3,15 @@
     STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
 
 Each of these folders holds Parquet files and `manifest.json`. A part is written once and never touched again; the
-manifest names the parts that make the table, and is replaced atomically and last. So whoever reads, and whoever comes
-after a crash, finds the old table or the new one, whole. Parts that no manifest names are removed by the next write.
+manifest names the parts that make the table, and is replaced atomically and last. So a reader finds the old table or
+the new one, whole, also after a crash. Parts that no manifest names are removed by the next write.
 """
 
 import hashlib
 import io
 import json
+import os
+import platform
 import re
 import time
 from collections.abc import Iterator
@@ -29,9 +31,9 @@ STAGES = ("raw", "staging", "training")
 
 
 def stage_folder(stages: str | Path, market: str, stage: str, question: str | None = None) -> Path:
-    """The folder of a stage of a market; of the stage training that of a `question`, TARGET-FEATURES.
+    """Return the folder of a stage of a market; of the stage training that of a `question`, TARGET-FEATURES.
 
-    PipelineError for a name that is no stage, and for a market that is no file name.
+    PipelineError for an unknown stage, and for a market that cannot be a file name.
     """
     if stage not in STAGES:
         raise PipelineError(f"{stage!r} is no stage: choose one of {', '.join(STAGES)}.")
@@ -46,7 +48,7 @@ def stage_folder(stages: str | Path, market: str, stage: str, question: str | No
 
 
 def manifest(folder: Path) -> dict | None:
-    """What `manifest.json` of a stage says; None where there is none. PipelineError for one that cannot be read."""
+    """Return what `manifest.json` of a stage says; None if there is none. PipelineError if it cannot be read."""
     try:
         return json.loads((Path(folder) / "manifest.json").read_bytes())
     except FileNotFoundError:
@@ -59,10 +61,10 @@ def manifest(folder: Path) -> dict | None:
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """The table of a stage: all parts that its manifest names, in order.
+    """Return the table of a stage: all parts that its manifest names, in order.
 
     raw has the index `line` (the line in the source) and text in the columns `Date`, `Open` …, `Volume`; staging and
-    training have the DatetimeIndex `Date`, in order. PipelineError where there is no table or a part is damaged.
+    training have the DatetimeIndex `Date`, in order. PipelineError if there is no table or a part is damaged.
     """
     folder = Path(folder)
     found = manifest(folder)
@@ -87,21 +89,20 @@ def _read_part(folder: Path, part: dict) -> pd.DataFrame:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({runs.reason(error)}): look after the disk.") from None
+        raise PipelineError(f"{path} cannot be read ({runs.reason(error)}): check the disk.") from None
     if hashlib.sha256(data).hexdigest() != part["sha256"]:
         raise PipelineError(f"{path} is damaged, its checksum is another: run the step that makes it with --force.")
     return pd.read_parquet(io.BytesIO(data))
 
 
-def intact(folder: Path, found: dict) -> bool:
-    """Whether all parts that the manifest `found` names are there, with their size; their bytes are not read."""
-    return all(
-        (path := folder / part["file"]).exists() and path.stat().st_size == part["bytes"] for part in found["parts"]
-    )
+def intact(folder: Path, manifest: dict) -> bool:
+    """Return whether all parts that a manifest names are there, with their size; their bytes are not read."""
+    sizes = {path.name: path.stat().st_size for path in folder.glob("part-*.parquet")}
+    return all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"])
 
 
 def digest(table: pd.DataFrame) -> str:
-    """32 hexadecimal digits that stand for the table: names, types and all values, of the index too.
+    """Return 32 hexadecimal digits for the table: names, types and all values, of the index too.
 
     The same for the same table, whatever parts it is kept in.
     """
@@ -122,7 +123,7 @@ def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None =
     """Make `table` the table of a stage, and return its manifest: `about`, rows, digest, and the parts.
 
     With `kept`, the manifest that is there, only the rows beyond those that it names are written, as one more part;
-    that the others are the same is the caller's word. PipelineError where the disk refuses; the old table stands then.
+    the caller vouches that the others are the same. PipelineError if the disk refuses; then the old table stays.
     """
     old = kept["parts"] if kept else []
     rows = sum(part["rows"] for part in old)
@@ -166,35 +167,26 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def locked(stages: str | Path) -> Iterator[None]:
-    """Be the only one at work in a folder of stages, or raise a PipelineError that says who is.
+    """Lock a folder of stages. Raises a PipelineError that names the holder if another process has it.
 
     May be nested within one thread. The lock is the operating system's: it ends with the process that holds it.
     """
-    stages = Path(stages)
-    owner = stages / ".lock-owner.json"
+    owner = Path(stages) / ".lock-owner"
     try:
-        stages.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(stages / ".lock", timeout=0, is_singleton=True)
+        owner.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(owner.with_name(".lock"), timeout=0, is_singleton=True)
         lock.acquire()
     except filelock.Timeout:
+        who = owner.read_text() if owner.exists() else "another process"
         raise PipelineError(
-            f"a data pipeline is at work in {stages} ({_who(owner)}): wait until it has ended, or name another folder."
+            f"a data pipeline is at work in {stages} ({who}): wait until it has ended, or name another folder."
         ) from None
     except OSError as error:
         raise PipelineError(f"{stages} cannot be used ({runs.reason(error)}): name another folder of stages.") from None
     try:
         if lock.lock_counter == 1:
-            me = {"process": runs.this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            owner.write_text(json.dumps(me))
+            now = time.strftime("%Y-%m-%d %H:%M:%S")
+            owner.write_text(f"process {os.getpid()} on {platform.node()}, since {now}")
         yield
     finally:
         lock.release()
-
-
-def _who(owner: Path) -> str:
-    try:
-        found = json.loads(owner.read_bytes())
-        machine, pid, _ = found["process"].split("|")
-        return f"process {pid} on {machine.partition(' ')[0]}, since {found['since']}"
-    except (OSError, ValueError, KeyError):  # it has the lock, and has not written yet who it is
-        return "another process"
