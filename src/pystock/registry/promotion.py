@@ -250,7 +250,8 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
             "mlflow.user": who,
             "mlflow.note.content": why + note,
         }
-        run_id = client.create_run(_experiment(client), tags=tags, run_name=f"{name}-{version}").info.run_id
+        experiment = _experiment(client, EXPERIMENT).experiment_id
+        run_id = client.create_run(experiment, tags=tags, run_name=f"{name}-{version}").info.run_id
         metrics = [Metric(key, value, 0, 0) for each in conditions for key, value in each.metrics.items()]
         client.log_batch(run_id, metrics=metrics)
         if not all(each.passed for each in conditions):
@@ -309,13 +310,7 @@ def _claim(client, name: str, chain: list[Run], run_id: str) -> str:
     """Become the next of the chain; returns the id of the run that is."""
     if chain:
         return write_once(client, chain[-1].info.run_id, "next", run_id)
-    try:
-        client.create_experiment(f"{EXPERIMENT}-{name}", tags={"first": run_id})
-        return run_id
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_experiment_by_name(f"{EXPERIMENT}-{name}").tags["first"]
+    return _experiment(client, f"{EXPERIMENT}-{name}", first=run_id).tags["first"]
 
 
 def _move(client, name: str, version: int) -> None:
@@ -396,13 +391,14 @@ def _chain(client, name: str, runs: dict[str, Run]) -> list[Run]:
     return chain
 
 
-def _experiment(client) -> str:
+def _experiment(client, name: str, **tags: str):
+    """Return the experiment of that name, created with these tags unless it exists."""
     try:
-        return client.create_experiment(EXPERIMENT)
+        client.create_experiment(name, tags=tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return client.get_experiment_by_name(EXPERIMENT).experiment_id
+    return client.get_experiment_by_name(name)
 
 
 # Who owns a promotion, and whether it is still alive ---------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -172,32 +171,3 @@ def test_another_signature_is_not_that_of_a_decision_model(monkeypatch, change, 
     with pytest.raises(models.ModelError) as error:
         models.load_decision_model("models:/m-1", what="version 3 of pystock-big-move")
     assert str(error.value).startswith(f"version 3 of pystock-big-move {complaint}")
-
-
-class Harmless:
-    """Stands for a pickle from a stranger: to read it is to run what it names."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
-def test_to_load_a_pickle_is_to_run_it_and_mlflow_can_refuse(tracking, fitted, tmp_path, monkeypatch):
-    """The demonstration of chapter 06: a folder appears when the model is loaded, and does not when pickles are off."""
-    planted = tmp_path / "planted"
-    mlflow.sklearn.save_model(
-        tuning.build("logistic").fit(X, y),
-        tmp_path / "model",
-        serialization_format="pickle",
-        pip_requirements=["mlflow"],
-    )
-    (tmp_path / "model" / "model.pkl").write_bytes(pickle.dumps(Harmless(str(planted))))
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    with pytest.raises(mlflow.MlflowException, match="disallowed"):
-        mlflow.sklearn.load_model(str(tmp_path / "model"))
-    assert not planted.exists()
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
-    mlflow.sklearn.load_model(str(tmp_path / "model"))
-    assert planted.exists()

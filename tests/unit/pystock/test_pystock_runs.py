@@ -4,12 +4,10 @@ import shutil
 import subprocess
 import sys
 
-import mlflow
-import numpy as np
 import pandas as pd
 import pytest
 
-from pystock import evaluation, runs
+from pystock import runs
 
 
 @pytest.fixture
@@ -75,23 +73,6 @@ def test_scores_become_flat_metrics():
         "auc_low": 0.5,
         "auc_high": 0.7,
     }
-
-
-def test_a_real_table_comes_back_from_the_store_as_it_was(tmp_path):
-    y = np.random.default_rng(0).integers(0, 2, 200)
-    probability = np.random.default_rng(1).random(200)
-    metrics = runs.metrics_of(evaluation.score_table(y, probability, np.full(200, 0.5), replicates=50))
-    assert len(metrics) == 18 and all(type(value) is float for value in metrics.values())
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    run = client.create_run(client.create_experiment("scores", (tmp_path / "artifacts").as_uri()))
-    for name, value in metrics.items():
-        client.log_metric(run.info.run_id, name, value)
-    assert client.get_run(run.info.run_id).data.metrics == metrics
-
-
-def test_a_score_without_a_value_keeps_its_name():
-    scores = pd.DataFrame({"value": [np.nan], "low": [0.0], "high": [1.0]}, index=["auc"])
-    assert np.isnan(runs.metrics_of(scores)["auc_value"])
 
 
 def test_the_package_leaves_tensorflow_alone():

@@ -68,19 +68,6 @@ def test_the_same_search_gives_the_same_best_trial(tracked):
     assert first.best_trial.params == second.best_trial.params
 
 
-def test_a_sampler_with_one_seed_would_not():
-    """The reason for the seed in go_on: without it the test above would fail."""
-
-    def drawn(breaks):
-        study = optuna.create_study()
-        for trials in breaks:
-            study.sampler = optuna.samplers.TPESampler(seed=0)
-            study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=trials)
-        return [trial.params for trial in study.trials]
-
-    assert drawn([8]) != drawn([4, 4])
-
-
 def test_another_store_gets_everything(tracked, empty_store, tmp_path):
     """A study that was begun on one tracking store, and goes on on another: a new run, and all trials under it."""
     study = tuning.open_study("moved", tracked, trials=4, **ABOUT)

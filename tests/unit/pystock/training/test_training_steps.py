@@ -62,7 +62,7 @@ def test_what_evaluate_leaves(tracked):
     assert (answer["probability"].to_numpy() == found["probability"].to_numpy()).all()
 
     scores = run.data.metrics
-    expected = training.nine_metrics(found["outcome"], found["probability"])
+    expected = training.nine_metrics(found["outcome"], found["probability"], training.THRESHOLD)
     assert expected.items() <= scores.items()
     reference = evaluation.rolling_base_rate(rows["big_move"], found.index)
     skill = evaluation.skill(found["outcome"], found["probability"], reference)
