@@ -456,10 +456,12 @@ def test_an_old_mlruns(learner, tmp_path, monkeypatch):
 @provokes("A workbench runs on")
 def test_a_second_workbench(tmp_path):
     (tmp_path / "logs").mkdir()
-    with workbench._lock(tmp_path) as first:
-        first.write('{"MLflow": "http://127.0.0.1:5100"}')
-        first.flush()
-        return said_by(workbench._lock, tmp_path)
+    first = workbench.lock(tmp_path)
+    try:
+        (tmp_path / "running.json").write_text('{"MLflow": "http://127.0.0.1:5100"}')
+        return said_by(workbench.lock, tmp_path)
+    finally:
+        first.release()
 
 
 @provokes("is taken by another program")
