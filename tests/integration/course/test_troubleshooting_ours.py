@@ -141,9 +141,9 @@ def test_a_killed_kernels_run(learner):
 
 @provokes("A workbench runs on")
 def test_a_second_workbench(tmp_path):
-    (tmp_path / "running.json").write_text('{"MLflow": "http://127.0.0.1:5100"}')
     first = workbench.lock(tmp_path)
     try:
+        (tmp_path / "running.json").write_text('{"MLflow": "http://127.0.0.1:5100"}')
         return raised(workbench.lock, tmp_path)
     finally:
         first.release()
