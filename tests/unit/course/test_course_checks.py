@@ -20,10 +20,8 @@ QUESTIONS = """
 > **Exercise 01.1** How many?
 
 <details><summary>Hint</summary>
-
 Look at
 the table.
-
 </details>
 
 > **Exercise 01.2** How many now?

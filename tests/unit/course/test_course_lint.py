@@ -14,6 +14,7 @@ from course.lint.page import Page, make_cells
 from course.lint.rules import bold_terms, decimals, glossary_terms, is_printed
 
 CELL = "```{code-cell}\n"  # what opens a code cell
+FOLDED = ":tags: [solution, hide-input]\n:jupyter:\n:  source_hidden: true\n"
 
 
 def code(source: str, options: str = "") -> str:
@@ -26,10 +27,7 @@ def exercise(id: str) -> list[str]:
         code("answer = ...", ":tags: [exercise]\n"),
         code(f'course.check("{id}", answer)'),
         f"> **Solution {id}** is folded below.",
-        code(
-            f'# what is left\nsolution = tosses - heads\ncourse.check("{id}", solution)',
-            ":tags: [solution, hide-input]\n:jupyter:\n:  source_hidden: true\n",
-        ),
+        code(f'# what is left\nsolution = tosses - heads\ncourse.check("{id}", solution)', FOLDED),
     ]
 
 
@@ -46,10 +44,7 @@ GOOD = [
     "It is 0.505, near `0.5`, a number of Python 3.11 and of MLflow 3.17.2; see exercise 09.1.",
     code("losses"),
     "The loss is −0.014, or 1234.5 in all. Look at it.",
-    code(
-        'plt.style.use("tableau-colorblind10")\nax.plot(tosses, label="heads")\n'
-        'ax.set(xlabel="toss", ylabel="share of heads (%)")'
-    ),
+    code('plt.style.use("petroff6")\nax.plot(tosses, label="heads")\nax.set(xlabel="toss", ylabel="share of heads")'),
     "**In the picture:** the share of heads swings at first and settles near one half after 200 tosses.",
     code("print(time.time())"),
     "Now you.",
@@ -154,36 +149,26 @@ BROKEN_TEXTS = [
     ("tracking_uri = None", "tracking_uri = min(3)", "cell 3: a parameter is a constant, unlike `tracking_uri = min"),
     ('course.begin("09"', 'course.begin("08"', "cell 5: the second code cell calls course.begin('09'"),
     (", market=market", "", "cell 5: course.begin is not given market"),
-    (
-        "heads / tosses",
-        f'get("http://127.0.0.1:5000/{"0a" * 16}")',
-        "cell 7: the code contains a port",
-        "contains an id",
-    ),
+    ("heads / tosses", f'get("http://127.0.0.1:5000/{"0a" * 16}")', "cell 7: the code contains a port", "an id"),
     ("heads / tosses", 'start(port=8080, file="/home/ada/x.csv")', "contains a port", "contains a path of one machine"),
     ("heads / tosses", 'install("mlflow==3.17")', "cell 7: the code contains a version"),
     ("heads / tosses", 'version == "3.17.2"', "cell 7: the code contains a version"),
     ("heads / tosses", 'load("models:/champion/3")', "cell 7: the code contains a version"),
     ("![One coin, which is tossed and counted]", "![coin]", "09_system.svg has the text alternative 'coin', shorter"),
     ("You counted.", 'You <img src="x.svg" alt="x"> counted.', "has the text alternative 'x', shorter"),
-    ('xlabel="toss", ylabel="share of heads (%)"', 'xlabel=""', "cell 11: the plot has no xlabel and no ylabel"),
-    ('plt.style.use("tableau-colorblind10")\n', "", "cell 11: plt.style.use('tableau-colorblind10') is missing"),
+    ('xlabel="toss", ylabel="share of heads"', 'xlabel=""', "cell 11: the plot has no xlabel and no ylabel"),
+    ('plt.style.use("petroff6")\n', "", "cell 11: plt.style.use('tableau-colorblind10') is missing"),
     ("**In the picture:** the", "The", "cell 11: no text next to the plot"),
     ("the share of heads swings at first and settles near one half after 200 tosses.", "A line.", "cell 11: no text"),
     ('label="heads"', '"r--", c="g", color="tab:red"', "cell 11: colour-blind readers", "'r--'", "'g'", "'tab:red'"),
-    (
-        'label="heads"',
-        'edgecolors=["black", "green"], cmap="RdYlGn_r"',
-        "cannot tell 'green'",
-        "cannot tell 'RdYlGn_r'",
-    ),
+    ('label="heads"', 'edgecolors=["black", "green"], cmap="RdYlGn_r"', "cannot tell 'green'", "tell 'RdYlGn_r'"),
     ("You counted.", "Just do it simply. Let’s dive in: TODO", "'Just'", "'simply'", "'Let’s dive in'", "'TODO'"),
     (
         "You counted.",
-        "In this section, we will \U0001f600 a session.",
-        "'In this section, we w",
+        "In this section, we will \u2b50 a session.",
+        "'In this section, we will'",
         "'session'",
-        "'\U0001f600'",
+        "'\u2b50'",
     ),
     ("# what is left", "# obviously", "cell 20: the text contains 'obviously'"),
     ("0.505, near", "0.506, near", "cell 8: no compared output above prints 0.506"),
@@ -195,20 +180,10 @@ BROKEN_TEXTS = [
     ("**share**", "**luck**", "cell 6: 'luck' is set in bold and is missing in book/glossary.md"),
     ("**share**", "**Exercises 09.1**", "'Exercises 09.1' is set in bold"),
     ("figures/09_system.svg", "figures/08_system.svg", "figures/08_system.svg does not exist from chapters/"),
-    (
-        "../chapters/figures",
-        "figures",
-        "figures/09_system.svg does not exist from notebooks/",
-        "does not exist from work/",
-    ),
+    ("../chapters/figures", "figures", "09_system.svg does not exist from notebooks/", "does not exist from work/"),
     ("Now you.", "[Up](#there)", "cell 14: #there: this page has no heading #there"),
     ("Now you.", "[g](../book/glossary.md#brier)", "glossary.md#brier: glossary.md has no heading #brier"),
-    (
-        "Now you.",
-        '<a href="no.md">there</a> <img src="no.svg">',
-        "cell 14: no.md does not exist",
-        "no.svg does not exist",
-    ),
+    ("Now you.", '<a href="no.md">x</a> <img src="no.svg">', "cell 14: no.md does not exist", "no.svg does not exist"),
     ("**Exercise 09.2**", "**Exercise 09.3**", "the exercises are ['09.1', '09.3'], not ['09.1', '09.2']"),
     ("**Exercise 09.1** How many,\n> in all?", "**Exercise 09.1**", "the text ['09.2']"),
     ("> **Exercise 09.2** How", "> How", "1 exercises, not 2 to 4"),
