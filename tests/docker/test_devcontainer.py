@@ -15,7 +15,7 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 @pytest.fixture
 def container(tmp_path):
-    """Yield a function that runs a command in the container, in a copy of the checkout, and what the JSON says."""
+    """A function that runs a shell command in a copy of the checkout as the container's user; and the settings."""
     require_docker()
     settings = json.loads((FOLDER / "devcontainer.json").read_text(encoding="utf-8"))
     image = name = f"devcontainer-test-{os.getpid()}"
