@@ -133,19 +133,6 @@ def test_killed_before_a_write_the_old_champion_or_the_new_one_is_there(uri, no_
     assert outcomes[GO] == ["interrupted"] and outcomes[ALIAS] == ["promoted, settled by a later call"]
 
 
-@needs_fork
-def test_a_rollback_settles_too(tracked, no_gate, processes):
-    """Killed after `go`, before the alias: rolled forward first, and then back from there."""
-    name = registered(2, champion=1)
-    process = processes.Process(target=die, args=(tracked, name, 2, ALIAS))
-    process.start()
-    process.join()
-    assert champion(name) == 1 and rows(name, "outcome")[1:] == [("interrupted",)]
-    assert registry.rollback(name, why="both at once", who="eve").version == 1
-    outcomes = [outcome for (outcome,) in rows(name, "outcome")]
-    assert outcomes == ["promoted", "promoted, settled by a later call", "rolled back"]
-
-
 # The lock is released --------------------------------------------------------------------------------------------
 
 

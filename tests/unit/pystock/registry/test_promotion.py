@@ -197,16 +197,6 @@ def test_a_deleted_promotion_is_named_with_the_way_to_restore_it(tracked, no_gat
     assert registry.rollback(name, why="x").version == 1
 
 
-def test_a_store_that_may_only_be_read_refuses(tracked, no_gate, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # SQLAlchemy makes the folders of such an address below the working directory
-    name = registered(2, champion=1)
-    mlflow.set_tracking_uri(f"sqlite:///file:{tracked.removeprefix('sqlite:///')}?mode=ro&uri=true")
-    for call, options in ((registry.promote, {"why": "x"}), (registry.set_lifecycle, {"state": "Archived"})):
-        with pytest.raises(registry.RegistryError, match="since the store refused or did not answer: .*readonly"):
-            call(name, 2, **options)
-    assert rows(name, "to") == [(1,)] and champion(name) == 1
-
-
 def test_an_account_that_may_not_write_to_the_name_claims_nothing(tracked, no_gate, monkeypatch):
     """Else the next promotion, made by an account that may, would set the alias for it."""
     name = registered(3, champion=1)
