@@ -246,7 +246,7 @@ def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, ti
         waiting = {part: healthy for part, healthy in waiting.items() if not healthy()}
         if not bench.running():
             raise bench.why_it_ended()
-        if time.monotonic() > deadline:
+        if waiting and time.monotonic() > deadline:
             log = bench.folder / "logs" / PARTS[next(iter(waiting))]
             raise CourseError(f"{', '.join(waiting)} did not answer within {timeout:.0f} s; look at the end of {log}.")
         time.sleep(0.1)
