@@ -30,6 +30,7 @@ def pytest_addoption(parser):
 
 
 TIERS = ("integration", "passes", "docker", "slow", "weekly")
+HEAVY = ("passes", "docker", "slow")
 LONGEST = ("test_notebooks.py", "test_docker_chapters.py", "test_docker_workbench.py", "test_offline.py")
 
 
@@ -40,6 +41,8 @@ def pytest_collection_modifyitems(items):
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder in TIERS:
             item.add_marker(folder)
+        if folder in HEAVY and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))  # a test of the whole course takes long on a slow machine
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

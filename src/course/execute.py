@@ -134,8 +134,10 @@ def run_chapter(
             )
             if done.metadata.papermill["exception"]:  # papermill lets sys.exit(0) pass, the cells after it unrun
                 failure = place(*begun[-1]) + "SystemExit: it ends the notebook before its last cell"
-        except PapermillExecutionError as error:  # two markers, at the top and at the cell, stand before it in the copy
-            failure = place(error.cell_index + 3, error.source) + reason(error, timeout)
+        except PapermillExecutionError as error:
+            # in the executed copy, which a reader opens, papermill puts two markers before the cell
+            markers = 0 if notebook else 2
+            failure = place(error.cell_index + 1 + markers, error.source) + reason(error, timeout)
         except (TimeoutError, RuntimeError) as error:
             failure = (place(*begun[-1]) if begun else "its start: ") + reason(error, timeout)
     return Result(chapter, executed, time.monotonic() - start, failure, None if failure else done)

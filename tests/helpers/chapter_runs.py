@@ -278,13 +278,6 @@ def other_market(chapter: Chapter) -> str:
     return papermill.inspect_notebook(str(chapter.notebook))["market"]["help"].split(" or ")[-1].strip()
 
 
-def dispatched_features() -> list[str]:
-    """The features of this processor for which NumPy has code of its own: those NPY_DISABLE_CPU_FEATURES can name."""
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
-
-    return [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
-
-
 # --- what must hold afterwards ----------------------------------------------------------------------------------------
 
 

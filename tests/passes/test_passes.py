@@ -18,6 +18,7 @@ pytest.register_assert_rewrite("chapter_runs")
 import chapter_runs  # noqa: E402
 from comparison import differing, is_compared  # noqa: E402
 from fake_course import until  # noqa: E402
+from processors import wide_vector_units  # noqa: E402
 
 from course.chapters import all_chapters, before  # noqa: E402
 from course.execute import run_chapter, state_folder  # noqa: E402
@@ -35,7 +36,7 @@ def resumed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def without_units(tmp_path_factory):
     """Chapters whose NumPy uses the baseline of its build alone."""
-    features = " ".join(chapter_runs.dispatched_features())
+    features = wide_vector_units()
     print(f"NPY_DISABLE_CPU_FEATURES={features!r}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NPY_DISABLE_CPU_FEATURES", features)
