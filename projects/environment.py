@@ -5,12 +5,13 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class PystocksPackages(MetadataHookInterface):
-    def update(self, metadata: dict) -> None:
+    def update(self, metadata: dict[str, Any]) -> None:
         checkout = Path(__file__).resolve().parents[1]
         project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
         optional = [project["optional-dependencies"][extra] for extra in self.config.get("extras", [])]

@@ -6,7 +6,7 @@ from pystock import pipeline
 from pystock.data_pipeline import tracking
 
 
-def main():
+def main() -> None:
     options = parse(__doc__, "market", "target", "features", "end", "stages", "force")
     with pipeline.run(
         tracking.PIPELINE, "feature_set_generation", about(options), claim=tracking.claim(options.stages)

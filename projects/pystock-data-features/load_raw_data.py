@@ -6,7 +6,7 @@ from pystock import pipeline
 from pystock.data_pipeline import tracking
 
 
-def main():
+def main() -> None:
     options = parse(__doc__, "market", "source", "stages", "force")
     with pipeline.run(tracking.PIPELINE, "load_raw_data", about(options), claim=tracking.claim(options.stages)):
         tracking.load_raw_data(tracking.markets(options), options.stages, options.source, options.force)

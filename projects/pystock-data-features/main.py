@@ -6,7 +6,7 @@ from pystock import pipeline
 from pystock.data_pipeline import tracking
 
 
-def main():
+def main() -> None:
     options = parse(__doc__, "market", "source", "target", "features", "end", "exchange", "stages", "force")
     with pipeline.run(tracking.PIPELINE, "main", about(options), claim=tracking.claim(options.stages)) as step:
         tracking.run_steps(step, tracking.markets(options), options)

@@ -3,21 +3,24 @@
 import os
 from argparse import Namespace
 from functools import partial
+from typing import Any
 
 from pystock import cli
 from pystock.data_pipeline import END
 
 
 def stages(text: str) -> str:
-    return os.path.abspath(text or os.environ.get("PYSTOCK_STAGES") or "stages")
+    return os.path.abspath(text or os.environ.get("PYSTOCK_STAGES") or "stages")  # noqa: PTH100 - resolve() would follow links
 
 
 def source(text: str) -> str:
-    return text if text == "embedded" or text.startswith("yahoo:") else os.path.abspath(text)
+    if text == "embedded" or text.startswith("yahoo:"):
+        return text
+    return os.path.abspath(text)  # noqa: PTH100 - resolve() would follow links
 
 
 SOURCES = "embedded, a CSV file, a folder with MARKET.csv, or yahoo:TICKER"
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "market": {"default": "sp500", "help": "a name, several with commas, or all (of the source)"},
     "source": {"default": "embedded", "type": source, "help": SOURCES},
     "target": cli.TARGET,

@@ -53,7 +53,8 @@ def main() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
     if settings.workers == 1:
         os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-        return serve(settings)
+        serve(settings)
+        return
     with tempfile.TemporaryDirectory(prefix="pystock-api-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # before prometheus_client is imported, in the workers
         serve(settings)

@@ -14,12 +14,13 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from functools import partial
+from typing import Any
 
 from pystock import batch, cli
 from pystock.pipeline import run
 
 MODEL = f"models:/NAME@ALIAS or models:/NAME/VERSION, else {batch.MODEL}"
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "input": {"type": cli.path, "required": True, "help": "a CSV or Parquet file, or a folder of them"},
     "output": {"type": cli.path, "required": True, "help": "a file, or for a folder a folder"},
     "model": {"default": batch.MODEL, "help": MODEL},

@@ -1,6 +1,7 @@
 """Run the data pipeline and then the training pipeline, as children of one run: the command that a scheduler calls."""
 
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.entities import Run, RunInfo
@@ -13,7 +14,7 @@ from pystock.training import DATA_PIPELINE, PIPELINE, SETTINGS, parse_settings
 PROJECTS = Path(__file__).resolve().parents[1]
 
 
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "market": {"default": "sp500", "help": "one market"},
     "target": cli.TARGET,
     "features": cli.FEATURE_SET,
@@ -26,7 +27,7 @@ PARAMETERS = {
 }
 
 
-def check(values: dict) -> None:
+def check(values: dict[str, Any]) -> None:
     if "," in values["market"] or values["market"] == "all":
         raise ValueError(f"argument --market: {values['market']!r} is not one market: call this once for each")
     try:
@@ -53,14 +54,14 @@ def project(name: str, **parameters: str | bool) -> Run:
 
 
 def children(parent: RunInfo, more: str) -> list[Run]:
-    """Newest first."""
+    """Return the child runs of a run that fulfil a condition, newest first."""
     asked = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and {more}"
     order = ["attributes.start_time DESC"]
     return mlflow.search_runs([parent.experiment_id], asked, order_by=order, output_format="list")
 
 
 def table_of(data: Run) -> str:
-    """The id of the run that made the table: the data pipeline's last step, or the one that it found unchanged."""
+    """Return the id of the run that made the table: the data pipeline's last step, or the run that it names."""
     step = children(data.info, "tags.step = 'feature_set_generation'")[0]
     return step.data.tags.get("made_by", step.info.run_id)
 

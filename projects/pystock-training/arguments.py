@@ -1,10 +1,12 @@
 """The parameters of the entry points."""
 
+from typing import Any
+
 from pystock import cli
 from pystock.evaluation import TEST_END, TRAIN_END
 from pystock.training import SETTINGS, THRESHOLD, PipelineError, parse_settings
 
-PARAMETERS = {
+PARAMETERS: dict[str, dict[str, Any]] = {
     "market": {"type": cli.word, "default": "sp500", "help": "sp500, nasdaq, or one that a data run knows"},
     "target": cli.TARGET,
     "features": cli.FEATURE_SET,
@@ -22,12 +24,12 @@ PARAMETERS = {
 TRAINING = ("market", "target", "features", "data", "family", "settings", "threshold", "seed", "train_end", "test_end")
 
 
-def arguments(description: str, *names: str) -> dict:
+def arguments(description: str, *names: str) -> dict[str, Any]:
     """Return the named parameters; a wrong one ends the script with one line and exit code 2."""
     return cli.parse(description, {name: PARAMETERS[name] for name in names}, check)
 
 
-def check(values: dict) -> None:
+def check(values: dict[str, Any]) -> None:
     if "family" not in values:
         return
     try:

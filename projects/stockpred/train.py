@@ -17,7 +17,7 @@ from pystock.features import dataset
 CLASSES = ("down", "up")  # the outcomes 0 and 1
 
 
-def arguments():
+def arguments() -> argparse.Namespace:
     # MLflow passes parameters on as text and checks no type, so the script does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--market", choices=sorted(MARKETS), default="sp500")
@@ -28,7 +28,7 @@ def arguments():
     return options
 
 
-def main():
+def main() -> None:
     options = arguments()
     X, y = dataset(load(options.market, end=TEST_END), target="direction", features="flags")
     X_train, X_test, y_train, y_test = time_split(X, y)

@@ -72,6 +72,7 @@ class InferenceService:
         logging.captureWarnings(False)
 
     async def predict(self, request: Request) -> Response:
+        """Answer POST /predict."""
         limit, seconds = self._settings.max_concurrent, self._settings.timeout_seconds
         if self._predicting >= limit:
             detail = f"{limit} requests are at work, and no more are taken: try again."
@@ -109,17 +110,17 @@ class InferenceService:
             raise Refused(503, detail, reason="no_model", retry_after="5")
         return served
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, request: Request) -> Response:  # noqa: D102 - a docstring would be shown in /docs
         return _json(self._served().description)
 
-    async def health(self, request: Request) -> Response:
+    async def health(self, request: Request) -> Response:  # noqa: D102 - a docstring would be shown in /docs
         return _json({"status": "alive"})
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: Request) -> Response:  # noqa: D102 - a docstring would be shown in /docs
         state = self._watcher.ready()
         return _json(state, 200 if state["ready"] else 503)
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:  # noqa: D102 - a docstring would be shown in /docs
         return Response(metrics.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

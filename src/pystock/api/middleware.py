@@ -34,8 +34,10 @@ class RequestMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         begun = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(given if _ID.fullmatch(given) else os.urandom(16).hex())

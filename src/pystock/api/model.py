@@ -260,6 +260,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -293,14 +294,16 @@ class Watcher:
             version = self._registry.find()
         except Unreachable as error:
             self._set_server(False, str(error))
-            return self._serve_cached()
+            self._serve_cached()
+            return
         self._set_server(True, None)
         self._champion = {"checked_at": _now(), "version": int(version.version) if version else None}
         if version is None:
             if not self._missing:
                 log.warning("no champion", extra={"reason": f"{self._uri} names no version: keeps what it has"})
             self._missing, self._refused, self._refused_entry = True, None, ""
-            return self._serve_cached()
+            self._serve_cached()
+            return
         self._missing = False
         number, model_id = int(version.version), model_id_of(version)
         entry, served = f"{number}-{model_id or 'none'}", self.served
@@ -314,7 +317,8 @@ class Watcher:
                 checked = self._fetch(version, entry)
             except (Unfit, Unavailable) as error:
                 self._refuse(number, entry, error)
-                return self._serve_cached()
+                self._serve_cached()
+                return
             self._refused, self._refused_entry = None, ""  # first: callers of the new version see no refusal
             self._serve(checked)
 
@@ -353,7 +357,8 @@ class Watcher:
         self._cache_tried = True
         for entry in self._cache.good():
             try:
-                return self._serve(self._cache.load(entry))
+                self._serve(self._cache.load(entry))
+                return
             except Unfit as error:
                 log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
         log.error("no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)})

@@ -4,6 +4,8 @@ Requests are TypedDicts, which pydantic reads from the bytes of a body without c
 microseconds, half of what `json.loads` takes.
 """
 
+# ruff: noqa: D101 - a docstring of a model would become a description in /openapi.json
+
 import difflib
 from datetime import date
 from itertools import chain
@@ -32,7 +34,7 @@ Volume = Annotated[float, Field(ge=0, le=1e15, multiple_of=1)]
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", json_schema_extra={"format": "date"})]
 Threshold = Annotated[float, Field(ge=0, le=1, description="Above it a decision is 1; without it the model's own.")]
 
-Row: Any = _strict(_typed_dict("Row", {name: Feature for name in FEATURE_NAMES}))
+Row: Any = _strict(_typed_dict("Row", dict.fromkeys(FEATURE_NAMES, Feature)))
 Row.__doc__ = "The features of a day, as pystock.features.volatility makes them: log returns, no unit."
 
 

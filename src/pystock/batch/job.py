@@ -77,8 +77,11 @@ class Result:
 
 @dataclass
 class _Job:
-    """What a job was asked to do. `form` is csv or parquet, in a folder also "as input"; `key` are the facts that make
-    an output that of this job: input_digest, model, version, model_id and format."""
+    """What a job was asked to do.
+
+    `form` is csv or parquet, in a folder also "as input"; `key` are the facts that make an output that of this job:
+    input_digest, model, version, model_id and format.
+    """
 
     source: Path
     files: list[tuple[str, Path]]
@@ -149,7 +152,7 @@ def score(
             "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
         )
     try:
-        source, path = Path(os.path.abspath(input)), Path(os.path.abspath(output))
+        source, path = (Path(os.path.abspath(place)) for place in (input, output))  # noqa: PTH100 - links stay
         run_time, found = _utc(run_time), rows.files(source)
         place = work.Output(path, source.is_dir())
         _check_places(source, place)
@@ -219,7 +222,7 @@ def _score(job: _Job, model_uri: str, run_time: str | None, force: bool) -> Resu
     return _end("done", said + (f"; {thrown}" if thrown else ""), output, manifest, job.seconds)
 
 
-def _end(outcome: str, said: str, output: work.Output, manifest: dict, seconds: float, **tags: str) -> Result:
+def _end(outcome: str, said: str, output: work.Output, manifest: dict[str, Any], seconds: float, **tags: str) -> Result:
     with mlflow_errors():
         mlflow.set_tags({"outcome": outcome, "said": said, **tags})
     names = ("rows", "scored", "quarantined", "model", "version", "model_id", "input_digest", "run_time")
@@ -338,7 +341,7 @@ def _check_columns(job: _Job, parts: list[Part]) -> None:
             raise BatchError(f"{what}: write parquet.") from None
 
 
-def _is_complete(job: _Job, done: dict) -> bool:
+def _is_complete(job: _Job, done: dict[str, Any]) -> bool:
     """Return whether the output that a manifest describes is the one that this job would make, unchanged."""
     output = job.output
     if any(done.get(name) != value for name, value in job.key.items()) or not output.is_whole():
@@ -360,10 +363,12 @@ def _stamps(files: list[tuple[str, Path]]) -> list[tuple[int, int]]:
 # The work ---------------------------------------------------------------------------------------------------------
 
 
-def _score_chunks(job: _Job, model: mlflow.pyfunc.PyFuncModel, parts: list[Part], number: int, state: dict) -> dict:
+def _score_chunks(
+    job: _Job, model: mlflow.pyfunc.PyFuncModel, parts: list[Part], number: int, state: dict[str, Any]
+) -> dict[str, Any]:
     """Score what is not in the `number` finished chunks, behind which the job had that state; return its last state."""
     sizes = [path.stat().st_size for _, path in job.files]
-    quiet = {} if sys.stderr.isatty() else {"mininterval": QUIET, "delay": QUIET}
+    quiet: dict[str, Any] = {} if sys.stderr.isatty() else {"mininterval": QUIET, "delay": QUIET}
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, disable=not job.progress, **quiet) as bar:
         for at in range(state["file"], len(parts)):
             position = state["position"] if at == state["file"] else None
@@ -440,7 +445,7 @@ def _log_inputs(job: _Job, model_uri: str) -> None:
     mlflow.log_input(dataset, context="batch", model=LoggedModelInput(model_id) if model_id else None)
 
 
-def _log_results(job: _Job, manifest: dict, resumed: int) -> None:
+def _log_results(job: _Job, manifest: dict[str, Any], resumed: int) -> None:
     metrics = {name: manifest[name] for name in ("rows", "scored", "quarantined")}
     metrics |= {"seconds": job.seconds, "rows_per_second": (manifest["rows"] - resumed) / job.seconds}
     if manifest["scored"]:

@@ -11,13 +11,13 @@ An output file is replaced by one rename. In an output folder the files are repl
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pyarrow as pa
@@ -46,6 +46,7 @@ class Output:
         return self.path / name if self.folder else self.path
 
     def is_whole(self) -> bool:
+        """Return whether the output is there and finished."""
         return (self.path / SUCCESS).exists() if self.folder else self.path.exists()
 
     def chunks(self) -> list[Path]:
@@ -53,10 +54,11 @@ class Output:
         return sorted(self.partial.glob("[0-9]*.arrow"))
 
 
-def read_json(path: Path) -> dict | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """Return what a JSON file holds; None if it is missing or damaged, since then the work is done again."""
     try:
-        return json.loads(path.read_bytes())
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        return content
     except (OSError, ValueError):
         return None
 
@@ -66,7 +68,7 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
     found = []
     for name, path in files:
         try:
-            with open(path, "rb") as file:
+            with path.open("rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
         except OSError as error:
             raise BatchError(
@@ -113,7 +115,7 @@ def disk_errors(output: Output) -> Iterator[None]:
         ) from None
 
 
-def begin(output: Output, key: dict, run_time: str | None) -> tuple[str, list[Path], str]:
+def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[str, list[Path], str]:
     """Begin or resume a job; return its time, its finished chunks, and what was thrown away and why ("" for nothing).
 
     `key` are the facts that an output depends on; chunks made with others are removed. The job's time is `run_time`,
@@ -136,6 +138,7 @@ def begin(output: Output, key: dict, run_time: str | None) -> tuple[str, list[Pa
 
 
 def now() -> str:
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -156,7 +159,7 @@ def remove(partial: Path, ignore_errors: bool = True) -> None:
 # Chunks -----------------------------------------------------------------------------------------------------------
 
 
-def write_chunk(path: Path, table: pa.Table, state: dict, bad: str) -> None:
+def write_chunk(path: Path, table: pa.Table, state: dict[str, Any], bad: str) -> None:
     """Keep a chunk, and the state of the job behind it; `bad` is its part of the quarantine file."""
     if bad:
         write_atomically(path.with_suffix(".csv"), bad.encode())
@@ -168,7 +171,7 @@ def write_chunk(path: Path, table: pa.Table, state: dict, bad: str) -> None:
     write_atomically(path, memoryview(buffer.getvalue()))
 
 
-def read_chunk(path: Path) -> tuple[pa.Table, dict]:
+def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Return a chunk, which stays on the disk until it is used, and the state of the job behind it."""
     try:
         with pa.memory_map(str(path)) as file:
@@ -184,7 +187,7 @@ def read_chunk(path: Path) -> tuple[pa.Table, dict]:
 def write_output(path: Path, form: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write tables of that schema as one file of the format csv or parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         if form == "parquet":
             with pa.parquet.ParquetWriter(file, schema) as writer:
                 for table in tables:
@@ -216,10 +219,9 @@ def write_quarantine(output: Output) -> str | None:
     if not pieces:
         return None
     path = output.new / QUARANTINE
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         file.write(b"file,line,reason,text\n")
-        for piece in pieces:
-            file.write(piece.read_bytes())
+        file.writelines(piece.read_bytes() for piece in pieces)
     flush_to_disk(path)
     return digest([(path.name, path)], folder=False)
 
@@ -239,36 +241,36 @@ def files_of_jobs(output: Output) -> set[str]:
     return names
 
 
-def commit(output: Output, manifest: dict) -> None:
+def commit(output: Output, manifest: dict[str, Any]) -> None:
     """Put the new files in place, and last what says that the output is whole."""
     new, names = output.new, manifest["files"]
     write_atomically(new / MANIFEST, _json(manifest))
     if output.folder:
         (new / SUCCESS).touch()
         if not output.path.exists():
-            os.replace(new, output.path)
+            new.replace(output.path)
             return
         old = files_of_jobs(output)
         (output.path / SUCCESS).unlink(missing_ok=True)
         # So that the next job, if this one is killed, knows whose files these are
         write_atomically(new / "unfinished", _json({"files": sorted(old.union(names))}))
-        os.replace(new / "unfinished", output.manifest)
+        (new / "unfinished").replace(output.manifest)
         for name in old.difference(names):
             output.file(name).unlink(missing_ok=True)
             with suppress(OSError):  # it holds other files
                 output.file(name).parent.rmdir()
     for name in names:
         output.file(name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(new / name, output.file(name))
+        (new / name).replace(output.file(name))
     if manifest["quarantined"]:
-        os.replace(new / QUARANTINE, output.quarantine)
+        (new / QUARANTINE).replace(output.quarantine)
     else:
         output.quarantine.unlink(missing_ok=True)
-    os.replace(new / MANIFEST, output.manifest)
+    (new / MANIFEST).replace(output.manifest)
     if output.folder:
-        os.replace(new / SUCCESS, output.path / SUCCESS)
+        (new / SUCCESS).replace(output.path / SUCCESS)
     flush_to_disk(output.manifest.parent)
 
 
-def _json(facts: dict) -> bytes:
+def _json(facts: dict[str, Any]) -> bytes:
     return (json.dumps(facts, indent=2) + "\n").encode()

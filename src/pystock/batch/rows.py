@@ -45,7 +45,9 @@ class Bad(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """`carried` are the columns that are not features, `numbers` the features, shape (features, rows), float64, finite;
+    """The rows that are read in one go.
+
+    `carried` are the columns that are not features, `numbers` the features, shape (features, rows), float64, finite;
     both of the good rows alone, in order. `position` is where the next chunk begins, `share` how much of the file is
     before it (0 to 1).
     """
@@ -126,7 +128,7 @@ class CsvPart:
 
     def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
         self.name, self.path, self.features = name, path, features
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             first = file.readline(LONGEST_LINE)
             sample = file.read(1 << 18)
         if not first.strip():
@@ -144,9 +146,10 @@ class CsvPart:
         self.line_length = max(len(sample) / max(sample.count(b"\n"), 1), 1)  # about
 
     def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
+        """Read on from a position, in chunks of about so many rows."""
         offset, line = position or (self.begin, 2)
         try:
-            with open(self.path, "rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(offset)
                 while block := file.read(int(rows * self.line_length)):
                     if not block.endswith(b"\n"):
@@ -252,6 +255,7 @@ class ParquetPart:
         return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
     def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
+        """Read on from a position, in chunks of so many rows."""
         at = position[0] if position else 0
         try:
             for table in self._tables(at, rows):

@@ -17,7 +17,7 @@ from pystock.data import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 from pystock.pipeline import PipelineError
 
 MOST_BAD = 0.01  # share of bad rows above which the source as a whole is not trusted
-UNITS = {name: "index points, or the ticker's currency" for name in PRICES} | {"Volume": "shares, or the source's unit"}
+UNITS = dict.fromkeys(PRICES, "index points, or the ticker's currency") | {"Volume": "shares, or the source's unit"}
 FLAGS = {
     "stale_open": "the open equals the close of the row before: it may be no open at all",
     "no_volume": "the volume is 0, which is missing: an exchange day without trade does not occur",
@@ -55,7 +55,9 @@ CONTRACT = pa.DataFrameSchema(
 
 
 class Examined(NamedTuple):
-    """`good`: a row a day, index `Date`, columns Open … Volume (int64) and the flags (bool), in order of date.
+    """What `examine` finds.
+
+    `good`: a row a day, index `Date`, columns Open … Volume (int64) and the flags (bool), in order of date.
     `quarantine`: the bad rows as text, index `line`, columns Date … Volume as they stood in the source, and `reason`.
     `missing_days`: the days on which the exchange traded, between the first and the last good day, and no row has.
     """
@@ -66,7 +68,7 @@ class Examined(NamedTuple):
 
 
 def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | None = None) -> Examined:
-    """Part the rows of the stage raw into good and bad.
+    """Separate the rows of the stage raw into good and bad ones.
 
     `raw` is a frame as `pystock.data.read_rows` returns it, `exchange` the name of a calendar of exchange_calendars.
     Where `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`.
@@ -114,7 +116,7 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
 
 
 def _broken_rules(rows: pd.DataFrame) -> pd.Series:
-    """The first rule that each bad row breaks, by line."""
+    """Return the first rule that each bad row breaks, by line."""
     try:
         CONTRACT.validate(rows, lazy=True)
     except pa.errors.SchemaErrors as error:
@@ -125,13 +127,13 @@ def _broken_rules(rows: pd.DataFrame) -> pd.Series:
 
 
 def _differs(rows: pd.DataFrame) -> pd.Series:
-    """Whether there is a row of the same day with other values."""
+    """Return by row whether there is a row of the same day with other values."""
     distinct = rows.drop_duplicates()["Date"]
     return rows["Date"].isin(distinct[distinct.duplicated()])
 
 
 def _no_long_gap(days: pd.DatetimeIndex, missing: pd.DatetimeIndex, exchange: str) -> None:
-    """As in `pystock.data`, but with holidays known: a long gap cannot be mended by leaving out a row."""
+    """Check gaps as `pystock.data` does, but with holidays known: leaving out a row cannot fix a long gap."""
     gaps = days.to_series().diff().dt.days
     for day in gaps.index[gaps > LONGEST_GAP]:
         first = day - pd.Timedelta(days=gaps[day])
@@ -144,14 +146,14 @@ def _no_long_gap(days: pd.DatetimeIndex, missing: pd.DatetimeIndex, exchange: st
 
 
 def trading_days(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
-    """The days from `first` to `last`, both included, on which the exchange traded."""
+    """Return the days from `first` to `last`, both included, on which the exchange traded."""
     days = _sessions(exchange, first.year, last.year)
     return days[(days >= first) & (days <= last)]
 
 
 @functools.lru_cache(4)
 def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
-    """Of whole years, so that many markets share one answer: it takes exchange_calendars half a second."""
+    """Return the trading days of whole years, so that many markets share one answer, which takes half a second."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 takes `.values` of dates with a time zone in its own code; its answer is right
         warnings.filterwarnings("ignore", "Series.values returning an ndarray", pd.errors.Pandas4Warning)
@@ -174,7 +176,7 @@ def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
 
 
 def to_yaml(exchange: str = "XNYS") -> str:
-    """The contract as a text for those who deliver or use the data."""
+    """Return the contract as a text for those who deliver or use the data."""
     return yaml.safe_dump(
         {
             "table": "staging: the daily prices of one market, a row a day, in order of date, no day twice",

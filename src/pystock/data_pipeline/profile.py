@@ -124,5 +124,5 @@ def _table(frame: pd.DataFrame, kind: str = "") -> str:
     return frame.to_html(index=False, border=0, classes=kind)  # which escapes texts
 
 
-def _listed(days) -> str:
+def _listed(days: pd.Index) -> str:
     return ", ".join(days[:MOST_ROWS]) + (f" and {len(days) - MOST_ROWS:,} more" if len(days) > MOST_ROWS else "")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pandas as pd
@@ -47,10 +48,11 @@ def stage_folder(stages: str | Path, market: str, stage: str, question: str | No
     return folder / question if question else folder
 
 
-def manifest(folder: Path) -> dict | None:
+def manifest(folder: Path) -> dict[str, Any] | None:
     """Return what `manifest.json` of a stage says; None if there is none. PipelineError if it cannot be read."""
     try:
-        return json.loads((Path(folder) / "manifest.json").read_bytes())
+        content: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_bytes())
+        return content
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -82,7 +84,7 @@ def read(folder: Path) -> pd.DataFrame:
             found = now  # the table was replaced, and the old parts removed, while we read
 
 
-def _read_part(folder: Path, part: dict) -> pd.DataFrame:
+def _read_part(folder: Path, part: dict[str, Any]) -> pd.DataFrame:
     path = folder / part["file"]
     try:
         data = path.read_bytes()
@@ -95,7 +97,7 @@ def _read_part(folder: Path, part: dict) -> pd.DataFrame:
     return pd.read_parquet(io.BytesIO(data))
 
 
-def intact(folder: Path, manifest: dict) -> bool:
+def intact(folder: Path, manifest: dict[str, Any]) -> bool:
     """Return whether all parts that a manifest names are there, with their size; their bytes are not read."""
     sizes = {path.name: path.stat().st_size for path in folder.glob("part-*.parquet")}
     return all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"])
@@ -119,7 +121,9 @@ def digest(table: pd.DataFrame) -> str:
     return sha.hexdigest()[:32]
 
 
-def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None = None) -> dict:
+def write(
+    folder: Path, table: pd.DataFrame, about: dict[str, Any], *, kept: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Make `table` the table of a stage, and return its manifest: `about`, rows, digest, and the parts.
 
     With `kept`, the manifest that is there, only the rows beyond those that it names are written, as one more part;
@@ -143,7 +147,7 @@ def write(folder: Path, table: pd.DataFrame, about: dict, *, kept: dict | None =
     return whole
 
 
-def _write_part(folder: Path, rows: pd.DataFrame) -> dict:
+def _write_part(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
     buffer = io.BytesIO()
     rows.to_parquet(buffer)
     data = buffer.getvalue()

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -38,16 +38,18 @@ _CODE = {"raw": [data, disk], "staging": [data, contract, disk], "training": [fe
 
 
 class Result(NamedTuple):
-    """What a step did for one market. `outcome` is done or skipped, `said` one sentence about it, `new_rows` the rows
-    that were computed now. `findings` are counts: of check rows, bad, duplicates, missing_days and the flags; of
-    load_raw new, late, revised and withdrawn days.
+    """What a step did for one market.
+
+    `outcome` is done or skipped, `said` one sentence about it, `new_rows` the rows that were computed now.
+    `findings` are counts: of check rows, bad, duplicates, missing_days and the flags; of load_raw new, late, revised
+    and withdrawn days.
     """
 
     market: str
     stage: str
     outcome: str
     said: str
-    manifest: dict
+    manifest: dict[str, Any]
     new_rows: int
     findings: dict[str, int]
 
@@ -68,7 +70,7 @@ def _always(run_id: str) -> bool:
 
 
 def names(market: str) -> list[str]:
-    """The names of markets in a text, one or several with commas. PipelineError for none, and for one that is none."""
+    """Return the names of markets in a text, separated by commas. PipelineError for none, and for an invalid name."""
     found = list(dict.fromkeys(name.strip() for name in market.split(",") if name.strip()))
     if not found:
         raise PipelineError("no market is named: give one, several with commas, or all.")
@@ -78,7 +80,7 @@ def names(market: str) -> list[str]:
 
 
 def markets_of(market: str, source: str) -> list[str]:
-    """The markets of a source that `market` asks for: names as above, or `all`, which is every CSV file of a folder."""
+    """Return the markets that `market` names: as for `names`, or `all`, which is every CSV file of the source."""
     place = _place(source)
     if market == "all" and place is None:
         raise PipelineError(f"{source} is one ticker: give its market a name, all is for files.")
@@ -94,7 +96,7 @@ def markets_of(market: str, source: str) -> list[str]:
 
 
 def _place(source: str) -> Path | None:
-    """The file or folder of a source; None for a live ticker."""
+    """Return the file or folder of a source; None for a live ticker."""
     if source.startswith("yahoo:"):
         return None
     place = data.embedded_folder() if source == "embedded" else Path(source)
@@ -139,7 +141,7 @@ def load_raw(
 
 
 def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFrame]]:
-    """Where the prices of a market are, a digest of them, and a function that reads them."""
+    """Return where the prices of a market are, a digest of them, and a function that reads them."""
     place = _place(source)
     if place is None:
         ticker = source.removeprefix("yahoo:")
@@ -160,7 +162,7 @@ def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFra
 
 
 def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
-    """The days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn.
+    """Return the days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn.
 
     A number that is only written in another way, 1219.1 for 1219.10, is no revision.
     """
@@ -195,7 +197,7 @@ def check(
     made_by: str = "",
     alive: Alive = _always,
 ) -> Result:
-    """Part raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
+    """Separate raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
 
     `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
     the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
@@ -233,7 +235,7 @@ def check(
         return stage.write(good, base, f"{how}, {_in_words(findings)}", findings, good.index, facts)
 
 
-def _has_only_later_days(rows: pd.DataFrame, made_from: dict) -> bool:
+def _has_only_later_days(rows: pd.DataFrame, made_from: dict[str, Any]) -> bool:
     """Return whether raw still begins with the rows that staging was made from, and all others are of later days."""
     days, known = _dates(rows["Date"]), made_from["rows"]
     return _begins_with(rows, made_from) and not (days.iloc[known:] <= days.iloc[:known].max()).any()
@@ -246,7 +248,7 @@ def _findings(rows: pd.DataFrame, good: pd.DataFrame, bad: pd.DataFrame, missing
 
 
 def read_quarantine(path: Path) -> pd.DataFrame:
-    """The bad rows as `contract.examine` returns them."""
+    """Return the bad rows as `contract.examine` returns them."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     return table.set_index(pd.Index(table.pop("line").astype("int64"), name="line"))
 
@@ -333,7 +335,7 @@ def _table(prices: pd.DataFrame, target: str, features: str) -> pd.DataFrame:
 
 
 def _window(prices: pd.DataFrame, first: int, look_back: int) -> int:
-    """Where to begin so that row `first` and those after it have the features that they have in the whole history."""
+    """Return where to begin so that the rows from `first` on have the features that they have in the whole history."""
     begin = max(first - look_back, 0)
     traded = (prices["Volume"].iloc[: begin + 1] > 0).to_numpy().nonzero()[0]
     return int(traded[-1]) if len(traded) else 0  # a volume that is missing counts as the last one before it
@@ -356,8 +358,8 @@ class _Stage:
     quarantine: Path | None = None
 
     def __post_init__(self) -> None:
-        self.manifest: dict = disk.manifest(self.folder) or {}
-        self.made_from: dict = self.manifest.get("made_from", {})
+        self.manifest: dict[str, Any] = disk.manifest(self.folder) or {}
+        self.made_from: dict[str, Any] = self.manifest.get("made_from", {})
         self.code = _code(self.name, self.parameters)
         self.changes = self._changes()  # apart from the input
         self.why = ""
@@ -410,7 +412,7 @@ class _Stage:
         how: str,
         findings: dict[str, int],
         days: pd.Series | pd.Index,
-        facts: dict,
+        facts: dict[str, Any],
     ) -> Result:
         """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
@@ -423,14 +425,14 @@ class _Stage:
         return Result(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
-def _begins_with(table: pd.DataFrame, made_from: dict) -> bool:
+def _begins_with(table: pd.DataFrame, made_from: dict[str, Any]) -> bool:
     """Return whether a table has the rows that a stage was made from, and more behind them."""
     known = made_from["rows"]
     return len(table) > known and disk.digest(table.iloc[:known]) == made_from["digest"]
 
 
-def _code(stage: str, parameters: dict) -> str:
-    """A digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
+def _code(stage: str, parameters: dict[str, str]) -> str:
+    """Return a digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
     texts = [Path(module.__file__).read_bytes() for module in _CODE[stage]] + [Path(__file__).read_bytes()]
     if stage == "training":
         for function in (feature_sets.TARGETS[parameters["target"]], feature_sets.FEATURES[parameters["features"]]):
@@ -441,7 +443,7 @@ def _code(stage: str, parameters: dict) -> str:
     return runs.code_digest(*texts)
 
 
-def _input(folder: Path, step: str) -> dict:
+def _input(folder: Path, step: str) -> dict[str, Any]:
     found = disk.manifest(folder)
     if found is None:
         raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
@@ -449,7 +451,7 @@ def _input(folder: Path, step: str) -> dict:
 
 
 def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
-    """In brackets, by how many days a table differs from the one before it, and from which day on."""
+    """Return in brackets by how many days a table differs from the one before it, and from which day on."""
     if before is None or list(before.columns) != list(now.columns):
         return ""
     both = before.index.intersection(now.index)

@@ -8,14 +8,17 @@ calls at the end.
 import json
 import platform
 import tempfile
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.data.dataset import Dataset
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.exceptions import MlflowException
@@ -23,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from pystock.data_pipeline import contract, profile, stages
 from pystock.data_pipeline import steps as data_pipeline
 from pystock.data_pipeline.steps import Result, TooManyBad
-from pystock.pipeline import PipelineError, end_step
+from pystock.pipeline import PipelineError, Step, end_step
 
 PIPELINE = "pystock-data-features"
 
@@ -48,7 +51,7 @@ def finished(run_id: str) -> bool:
     return run.info.status == "FINISHED" and run.info.lifecycle_stage == "active"
 
 
-def markets(options) -> list[str]:
+def markets(options: Namespace) -> list[str]:
     """Return the markets to work on; for a step without a source, `all` are those that have a folder of stages."""
     if "source" in options:
         return data_pipeline.markets_of(options.market, options.source)
@@ -97,12 +100,12 @@ def check_verify_data(markets: list[str], stages_folder: str, exchange: str, for
     return log.outcome()
 
 
-def feature_set_generation(market: str, options) -> str:
+def feature_set_generation(market: str, options: Namespace) -> str:
     """Run the step training of one market: log the table, its manifest, and the data set that models are traced to."""
-    target, features, how = options.target, options.features, {"end": options.end}
+    target, features = options.target, options.features
     with _step() as log:
-        how |= log.how(options.force)
-        result = data_pipeline.make_features(options.stages, market, target, features, **how)
+        how = log.how(options.force)
+        result = data_pipeline.make_features(options.stages, market, target, features, end=options.end, **how)
         if result.outcome == "skipped":
             log.add(result)
             return log.outcome()
@@ -130,7 +133,7 @@ class _Log:
         self.alive = cache(finished)  # two hundred markets were made by the same run
         self.run_id = mlflow.active_run().info.run_id
         self.results: list[Result] = []
-        self.datasets: dict[str, list] = {"dataset": [], "context": []}
+        self.datasets: dict[str, list[Any]] = {"dataset": [], "context": []}
         self.sums: Counter[str] = Counter()  # of several markets
         self.tags: dict[str, str] = {}
 
@@ -140,10 +143,10 @@ class _Log:
     def outcome(self) -> str:
         return "done" if self.done() else "skipped"
 
-    def how(self, force: bool) -> dict:
+    def how(self, force: bool) -> dict[str, Any]:
         return {"force": force, "made_by": self.run_id, "alive": self.alive}
 
-    def add(self, result: Result, files: dict[str, str] | None = None, dataset=None) -> None:
+    def add(self, result: Result, files: dict[str, str] | None = None, dataset: Dataset | None = None) -> None:
         self.results.append(result)
         self.sums.update(result.findings | {"rows": result.manifest["rows"], "new_rows": result.new_rows})
         if result.outcome == "skipped":
@@ -173,7 +176,7 @@ class _Log:
 
 
 @contextmanager
-def _step():
+def _step() -> Iterator[_Log]:
     """Give a log for the step; it is written also if the step fails, and only a step that does not has an outcome."""
     with tempfile.TemporaryDirectory(prefix="pystock-") as folder:
         log = _Log(Path(folder))
@@ -190,11 +193,11 @@ def _step():
         end_step(log.outcome(), said, **({} if done else {"made_by": makers}))
 
 
-def _json(manifest: dict) -> str:
+def _json(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest, indent=2) + "\n"
 
 
-def run_steps(step: Callable, markets: list[str], options) -> None:
+def run_steps(step: Step, markets: list[str], options: Namespace) -> None:
     """Run all three steps as child runs; the last one once for each market, since models are traced to its run."""
     with stages.locked(options.stages):
         with step("load_raw_data"):
@@ -204,7 +207,7 @@ def run_steps(step: Callable, markets: list[str], options) -> None:
         _generate(step, markets, options, outcomes)
 
 
-def generate(step: Callable, markets: list[str], options) -> None:
+def generate(step: Step, markets: list[str], options: Namespace) -> None:
     """Run the step training alone: for one market in the active run, for several in a child run each."""
     if len(markets) == 1:
         mlflow.set_tag("market", markets[0])
@@ -214,7 +217,7 @@ def generate(step: Callable, markets: list[str], options) -> None:
             _generate(step, markets, options, [])
 
 
-def _generate(step: Callable, markets: list[str], options, outcomes: list[str]) -> None:
+def _generate(step: Step, markets: list[str], options: Namespace, outcomes: list[str]) -> None:
     for market in markets:
         with step("feature_set_generation"):
             mlflow.set_tag("market", market)
