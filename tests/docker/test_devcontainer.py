@@ -25,7 +25,8 @@ def container(tmp_path):
     docker("build", "-t", image, "-f", str(FOLDER / settings["build"]["dockerfile"]), str(FOLDER), seconds=600)
     ignored = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
     shutil.copytree(CHECKOUT, tmp_path / "copy", ignore=ignored)
-    env = settings["containerEnv"] | {"SSL_CERT_FILE": CERTIFICATES}  # uv trusts what pip trusts
+    # uv trusts what pip trusts, and keeps no second copy of the packages
+    env = settings["containerEnv"] | {"SSL_CERT_FILE": CERTIFICATES, "UV_NO_CACHE": "1"}
     words = [word for pair in env.items() for word in ("--env", "=".join(pair))]
     try:
         docker("run", "--detach", "--name", name, *words, image, "sleep", "infinity")
@@ -39,7 +40,7 @@ def container(tmp_path):
 
         yield run, settings
     finally:
-        docker("rm", "--force", "--volumes", name, check=False)
+        docker("rm", "--force", "--volumes", name, check=False, seconds=900)  # 100,000 files
         docker("image", "rm", "--force", image, check=False)
 
 
