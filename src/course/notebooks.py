@@ -20,7 +20,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 def read(chapter: Chapter) -> nbformat.NotebookNode:
     """Return the chapter as a notebook without outputs."""
-    notebook = jupytext.read(chapter.source)
+    notebook: nbformat.NotebookNode = jupytext.read(chapter.source)
     for number, cell in enumerate(notebook.cells, 1):
         cell["id"] = f"{chapter.number}-{number:03}"
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "course": {"made_from": fingerprint(chapter)}})

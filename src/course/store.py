@@ -111,7 +111,8 @@ def runs(store: Path) -> int:
     if not (store / "mlflow.db").exists():
         return 0
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
-        return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        count: int = database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        return count
 
 
 def _spellings(path: Path) -> list[str]:
