@@ -13,7 +13,7 @@ from course.errors import CourseError
 
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
-sys.modules.setdefault("rfc3987_syntax", None)
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for a missing module
 
 
 class _Commands(click.Group):

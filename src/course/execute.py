@@ -159,7 +159,7 @@ def reason(error: Exception, timeout: float) -> str:
         return f"it did not end within {timeout:g} s (`course run --timeout` sets the limit)"
     if isinstance(error, DeadKernelError):
         return "the kernel died (killed, or out of memory)"
-    if hasattr(error, "ename"):
+    if hasattr(error, "ename") and hasattr(error, "evalue"):
         text: str = (error.evalue.splitlines() or [""])[0]
         return text if error.ename == "CourseError" else f"{error.ename}: {text}"
     return f"the kernel did not start ({error}); `course doctor` looks for the reason"

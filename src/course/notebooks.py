@@ -33,7 +33,7 @@ def execute(chapter: Chapter, folder: Path) -> nbformat.NotebookNode:
     notebook = read(chapter)
     nbformat.write(notebook, folder / chapter.notebook.name)
     result = run_chapter(chapter, notebook=folder / chapter.notebook.name)
-    if result.failure:
+    if result.notebook is None:
         raise CourseError(f"Chapter {chapter.number} was not built, because of {result.failure}")
     for cell, executed in zip(notebook.cells, result.notebook.cells, strict=True):
         if cell.cell_type == "code":  # the executed copy's metadata tell when and for how long papermill ran it

@@ -112,7 +112,7 @@ class Containers:
 
     def add_files(self, tar: tarfile.TarFile) -> None:
         """Add the artifacts."""
-        with tempfile.TemporaryFile(dir=Path(tar.name).parent) as copy:
+        with tempfile.TemporaryFile(dir=Path(str(tar.name)).parent) as copy:
             script = "tar -c -C / --ignore-failed-read artifacts || [ $? = 1 ]"  # 1: a file changed meanwhile
             self._mlflow("sh", "-c", script, stdout=copy)
             copy.seek(0)
@@ -197,8 +197,9 @@ def _unpack(file: Path, folder: Path, kind: str) -> dict[str, str]:
             while whole.read(1 << 20):
                 pass
         with tarfile.open(file, "r:gz") as tar:
-            tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # from 3.11.4 on
-        manifest = json.loads((folder / "manifest.json").read_text())
+            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+            tar.extractall(folder, **options)
+        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise CourseError(
             f"{file} is not a backup of a workbench, or is damaged ({error}): copy it again from where it was made, or "

@@ -25,7 +25,8 @@ TAKEN = ["admin", "default", "workspaces", "api", "ajax-api", "static-files"]  #
 
 def learners(file: Path) -> None:
     """Make what is missing on the server in use. Writes passwords and what each learner sets to FILE-accounts."""
-    names, accounts = [], file.with_name(file.name + "-accounts")
+    names: list[str] = []
+    accounts = file.with_name(file.name + "-accounts")
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         name = line.partition("#")[0].strip()
         if name in names + TAKEN or not re.fullmatch("|[a-z0-9][-a-z0-9]{0,61}[a-z0-9]", name):

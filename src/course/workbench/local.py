@@ -104,7 +104,7 @@ def start(
         port = _port(folder / "port", lab.usual_port(folder), "MLflow" if jupyter else None)
         lab_port = _port(folder / "lab-port", lab.usual_port(folder) + 1, "JupyterLab") if jupyter else None
         env, address = _parts(folder, socket, port, mlflow, auth), None
-        if jupyter:
+        if lab_port is not None:
             token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
             address = f"http://127.0.0.1:{lab_port}/lab/tree/work?token={token}"
             env |= lab.ENVIRONMENT | {"JUPYTER_TOKEN_FILE": str(folder / "jupyter-token")}

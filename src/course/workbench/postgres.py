@@ -85,10 +85,8 @@ def make(data: Path) -> None:
         os.chown(new, account(data), -1)
     how: dict[str, Any] = {"cwd": "/", **as_account(new)}
     run(
-        [
-            *[program("initdb"), "--pgdata", new, "--username=postgres", "--encoding=UTF8", "--locale=C"],
-            *["--auth-local=peer", "--auth-host=reject", "--no-instructions", "--no-sync"],
-        ],
+        [program("initdb"), "--pgdata", str(new), "--username=postgres", "--encoding=UTF8", "--locale=C"]
+        + ["--auth-local=peer", "--auth-host=reject", "--no-instructions", "--no-sync"],
         **how,
     )
     (new / "pg_hba.conf").write_text(HBA)
