@@ -42,12 +42,15 @@ def kernel() -> str | None:
 
     try:
         manager = KernelManager(kernel_name="python3")
-        program, folder = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
+        program, spec = manager.format_kernel_cmd()[0], manager.kernel_spec
     except NoSuchKernel:
         return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
+    assert spec is not None  # else NoSuchKernel was raised
     # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {folder}"
+        return (
+            f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {spec.resource_dir}"
+        )
     return None
 
 
