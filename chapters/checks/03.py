@@ -110,10 +110,14 @@ EXERCISES = [
         "03.1",
         test=query,
         wrong=[
-            "SELECT name, value AS accuracy FROM runs JOIN metrics USING (run_uuid) WHERE key = 'accuracy' "
-            "ORDER BY value DESC",
-            "SELECT runs.name, value AS accuracy FROM experiments JOIN runs USING (experiment_id) "
-            "JOIN latest_metrics USING (run_uuid) WHERE key = 'accuracy' ORDER BY value",
+            (
+                "SELECT name, value AS accuracy FROM runs JOIN metrics USING (run_uuid) WHERE key = 'accuracy' "
+                "ORDER BY value DESC"
+            ),
+            (
+                "SELECT runs.name, value AS accuracy FROM experiments JOIN runs USING (experiment_id) "
+                "JOIN latest_metrics USING (run_uuid) WHERE key = 'accuracy' ORDER BY value"
+            ),
         ],
     ),
     Exercise("03.2", test=address, wrong=["http://localhost:5000", "http://mlflow:5050"]),

@@ -37,9 +37,9 @@ def threshold_moves(answer, market):
     quarter, half = (nine_metrics(days["outcome"], days["probability"], at) for at in (0.25, 0.5))
     right = {name for name in NINE if quarter[name] != half[name]}
     if too_many := set(answer) - right:
-        raise Wrong(f"{sorted(too_many)[0]} is the same at both thresholds: ask whether it looks at decisions at all.")
+        raise Wrong(f"{min(too_many)} is the same at both thresholds: ask whether it looks at decisions at all.")
     if missing := right - set(answer):
-        raise Wrong(f"{sorted(missing)[0]} changes too: another threshold makes other decisions.")
+        raise Wrong(f"{min(missing)} changes too: another threshold makes other decisions.")
 
 
 def trained_alone(answer, market):
@@ -80,7 +80,7 @@ def failed_conditions(answer, market):
     reasons = max(found, key=lambda each: int(each.version)).tags["reasons"]
     names = ("signature", "base rate", "champion", "clean process")
     if unknown := set(answer) - set(names):
-        raise Wrong(f"{sorted(unknown)[0]!r} is no condition of the gate: they are {', '.join(names)}.")
+        raise Wrong(f"{min(unknown)!r} is no condition of the gate: they are {', '.join(names)}.")
     right = {each for each in names if f"{each}: " in reasons}
     if set(answer) != right:
         raise Wrong("Read the tag `reasons` of that version: only what failed stands in it.")

@@ -13,7 +13,7 @@ _WHERE = {
 __all__ = list(_WHERE)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     # On first use, because MLflow imports this package for its plugin `course.run_context`, also in the process that
     # lists a model's requirements: what is imported here would count as a package that every model needs.
     if name not in _WHERE:

@@ -17,18 +17,22 @@ class Chapter:
 
     @property
     def source(self) -> Path:
+        """The Markdown that its author writes."""
         return root() / "chapters" / f"{self.name}.md"
 
     @property
     def notebook(self) -> Path:
+        """The notebook that is made from the source."""
         return root() / "notebooks" / f"{self.name}.ipynb"
 
     @property
     def working_copy(self) -> Path:
+        """The learner's copy of the notebook."""
         return root() / "work" / f"{self.name}.ipynb"
 
     @property
     def checks(self) -> Path:
+        """The file with the checks of its exercises."""
         return root() / "chapters" / "checks" / f"{self.number}.py"
 
     def built(self) -> Path:
@@ -39,6 +43,7 @@ class Chapter:
 
     @property
     def title(self) -> str:
+        """The first heading of the source."""
         heading = re.search(r"^# (.+)$", self.source.read_text(encoding="utf-8"), re.MULTILINE)
         return heading.group(1) if heading else self.name
 

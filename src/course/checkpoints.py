@@ -12,12 +12,12 @@ from course.paths import kept_name, state
 
 
 def saved(chapter: Chapter) -> Path:
-    """Where the checkpoint of a chapter is cached."""
+    """Return where the checkpoint of a chapter is cached."""
     return state() / "checkpoints" / f"{chapter.number}-{fingerprint(*before(chapter))}"
 
 
 def make(chapter: Chapter) -> Path:
-    """The cached checkpoint; where there is none, the earlier chapters are run into a store of their own first."""
+    """Return the cached checkpoint; if there is none, run the earlier chapters into a store of their own first."""
     target = saved(chapter)
     if target.exists():
         return target
@@ -50,7 +50,7 @@ def make(chapter: Chapter) -> Path:
 def restore(chapter: Chapter, force: bool = False) -> Path | None:
     """Make the embedded store the chapter's checkpoint. Returns where a store that was there is kept.
 
-    Raises CourseError where the store holds runs already, unless `force`.
+    Raises CourseError if the store holds runs already, unless `force`.
     """
     current = store.folder()
     if os.environ.get("COURSE_TRACKING_URI"):
@@ -67,13 +67,13 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
 
 
 def on_server(chapter: Chapter) -> list[Result]:
-    """Run the chapters before this one on the server in use, where what they log stays beside what is there."""
+    """Run the chapters before this one on the server in use, where what they log is added to what is there."""
     earlier = before(chapter)
     return run(earlier) if earlier else []
 
 
 def set_aside() -> Path | None:
-    """Move the embedded store to a free name beside it, so that it can be moved back. None where there is no store."""
+    """Move the embedded store to a free name next to it, and return that name; None if there is no store."""
     current = store.folder()
     if not current.exists():
         return None

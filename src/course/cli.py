@@ -13,7 +13,7 @@ from course.errors import CourseError
 
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
-sys.modules.setdefault("rfc3987_syntax", None)
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for a missing module
 
 
 class _Commands(click.Group):
@@ -29,7 +29,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-def main():
+def main() -> None:
     """From idea to production with MLflow: run the course."""
 
 
@@ -38,11 +38,11 @@ def main():
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
 @click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
-def run(chapters, pairs, tracking_uri, timeout):
+def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float) -> None:
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
     from course import execute
 
-    values = {}
+    values: dict[str, object] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
@@ -63,7 +63,7 @@ def run(chapters, pairs, tracking_uri, timeout):
 
 @main.command()
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
-def lab(browser):
+def lab(browser: bool) -> None:
     """Open the notebooks in JupyterLab, and the MLflow UI next to it."""
     from course import lab
 
@@ -72,7 +72,7 @@ def lab(browser):
 
 @main.command()
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
-def ui(browser):
+def ui(browser: bool) -> None:
     """Open the MLflow UI on the store in use."""
     from course import lab
 
@@ -82,7 +82,7 @@ def ui(browser):
 @main.command()
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 @click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
-def workbench(browser, auth):
+def workbench(browser: bool, auth: bool) -> None:
     """Start PostgreSQL, the MLflow server and JupyterLab together."""
     from course.workbench.local import workbench
 
@@ -93,7 +93,7 @@ def workbench(browser, auth):
     add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def mlflow(arguments):
+def mlflow(arguments: tuple[str, ...]) -> None:
     """MLflow's own command, on the store in use."""
     from course.session import choose_store
 
@@ -113,7 +113,7 @@ def mlflow(arguments):
     "--store", "whole_store", is_flag=True, help="Move the embedded store aside, and start with an empty one."
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def reset(chapter, whole_store, yes):
+def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
     """Renew the notebook of CHAPTER in work/, keeping yours; or the store with --store."""
     from course import checkpoints, lab
 
@@ -136,7 +136,7 @@ def reset(chapter, whole_store, yes):
 @main.command()
 @click.argument("chapter")
 @click.option("--force", is_flag=True, help="Move a store that holds runs aside first.")
-def checkpoint(chapter, force):
+def checkpoint(chapter: str, force: bool) -> None:
     """Start CHAPTER as if you had finished all chapters before it."""
     from course import checkpoints
 
@@ -159,7 +159,7 @@ def checkpoint(chapter, force):
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--docker", is_flag=True, help="Of the workbench in containers.")
-def backup(file, docker):
+def backup(file: Path, docker: bool) -> None:
     """Write all that the workbench holds into FILE: runs, models, artifacts and accounts."""
     from course.workbench import backup
 
@@ -170,7 +170,7 @@ def backup(file, docker):
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--docker", is_flag=True, help="Into the workbench in containers.")
 @click.option("--force", is_flag=True, help="Keep a workbench that is there aside first.")
-def restore(file, docker, force):
+def restore(file: Path, docker: bool, force: bool) -> None:
     """Put the workbench of a backup FILE in place."""
     from course.workbench import backup
 
@@ -179,7 +179,7 @@ def restore(file, docker, force):
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def learners(file):
+def learners(file: Path) -> None:
     """Make a workspace, and an account where there are accounts, for each name in FILE on the server in use."""
     from course.workbench import learners
 
@@ -187,7 +187,7 @@ def learners(file):
 
 
 @main.command()
-def doctor():
+def doctor() -> None:
     """Look for what stops the course from running on this machine."""
     from course.doctor import examine
 
@@ -196,7 +196,7 @@ def doctor():
 
 @main.command()
 @click.argument("chapters", required=False)
-def notebooks(chapters):
+def notebooks(chapters: str | None) -> None:
     """Regenerate notebooks/ from chapters/ (for authors)."""
     from course.notebooks import build
 
@@ -205,7 +205,7 @@ def notebooks(chapters):
 
 @main.command()
 @click.argument("chapters", required=False)
-def lint(chapters):
+def lint(chapters: str | None) -> None:
     """Check the rules for authors in CHAPTERS: 02, 02-05, or all and the other pages."""
     from course.lint import lint
 
@@ -219,7 +219,7 @@ def lint(chapters):
 
 @main.command()
 @click.argument("name", required=False)
-def record(name):
+def record(name: str | None) -> None:
     """Renew the record NAME, or all in chapters/records/, with the tests that make them (for authors)."""
     from course import record
 

@@ -42,12 +42,16 @@ def kernel() -> str | None:
 
     try:
         manager = KernelManager(kernel_name="python3")
-        program, folder = manager.format_kernel_cmd()[0], manager.kernel_spec.resource_dir
+        program, spec = manager.format_kernel_cmd()[0], manager.kernel_spec
     except NoSuchKernel:
         return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
+    assert spec is not None  # else NoSuchKernel was raised
     # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {folder}"
+        return (
+            f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {spec.resource_dir}"
+        )
+    return None
 
 
 def tracking_uri() -> str | None:
@@ -58,6 +62,7 @@ def tracking_uri() -> str | None:
             f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters override and plain `mlflow` follows: "
             "unset it, or set COURSE_TRACKING_URI to the same address if you mean that server"
         )
+    return None
 
 
 def old_mlruns() -> str | None:
@@ -68,6 +73,7 @@ def old_mlruns() -> str | None:
                 f"{place / 'mlruns'} is an old file store, which MLflow 3 refuses: move it away, or keep its runs with "
                 "`mlflow migrate-filestore --source ./mlruns --target sqlite:///mlflow.db`"
             )
+    return None
 
 
 def disk_space() -> str | None:
@@ -78,6 +84,7 @@ def disk_space() -> str | None:
     free = shutil.disk_usage(place).free / 1e9
     if free < ROOM:
         return f"{free:.1f} GB free at {place}, and the course's runs need {ROOM:.0f} GB: free some space"
+    return None
 
 
 def writable() -> str | None:
@@ -87,6 +94,7 @@ def writable() -> str | None:
         tempfile.TemporaryFile(dir=state()).close()
     except OSError as error:
         return f"{state()} cannot be written ({error.strerror}): change its owner or its mode to yours"
+    return None
 
 
 CHECKS = {
@@ -100,7 +108,7 @@ CHECKS = {
 
 
 def examine() -> bool:
-    """Print a line for each check; True where all passed."""
+    """Print a line for each check; return whether all passed."""
     healthy = True
     for name, look in CHECKS.items():
         try:

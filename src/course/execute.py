@@ -9,9 +9,11 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 from unittest.mock import patch
 
 import nbformat
@@ -60,18 +62,18 @@ def fingerprint(*chapters: Chapter) -> str:
 class _Lines:
     """A text stream for tqdm where standard error is no terminal: a line for each update, no control characters."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         if text := text.strip("\r\n\x1b[A "):
             self.stream.write(text + "\n")
 
-    def flush(self):
+    def flush(self) -> None:
         self.stream.flush()
 
 
-def _progress_bar(chapter: Chapter) -> dict:
+def _progress_bar(chapter: Chapter) -> dict[str, object]:
     if sys.stderr.isatty():
         return {"desc": chapter.name, "file": sys.stderr}
     line = "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}"
@@ -79,8 +81,8 @@ def _progress_bar(chapter: Chapter) -> dict:
 
 
 @contextmanager
-def kernel_environment():
-    """What each kernel gets: an IPython folder of its own (they lock its history), and this environment's programs."""
+def kernel_environment() -> Iterator[None]:
+    """Set what each kernel gets: an IPython folder of its own (they lock its history) and this course's programs."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
@@ -102,7 +104,10 @@ def kernel_environment():
 
 
 def run_chapter(
-    chapter: Chapter, parameters: dict | None = None, timeout: float = CELL_TIMEOUT, notebook: Path | None = None
+    chapter: Chapter,
+    parameters: dict[str, Any] | None = None,
+    timeout: float = CELL_TIMEOUT,
+    notebook: Path | None = None,
 ) -> Result:
     """Run a chapter's notebook, or the variant of it at `notebook`; the executed copy is kept, passed or failed."""
     import papermill
@@ -114,7 +119,7 @@ def run_chapter(
     source = notebook or chapter.built()
     executed = state() / "runs" / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
-    begun = []  # the code cells that the kernel was given, in order
+    begun: list[tuple[int, str]] = []  # the code cells that the kernel was given, in order
     failure, done, start = None, None, time.monotonic()
     with kernel_environment():
         try:
@@ -144,25 +149,27 @@ def run_chapter(
 
 
 def place(number: int, source: str) -> str:
-    """How a person finds a cell: its number, counted from the top over text and code, and its first line."""
+    """Return how a person finds a cell: its number, counted from the top over text and code, and its first line."""
     return f"cell {number}, `{source.strip().splitlines()[0]}`: "
 
 
 def reason(error: Exception, timeout: float) -> str:
-    """Why a cell did not end well, in a line."""
+    """Return why a cell did not end well, in a line."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     if isinstance(error, CellTimeoutError):
         return f"it did not end within {timeout:g} s (`course run --timeout` sets the limit)"
     if isinstance(error, DeadKernelError):
         return "the kernel died (killed, or out of memory)"
-    if hasattr(error, "ename"):
-        text = (error.evalue.splitlines() or [""])[0]
+    if hasattr(error, "ename") and hasattr(error, "evalue"):
+        text: str = (error.evalue.splitlines() or [""])[0]
         return text if error.ename == "CourseError" else f"{error.ename}: {text}"
     return f"the kernel did not start ({error}); `course doctor` looks for the reason"
 
 
-def run(chapters: list[Chapter], parameters: dict | None = None, timeout: float = CELL_TIMEOUT) -> list[Result]:
+def run(
+    chapters: list[Chapter], parameters: dict[str, Any] | None = None, timeout: float = CELL_TIMEOUT
+) -> list[Result]:
     """Run chapters in order until one fails, then print the table. Returns a result for each that ran."""
     results = []
     for chapter in chapters:
@@ -177,6 +184,7 @@ def run(chapters: list[Chapter], parameters: dict | None = None, timeout: float 
 
 
 def print_table(chapters: list[Chapter], results: list[Result]) -> None:
+    """Print how each chapter ended, and where the failed one stopped."""
     width = max(len(chapter.name) for chapter in chapters)
     print(f"\n{'chapter':{width}}  result  seconds  executed copy")
     for result in results:
@@ -194,7 +202,7 @@ def _short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _check_parameters(chapter: Chapter, given: dict) -> None:
+def _check_parameters(chapter: Chapter, given: dict[str, Any]) -> None:
     """Refuse a parameter or a value that the chapter does not have, naming those it has.
 
     A chapter declares the values of a parameter in the comment behind it: `market = "sp500"  # sp500 or nasdaq`.
@@ -211,7 +219,7 @@ def _check_parameters(chapter: Chapter, given: dict) -> None:
 
 
 @contextmanager
-def state_folder(folder: Path):
+def state_folder(folder: Path) -> Iterator[None]:
     """Let everything inside use another state folder, and with it another embedded store."""
     with patch.dict(os.environ, COURSE_STATE=str(folder)):  # puts the environment back at the end
         os.environ.pop("COURSE_TRACKING_URI", None)

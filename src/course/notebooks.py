@@ -20,7 +20,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 def read(chapter: Chapter) -> nbformat.NotebookNode:
     """Return the chapter as a notebook without outputs."""
-    notebook = jupytext.read(chapter.source)
+    notebook: nbformat.NotebookNode = jupytext.read(chapter.source)
     for number, cell in enumerate(notebook.cells, 1):
         cell["id"] = f"{chapter.number}-{number:03}"
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "course": {"made_from": fingerprint(chapter)}})
@@ -33,7 +33,7 @@ def execute(chapter: Chapter, folder: Path) -> nbformat.NotebookNode:
     notebook = read(chapter)
     nbformat.write(notebook, folder / chapter.notebook.name)
     result = run_chapter(chapter, notebook=folder / chapter.notebook.name)
-    if result.failure:
+    if result.notebook is None:
         raise CourseError(f"Chapter {chapter.number} was not built, because of {result.failure}")
     for cell, executed in zip(notebook.cells, result.notebook.cells, strict=True):
         if cell.cell_type == "code":  # the executed copy's metadata tell when and for how long papermill ran it

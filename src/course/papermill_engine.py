@@ -5,18 +5,23 @@ papermill saves twice a cell, text cells too, and each time checks the whole not
 
 import time
 
-from papermill.engines import NBClientEngine, papermill_engines
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 NAME = "course"
 SAVE_EVERY = 3  # seconds
 
 
 class CourseEngine(NBClientEngine):
+    """papermill's engine with fewer saves."""
+
     @classmethod
-    def execute_managed_notebook(cls, nb_man, *arguments, **options):
+    def execute_managed_notebook(
+        cls, nb_man: NotebookExecutionManager, *arguments: object, **options: object
+    ) -> object:
+        """Execute the notebook; save it every few seconds, and at the end."""
         save, last = nb_man.save, time.monotonic()
 
-        def save_sometimes(**options):
+        def save_sometimes(**options: object) -> None:
             nonlocal last
             if time.monotonic() - last > SAVE_EVERY:
                 save(**options)

@@ -17,7 +17,7 @@ def state() -> Path:
 
 
 def left_out() -> dict[str, list[str]]:
-    """The extras that `install.py --without` left out of this environment, each with its packages."""
+    """Return the extras that `install.py --without` left out of this environment, each with its packages."""
     choice = Path(sys.prefix) / "course-left-out.json"
     return json.loads(choice.read_text(encoding="utf-8")) if choice.exists() else {}
 

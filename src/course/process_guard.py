@@ -7,6 +7,7 @@ SECONDS pass between SIGTERM and SIGKILL.
 It ends the whole process group, because `mlflow models serve` leaves its worker behind when only its parent ends.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,11 +25,9 @@ def stop(child: "subprocess.Popen[bytes]", grace: float) -> None:
             family = psutil.Process(child.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             family = []
-        for process in [child, *family]:
-            try:
-                process.kill()
-            except (OSError, psutil.Error):
-                pass
+        for kill in [child.kill, *(process.kill for process in family)]:
+            with contextlib.suppress(OSError, psutil.Error):
+                kill()
         return
     for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 3)):
         deadline = time.monotonic() + patience
@@ -53,12 +52,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=os.name != "nt")
 
-    def wait_for_the_pipe():
+    def wait_for_the_pipe() -> None:
         while os.read(0, 1024):  # not sys.stdin, whose lock a thread may not hold when Python ends
             pass
         ended.set()
 
-    def wait_for_the_child():
+    def wait_for_the_child() -> None:
         child.wait()
         ended.set()
 

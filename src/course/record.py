@@ -37,7 +37,7 @@ def renew(name: str) -> Path:
         command = [sys.executable, "-m", "pytest", "-m", "", *TESTS[name]]
         failed = subprocess.run(command, cwd=root(), env=os.environ | {"COURSE_RECORDS": folder}).returncode
         made = Path(folder, record.name)
-        missing = record.exists() and _parts(record) - _parts(made)
+        missing = _parts(record) - _parts(made)
         if failed or missing:
             why = "a test failed" if failed else f"a test was skipped, which makes {', '.join(sorted(missing))}"
             raise CourseError(f"{record.name} is as it was, since {why}: read the lines above, and call again.")

@@ -9,8 +9,12 @@ from mlflow.tracking.context.abstract_context import RunContextProvider
 
 
 class CourseRunContext(RunContextProvider):
-    def in_context(self):
+    """The plugin that pyproject.toml registers with MLflow."""
+
+    def in_context(self) -> bool:
+        """Return whether this process belongs to a chapter."""
         return "COURSE_SESSION" in os.environ
 
-    def tags(self):
+    def tags(self) -> dict[str, str]:
+        """Return the tags of a new run."""
         return {"course.chapter": os.environ["COURSE_CHAPTER"], "course.session": os.environ["COURSE_SESSION"]}

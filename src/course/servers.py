@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from course.errors import CourseError
 from course.paths import state
@@ -46,7 +47,8 @@ def free_port(preferred: int = 0) -> int:
             probe.bind(("127.0.0.1", preferred))
         except OSError:
             return free_port()
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def answers(url: str, timeout: float = 2) -> bool:
@@ -65,11 +67,12 @@ class PortTaken(CourseError):
 class Server:
     """A server of this process: its `url`, its `port`, the path of its `log`. Use it in a `with`, or call `stop()`."""
 
-    def __init__(self, guard: subprocess.Popen, port: int, log: Path, health: str, name: str):
+    def __init__(self, guard: "subprocess.Popen[bytes]", port: int, log: Path, health: str, name: str) -> None:
         self._guard, self.port, self.log, self._health, self._name = guard, port, log, health, name
         self.url = f"http://127.0.0.1:{port}"
 
     def running(self) -> bool:
+        """Return whether the server runs."""
         return self._guard.poll() is None
 
     def wait_until_healthy(self, timeout: float = 300) -> "Server":
@@ -97,17 +100,17 @@ class Server:
             self._guard.stdin.close()
         self._guard.wait()
 
-    def __enter__(self):
+    def __enter__(self) -> "Server":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<server: {'running' if self.running() else 'stopped'}>"
 
 
-def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 300, **options) -> Server:
+def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 300, **options: Any) -> Server:
     """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
 
     `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy` does.
@@ -139,7 +142,7 @@ def launch(
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [str(word).replace("{port}", str(port)) for word in command]
     env = {name: str(value).replace("{port}", str(port)) for name, value in (env or {}).items()}
-    with open(log, "wb") as output:
+    with log.open("wb") as output:
         guard = subprocess.Popen(
             [sys.executable, "-P", "-m", "course.process_guard", str(grace), *words],
             stdin=subprocess.PIPE,

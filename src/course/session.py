@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import psutil
@@ -50,10 +50,12 @@ QUIET_TENSORFLOW = {
 # For the first request alone: where a server is gone or silent, the reader is told within seconds.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
-_session: dict = {}
+_session: dict[str, Any] = {}
 
 
-def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str] | None = None, **parameters) -> None:
+def begin(
+    number: str, tracking_uri: str | None = None, needs: Mapping[str, str] | None = None, **parameters: Any
+) -> None:
     """Begin a chapter: choose the store, tag what this session logs, end runs that an earlier session left.
 
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
@@ -98,9 +100,10 @@ def begin(number: str, tracking_uri: str | None = None, needs: Mapping[str, str]
         _require(client, experiment, maker, number, embedded or uri == os.environ.get("COURSE_TRACKING_URI"))
 
 
-def parameters() -> dict:
-    """Return the parameters that the current chapter gave `begin`: market, target …"""
-    return _session.get("parameters", {})
+def parameters() -> dict[str, Any]:
+    """Return the parameters that the current chapter gave `begin`, such as market and target."""
+    given: dict[str, Any] = _session.get("parameters", {})
+    return given
 
 
 def choose_store(tracking_uri: str | None) -> str:

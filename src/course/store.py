@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -111,7 +112,8 @@ def runs(store: Path) -> int:
     if not (store / "mlflow.db").exists():
         return 0
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
-        return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        count: int = database.execute("SELECT count(*) FROM runs").fetchone()[0]
+        return count
 
 
 def _spellings(path: Path) -> list[str]:
@@ -128,7 +130,7 @@ def _rewrite(store: Path, old: Path, new: Path) -> None:
     # all spellings in one pass, each only as a whole path: neither /b/a/store nor /a/store-2 is /a/store
     pattern = re.compile(rf"""(?<![^\s"'=:/(\[,])(?:{"|".join(map(re.escape, pairs))})(?=/)""")
 
-    def moved(data: object) -> object:
+    def moved(data: Any) -> Any:  # a column of any type, or what YAML holds
         if isinstance(data, dict):
             return {key: moved(value) for key, value in data.items()}
         if isinstance(data, list):

@@ -26,7 +26,7 @@ LOCKED = {canonicalize_name(pin.name): pin for pin in PINS}
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize(
-    "sys_platform, platform_system, platform_machine",
+    ("sys_platform", "platform_system", "platform_machine"),
     [
         ("linux", "Linux", "x86_64"),
         ("linux", "Linux", "aarch64"),

@@ -144,9 +144,9 @@ def test_a_container_is_told_apart_and_ends_with_what_started_it(server, waiting
     process, name = waiting(server, MLFLOW_TRACKING_USERNAME="ada", MLFLOW_TRACKING_PASSWORD="not-to-be-seen")
     assert containers(name) == [name]
     # the claim of a process in a container is no dead process of this machine
-    with pytest.raises(PipelineError, match=f"on {name} has been at the work since"):
-        with mlflow.start_run(experiment_id=newest("waits").info.experiment_id):
-            claim_work("the work")
+    experiment, refusal = newest("waits").info.experiment_id, f"on {name} has been at the work since"
+    with pytest.raises(PipelineError, match=refusal), mlflow.start_run(experiment_id=experiment):
+        claim_work("the work")
     # the password is in the container, and on no command line
     assert docker("exec", name, "printenv", "MLFLOW_TRACKING_PASSWORD").stdout == "not-to-be-seen\n"
     lines = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True).stdout

@@ -226,8 +226,10 @@ def test_the_project_runs_as_written(bench):
 
 PIPELINES = [
     "mlflow run projects/pystock-data-features --env-manager local --experiment-name example-pystock-data-features",
-    "mlflow run projects/pystock-training -P target=big_move --experiment-name example-pystock-training"
-    " --env-manager local",
+    (
+        "mlflow run projects/pystock-training -P target=big_move --experiment-name example-pystock-training"
+        " --env-manager local"
+    ),
 ]
 FOUND = """
 import json, os, mlflow
@@ -327,7 +329,8 @@ def careless(bench):
                 *f"run --detach --name {bench.project}-{name} --network {bench.project}_front".split(),
                 *f"--network-alias {name} --env MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false".split(),
                 *f"{bench.project}-mlflow mlflow server --host 0.0.0.0 --workers 1 {options}".split(),
-                *"--backend-store-uri sqlite:////tmp/mlflow.db".split(),
+                "--backend-store-uri",
+                "sqlite:////tmp/mlflow.db",
             )
         for name in servers:
             healthy = f"until bash -c '</dev/tcp/{name}/5000' 2>&-; do sleep 0.2; done"

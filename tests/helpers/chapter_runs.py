@@ -32,17 +32,17 @@ from course.servers import start_server
 from course.session import QUIET_MLFLOW
 
 # Two passes run side by side on two cores: threads of their own would only wait for each other.
-ONE_THREAD = {
-    name: "1"
-    for name in (
+ONE_THREAD = dict.fromkeys(
+    (
         "OMP_NUM_THREADS",
         "OPENBLAS_NUM_THREADS",
         "MKL_NUM_THREADS",
         "LOKY_MAX_CPU_COUNT",
         "TF_NUM_INTRAOP_THREADS",
         "TF_NUM_INTEROP_THREADS",
-    )
-}
+    ),
+    "1",
+)
 
 
 # Outputs are those of the lock on Linux x86_64; elsewhere, or on other packages, nbval only runs the cells.

@@ -50,7 +50,7 @@ def measure(bench, learners: int = LEARNERS, **env: str) -> dict:
     from course.session import QUIET_MLFLOW
 
     environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url, **env}
-    environment |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     server = mlflow.MlflowClient(bench.url)
     experiment = server.create_experiment(f"class-{time.monotonic_ns()}")
     name = server.get_experiment(experiment).name

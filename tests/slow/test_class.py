@@ -73,7 +73,7 @@ def test_two_learners_run_the_chapters_at_once(tmp_path):
         assert not seen["ada"][0] & seen["bob"][0]
         assert len(seen["ada"][0]) == len(seen["bob"][0]) and seen["ada"][1] == seen["bob"][1]
         for account, other in ((accounts[0], "bob"), (accounts[1], "ada")):
-            experiment, run = sorted(seen[other][0])[0]
+            experiment, run = min(seen[other][0])
             for workspace in ("ada", "bob"):
                 with as_learner(account, MLFLOW_WORKSPACE=workspace):
                     client = MlflowClient(bench.url)

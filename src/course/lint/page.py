@@ -44,6 +44,7 @@ class Cell:
 
     @cached_property
     def tree(self) -> ast.Module:
+        """The syntax tree of a code cell."""
         return ast.parse(self.source)
 
     @property

@@ -159,8 +159,8 @@ def pictures(page: Page) -> Problems:
     """A picture has a text alternative; a plot has labelled axes, its numbers in an output, and a description."""
     for cell in page.cells:
         alternatives = [pair for block in cell.blocks for pair in block.pictures]
-        for tag in re.findall(r"<img\b[^>]*>", html(cell.source) if cell.is_text else ""):
-            alternatives.append((tag, "".join(re.findall(r"alt=[\"']([^\"']+)", tag))))
+        images = re.findall(r"<img\b[^>]*>", html(cell.source) if cell.is_text else "")
+        alternatives += [(image, "".join(re.findall(r"alt=[\"']([^\"']+)", image))) for image in images]
         for picture, alternative in alternatives:
             if len(alternative.strip()) < 20:
                 yield cell, f"{picture} has the text alternative {alternative!r}, shorter than 20 characters"
@@ -245,7 +245,7 @@ def decimals(prose: str) -> list[str]:
 
 
 def is_printed(number: str, output: str) -> bool:
-    """Whether an output has this number, digit for digit and as a number of its own."""
+    """Return whether an output has this number, digit for digit and as a number of its own."""
     output = output.replace("−", "-")
     without_commas = re.sub(r"(?<=\d),(?=\d{3}\b)", "", output)
     pattern = rf"(?<![\d.]){re.escape(number.replace(',', ''))}(?!\d|\.\d)"
@@ -298,8 +298,8 @@ def links(page: Page) -> Problems:
 
 def exercise_form(page: Page) -> Problems:
     """An exercise is a question with its hint, the learner's cell, the check, the announcement, the folded solution."""
-    questions = [(cell, id) for cell in page.text_cells if (id := _label(cell, "Exercise"))]
-    ids = [id for _, id in questions]
+    questions = [(cell, label) for cell in page.text_cells if (label := _label(cell, "Exercise"))]
+    ids = [label for _, label in questions]
     expected = [f"{page.number}.{number}" for number in range(1, len(ids) + 1)]
     listed = {exercise.id: exercise for exercise in page.exercises}
     asked = [cell.number for cell, _ in questions]
@@ -315,8 +315,8 @@ def exercise_form(page: Page) -> Problems:
         (None, f"the cells tagged solution are {solutions}, not {fourth}, after the checks", solutions == fourth),
         (None, "an exercise is outside the section 'Exercises'", inside.issuperset(asked)),
     )
-    for cell, id in questions:
-        yield from _one_exercise(page, cell, id, listed.get(id))
+    for cell, label in questions:
+        yield from _one_exercise(page, cell, label, listed.get(label))
 
 
 def _label(cell: Cell, label: str) -> str | None:

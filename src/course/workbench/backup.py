@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from course import store
 from course.errors import CourseError
@@ -51,13 +52,14 @@ class Process:
             self.socket = bench.socket if bench else Path(lines[4])
             yield
 
-    def run(self, program: str, *arguments: str, database: str, **how) -> bytes:
+    def run(self, program: str, *arguments: str, database: str, **how: Any) -> bytes:
         """Run one of PostgreSQL's programs on that database; return what it printed."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         env |= {"PGHOST": str(self.socket), "PGUSER": postgres.ROLE, "PGDATABASE": database}
         return postgres.run([postgres.program(program), *arguments], env=env, **how)
 
     def add_files(self, tar: tarfile.TarFile) -> None:
+        """Add the artifacts, and the accounts if there are any."""
         artifacts = self.folder / "artifacts"
         for path in [artifacts, *sorted(artifacts.rglob("*")), self.folder / "accounts.json"]:
             with suppress(FileNotFoundError):  # deleted meanwhile
@@ -91,10 +93,10 @@ class Containers:
 
     kind = "docker"
 
-    def _compose(self, *words: str, **how) -> bytes:
+    def _compose(self, *words: str, **how: Any) -> bytes:
         return postgres.run(["docker", "compose", "-f", str(root() / "workbench" / "compose.yaml"), *words], **how)
 
-    def _mlflow(self, *command: str, **how) -> bytes:
+    def _mlflow(self, *command: str, **how: Any) -> bytes:
         """Run a command in a container of its own, which sees the artifacts and the settings of MLflow's."""
         return self._compose("run", "--rm", "--no-deps", "-T", "mlflow", *command, **how)
 
@@ -103,12 +105,14 @@ class Containers:
         self._compose("up", "--detach", "--wait", "--no-recreate", "postgres")
         return nullcontext()
 
-    def run(self, program: str, *arguments: str, database: str, **how) -> bytes:
+    def run(self, program: str, *arguments: str, database: str, **how: Any) -> bytes:
+        """Run one of PostgreSQL's programs on that database; return what it printed."""
         env = ["--env", f"PGUSER={postgres.ROLE}", "--env", f"PGDATABASE={database}"]
         return self._compose("exec", "-T", *env, "postgres", program, *arguments, **how)
 
     def add_files(self, tar: tarfile.TarFile) -> None:
-        with tempfile.TemporaryFile(dir=Path(tar.name).parent) as copy:
+        """Add the artifacts."""
+        with tempfile.TemporaryFile(dir=Path(str(tar.name)).parent) as copy:
             script = "tar -c -C / --ignore-failed-read artifacts || [ $? = 1 ]"  # 1: a file changed meanwhile
             self._mlflow("sh", "-c", script, stdout=copy)
             copy.seek(0)
@@ -132,7 +136,7 @@ class Containers:
                     backup(kept := kept_name(file), docker=True)
                     print(f"What was there is kept as {kept}: `course restore --docker` puts it back.", flush=True)
                 _load(self, unpacked, self._mlflow("python", "-c", HASH).decode().strip())  # of the password in .env
-                with open(file, "rb") as whole:
+                with file.open("rb") as whole:
                     script = "find /artifacts -mindepth 1 -delete; tar -xz --no-overwrite-dir -C / artifacts"
                     self._mlflow("sh", "-ec", script, stdin=whole)
             finally:
@@ -193,8 +197,9 @@ def _unpack(file: Path, folder: Path, kind: str) -> dict[str, str]:
             while whole.read(1 << 20):
                 pass
         with tarfile.open(file, "r:gz") as tar:
-            tar.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # from 3.11.4 on
-        manifest = json.loads((folder / "manifest.json").read_text())
+            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+            tar.extractall(folder, **options)
+        manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise CourseError(
             f"{file} is not a backup of a workbench, or is damaged ({error}): copy it again from where it was made, or "

@@ -7,6 +7,7 @@ import re
 import secrets
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 from unittest.mock import patch
 
 from mlflow import MlflowClient, MlflowException
@@ -16,12 +17,16 @@ from course.errors import CourseError
 from course.session import IMPATIENT
 from course.workbench import local as workbench
 
+if TYPE_CHECKING:
+    from mlflow.server.auth.client import AuthServiceClient
+
 TAKEN = ["admin", "default", "workspaces", "api", "ajax-api", "static-files"]  # by MLflow, in its addresses
 
 
 def learners(file: Path) -> None:
     """Make what is missing on the server in use. Writes passwords and what each learner sets to FILE-accounts."""
-    names, accounts = [], file.with_name(file.name + "-accounts")
+    names: list[str] = []
+    accounts = file.with_name(file.name + "-accounts")
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         name = line.partition("#")[0].strip()
         if name in names + TAKEN or not re.fullmatch("|[a-z0-9][-a-z0-9]{0,61}[a-z0-9]", name):
@@ -35,7 +40,7 @@ def learners(file: Path) -> None:
         try:
             client.search_experiments(max_results=1)  # says it where workspaces are off: the next one would not
             there = {workspace.name for workspace in client.list_workspaces()}
-            with open(os.open(accounts, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+", newline="") as book:
+            with os.fdopen(os.open(accounts, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+", newline="") as book:
                 for name in names:
                     if name not in there:
                         client.create_workspace(name)
@@ -61,7 +66,7 @@ def _server() -> str:
     return url
 
 
-def _account(auth, name: str, url: str, book) -> str:
+def _account(auth: "AuthServiceClient", name: str, url: str, book: TextIO) -> str:
     """Make what is missing of the account, if the server has accounts; return what was done."""
     book.seek(0)
     rows = list(csv.reader(book))

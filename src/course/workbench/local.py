@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import webbrowser
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -34,12 +35,13 @@ PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyter
 class Workbench:
     """A running workbench: `url` of MLflow, `database` for SQLAlchemy, `lab` of JupyterLab where it has one."""
 
-    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None):
+    def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None) -> None:
         self.folder, self.url, self.lab = folder, server.url, lab
         self.database, self.socket, self._server = postgres.uri(socket), socket, server
         self._parts = ExitStack()
 
     def running(self) -> bool:
+        """Return whether all parts run: when one ends, the others are ended."""
         return self._server.running()
 
     def stop(self) -> None:
@@ -62,13 +64,13 @@ class Workbench:
             f"{part} ended by itself, and the workbench was stopped; the end of {log}:\n" + "\n".join(lines)
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Workbench":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<workbench: {'running' if self.running() else 'stopped'}>"
 
 
@@ -102,7 +104,7 @@ def start(
         port = _port(folder / "port", lab.usual_port(folder), "MLflow" if jupyter else None)
         lab_port = _port(folder / "lab-port", lab.usual_port(folder) + 1, "JupyterLab") if jupyter else None
         env, address = _parts(folder, socket, port, mlflow, auth), None
-        if jupyter:
+        if lab_port is not None:
             token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
             address = f"http://127.0.0.1:{lab_port}/lab/tree/work?token={token}"
             env |= lab.ENVIRONMENT | {"JUPYTER_TOKEN_FILE": str(folder / "jupyter-token")}
@@ -182,7 +184,7 @@ def admin(folder: Path) -> tuple[str, str] | None:
 def _write_secret(path: Path, text: str) -> str:
     """Write the text to a file that only this account may read, and return it."""
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
     return text
 
@@ -292,7 +294,7 @@ def workbench(open_browser: bool, auth: bool) -> None:
         if auth:
             print(f"MLflow asks for a name and a password: admin, and what {folder() / 'accounts.json'} holds.")
         print("Stop all three with Ctrl-C. Your runs stay, and the next start finds them.", flush=True)
-        if open_browser:
-            lab.webbrowser.open(bench.lab)
+        if open_browser and bench.lab:
+            webbrowser.open(bench.lab)
         if not lab.wait(stopped, bench.running):
             raise bench.why_it_ended()

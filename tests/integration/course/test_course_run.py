@@ -134,7 +134,7 @@ def test_in_a_terminal_a_bar_moves(fake):
 
 
 @pytest.mark.parametrize(
-    "arguments, sentence",
+    ("arguments", "sentence"),
     [
         (["run", "07"], "There is no chapter 07: the chapters are 01, 02, and a range is written 01-02."),
         (["run", "two"], "There is no chapter two: the chapters are 01, 02,"),

@@ -54,9 +54,8 @@ def test_a_server_that_ignores_being_asked_is_killed(here):
 
 
 def test_an_error_in_the_cell_stops_the_server(here):
-    with pytest.raises(ZeroDivisionError):
-        with start_server(command(here), "/"):
-            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), start_server(command(here), "/"):
+        raise ZeroDivisionError
     assert not here.processes()
 
 

@@ -52,9 +52,9 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(PipelineError, match=rf"at work in .* \(process {holder.pid} on .*, since 20"):
-            with stages.locked(tmp_path):
-                pass
+        refusal = rf"at work in .* \(process {holder.pid} on .*, since 20"
+        with pytest.raises(PipelineError, match=refusal), stages.locked(tmp_path):
+            pass
     finally:
         holder.kill()
         holder.wait()

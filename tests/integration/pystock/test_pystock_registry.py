@@ -71,7 +71,8 @@ def no_gate(monkeypatch):
 
 
 @needs_fork
-def test_of_many_at_once_exactly_one_wins(uri, no_gate, processes, racers=4, rounds=2):
+def test_of_many_at_once_exactly_one_wins(uri, no_gate, processes):
+    racers, rounds = 4, 2
     name = registered(racers * rounds)
     winners = []
     for start in range(1, racers * rounds, racers):
@@ -104,7 +105,7 @@ _, _, _, _, NEXT, GO, ALIAS = range(7)
 
 @needs_fork
 @pytest.mark.parametrize(
-    "uri, writes",
+    ("uri", "writes"),
     [("sqlite", (2, NEXT, GO, ALIAS, 8)), pytest.param("postgresql", (GO, ALIAS), marks=on_bench)],
     indirect=["uri"],
 )

@@ -60,7 +60,7 @@ for _ in tuning.go_on(study, doomed):
 """
 
 
-@pytest.mark.parametrize("when, mirrored", [("in a trial", 13), ("before the mirror", 12), ("in the mirror", 12)])
+@pytest.mark.parametrize(("when", "mirrored"), [("in a trial", 13), ("before the mirror", 12), ("in the mirror", 12)])
 def test_a_killed_search_goes_on_to_the_same_best_trial(when, mirrored, tracked, in_one_go):
     """Killed for real after 13 finished trials; the best is that of a search in one go, and each trial has its run."""
     study = tuning.open_study("broken", tracked, trials=25, **ABOUT)

@@ -48,7 +48,7 @@ class Awkward:
 
 
 @pytest.mark.parametrize(
-    "exercise, answer, printed",
+    ("exercise", "answer", "printed"),
     [
         ("01.1", ..., "Exercise 01.1: not answered yet: replace the ... in the cell above, then run both cells."),
         ("01.1", 3, "Exercise 01.1: right."),

@@ -241,7 +241,7 @@ FOUR_LINES += [("solution =", "1\nsolution ="), ("[exercise]\n", "[exercise]\n# 
 
 
 @pytest.mark.parametrize(
-    "expected, changes, outputs",
+    ("expected", "changes", "outputs"),
     [
         ([], [("It is 0", "The warning is old. It is 0")], {"heads /": shown("0.505\nold", "stderr")}),
         ([], [("Now you.", "Now\n+++\nyou.\n" + CELL + "7\n```")], {"ax.plot": PLOT, "print(": shown("3")}),

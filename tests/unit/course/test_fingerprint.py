@@ -6,7 +6,7 @@ from course.execute import fingerprint
 
 
 @pytest.mark.parametrize(
-    "path, counts",
+    ("path", "counts"),
     [
         ("src/pystock/api/schema.py", True),
         ("src/course/workbench/supervisord.conf", True),

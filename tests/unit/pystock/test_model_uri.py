@@ -15,7 +15,7 @@ def tracked(tmp_path, empty_store, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "uri, parts",
+    ("uri", "parts"),
     [
         ("models:/pystock-big-move@champion", ModelURI("pystock-big-move", alias="champion")),
         ("models:/a model/12", ModelURI("a model", version=12)),

@@ -39,12 +39,16 @@ def test_steps_are_children_of_one_parent(tracked, capsys):
 @pytest.mark.parametrize("error", [ValueError("no rows:\nload more"), PipelineError("no rows:\nload more")])
 def test_a_failing_step_fails_the_parent_which_names_it(tracked, error):
     about = {"market": "sp500"}
-    with pytest.raises(SystemExit, match=r"^steps, main: no rows:\nload more$"):
+
+    def job():
         with pipeline.run("steps", "main", about) as step:
             with step("first"):
                 pipeline.end_step("done", "three rows")
             with step("second"):
                 raise error
+
+    with pytest.raises(SystemExit, match=r"^steps, main: no rows:\nload more$"):
+        job()
     parent, first, second = found(f"tags.market = '{about['market']}'")
     assert [each.info.status for each in (parent, first, second)] == ["FAILED", "FINISHED", "FAILED"]
     assert (parent.data.tags["failed_step"], parent.data.tags["failed_because"]) == ("second", "no rows:")
@@ -52,9 +56,8 @@ def test_a_failing_step_fails_the_parent_which_names_it(tracked, error):
 
 def test_an_error_of_the_programmer_shows_where_it_happened(tracked):
     about = {"market": "sp500"}
-    with pytest.raises(ZeroDivisionError):
-        with pipeline.run("steps", "main", about) as step, step("first"):
-            1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError), pipeline.run("steps", "main", about) as step, step("first"):
+        1 / 0  # noqa: B018
     parent, first = found(f"tags.market = '{about['market']}'")
     assert (parent.info.status, first.info.status) == ("FAILED", "FAILED")
     assert parent.data.tags["failed_because"] == "division by zero"
@@ -64,9 +67,9 @@ def test_a_run_of_another_machine_is_not_taken_for_dead(tracked):
     name, client = "elsewhere", mlflow.MlflowClient()
     tags = {"claim": name, "process": "attic 1700000000|1|1700000000", "ticket": "1"}
     other = client.create_run("0", tags=tags).info.run_id
-    with pytest.raises(SystemExit, match=rf"the run {other} on attic has been at .* end it with .*set_terminated"):
-        with pipeline.run("a-pipeline", "main", {}, claim=name):
-            raise AssertionError("two at once")
+    refusal = rf"the run {other} on attic has been at .* end it with .*set_terminated"
+    with pytest.raises(SystemExit, match=refusal), pipeline.run("a-pipeline", "main", {}, claim=name):
+        raise AssertionError("two at once")
     client.set_terminated(other, "KILLED")
     with pipeline.run("a-pipeline", "main", {}, claim=name):
         pass

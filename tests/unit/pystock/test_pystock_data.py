@@ -129,7 +129,7 @@ DAMAGES = {
     "cut in a number": (lambda text: text[:-3], "middle of a line"),
     "cut after a comma": (lambda text: text[: text.rindex(",") + 1] + "\n", "2020-01-06 a value is missing"),
     "column renamed": (lambda text: text.replace("Adj Close", "Adjusted"), "Adjusted"),
-    "column lost": (lambda text: re.sub(r",[^,\n]*$", "", text, flags=re.M), "not Open, High, Low, Close"),
+    "column lost": (lambda text: re.sub(r",[^,\n]*$", "", text, flags=re.MULTILINE), "not Open, High, Low, Close"),
     "no dates": (lambda text: text.replace("Date", "Day"), "no column Date"),
     "field too many": (lambda text: text.replace("300", "300,1"), "line 4"),
     "bad date": (lambda text: text.replace("2020-01-03", "2020-13-03"), "line 3 has no date"),

@@ -115,7 +115,7 @@ def test_the_requirements_are_those_installed_and_agree_with_the_lock(fitted):
 
 
 @pytest.mark.parametrize(
-    "classifier, options, complaint",
+    ("classifier", "options", "complaint"),
     [
         (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is no probability"),
         (tuning.build("logistic").fit(X[["calm"]], y), {}, "from the 3 columns of X"),
@@ -153,7 +153,7 @@ def test_a_decision_model_is_loaded_with_its_features_and_threshold(tracking, fi
 
 
 @pytest.mark.parametrize(
-    "change, complaint",
+    ("change", "complaint"),
     [
         ({"inputs": None}, "has no signature of named columns of doubles: log it with one."),
         ({"inputs": Schema([ColSpec("double")])}, "has no signature of named columns of doubles"),

@@ -1,5 +1,6 @@
 """The output of a batch job on disk: whole, or marked as unfinished, whatever step fails."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -68,10 +69,8 @@ def test_a_folder_is_the_old_one_or_the_new_one_or_unfinished_wherever_a_commit_
         manifest = prepare(output, NEW)
         with pytest.MonkeyPatch.context() as patch:
             count = crash_at(step, patch)
-            try:
+            with contextlib.suppress(Crash):
                 resume.commit(output, manifest)
-            except Crash:
-                pass
             finished = count() < step
         if output.is_whole():
             texts = json.loads(output.manifest.read_text())["texts"]
@@ -97,9 +96,9 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path):
 def test_an_error_of_the_disk_is_one_sentence_that_tells_the_state(tmp_path, folder):
     output = Output(tmp_path / "out.csv", folder)
     (output.new).mkdir(parents=True)
-    with pytest.raises(BatchError, match=r"out.csv cannot be written \(Permission denied\), and is as it was before"):
-        with resume.disk_errors(output):
-            raise PermissionError(13, "Permission denied")
+    message = r"out.csv cannot be written \(Permission denied\), and is as it was before"
+    with pytest.raises(BatchError, match=message), resume.disk_errors(output):
+        raise PermissionError(13, "Permission denied")
     assert not output.new.exists()
     if folder:
         output.path.mkdir()
@@ -110,9 +109,9 @@ def test_an_error_of_the_disk_is_one_sentence_that_tells_the_state(tmp_path, fol
 def test_a_second_job_on_one_output_is_refused_and_told_who_is_first(tmp_path):
     output = Output(tmp_path / "out.csv", folder=False)
     with resume.locked(output.path):
-        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process"):
-            with resume.locked(output.path):
-                pass
+        message = "a batch job is at work on .*out.csv .another process"
+        with pytest.raises(BatchError, match=message), resume.locked(output.path):
+            pass
         resume.begin(output, {"version": 1}, None)
         with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"), resume.locked(output.path):
             pass

@@ -105,7 +105,7 @@ def test_a_version_in_staging_is_tested(post):
 
 
 @pytest.mark.parametrize(
-    "before, after", [(b"Staging", b"Archived"), (b"lifecycle", b"note"), (b'"set"', b'"deleted"')]
+    ("before", "after"), [(b"Staging", b"Archived"), (b"lifecycle", b"note"), (b'"set"', b'"deleted"')]
 )
 def test_other_events_start_nothing(post, before, after):
     answer = post(BODY.replace(before, after))

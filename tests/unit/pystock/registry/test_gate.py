@@ -176,7 +176,7 @@ def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days)
     assert "190 evaluation days are left after 2014-03-31" in failures(spring, evaluate_after="2014-03-31")["base rate"]
 
 
-@pytest.mark.parametrize("tags, reason", [
+@pytest.mark.parametrize(("tags", "reason"), [
     (TAGS, "nothing says on which days it was trained; write the last one into its source run, as in"),
     (TAGS | {"train_end": "last year"}, "it says that it was trained up to last year; write a date as 2009-12-31"),
 ])  # fmt: skip

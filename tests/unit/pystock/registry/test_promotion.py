@@ -82,12 +82,16 @@ def test_a_refusal_lists_every_condition_that_failed_and_is_recorded(tracked, mo
 # Interrupted -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("write, outcome", [("log_param", "interrupted"), ("set_registered_model_alias", "promoted")])
+@pytest.mark.parametrize(
+    ("write", "outcome"),
+    [("log_param", "interrupted"), ("set_registered_model_alias", "promoted")],
+)
 def test_the_next_call_settles_what_an_interrupted_one_has_left(tracked, no_gate, monkeypatch, write, outcome):
     name = registered(3, champion=1)
-    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, write, interrupt)
-        registry.promote(name, 2, why="too slow")
+        with pytest.raises(KeyboardInterrupt):
+            registry.promote(name, 2, why="too slow")
     assert rows(name, "outcome", "evidence")[-1] == ("interrupted", "the next promote or rollback settles it")
     registry.promote(name, 3, why="the next")
     assert rows(name, "outcome")[1][0].startswith(outcome) and champion(name) == 3
@@ -95,9 +99,10 @@ def test_the_next_call_settles_what_an_interrupted_one_has_left(tracked, no_gate
 
 def test_a_call_on_another_machine_is_taken_for_dead_after_the_lease(tracked, no_gate, monkeypatch):
     name = registered(3, champion=1)
-    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupt)
-        registry.promote(name, 2, why="too slow")
+        with pytest.raises(KeyboardInterrupt):
+            registry.promote(name, 2, why="too slow")
     monkeypatch.setattr("pystock.processes.machine", lambda: "elsewhere 1")
     monkeypatch.setattr(promotion, "PATIENCE", 0.2)
     assert rows(name, "outcome")[-1] == ("under way",)
@@ -110,9 +115,10 @@ def test_a_call_on_another_machine_is_taken_for_dead_after_the_lease(tracked, no
 
 def test_an_interrupted_promotion_of_a_deleted_version_does_not_hold_up_the_chain(tracked, no_gate, monkeypatch):
     name = registered(3, champion=1)
-    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupt)
-        registry.promote(name, 2, why="too slow")
+        with pytest.raises(KeyboardInterrupt):
+            registry.promote(name, 2, why="too slow")
     mlflow.MlflowClient().delete_model_version(name, "2")
     registry.promote(name, 3, why="the next")
     assert rows(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]

@@ -20,7 +20,7 @@ def test_settings_are_the_defaults_with_what_is_given():
 
 
 @pytest.mark.parametrize(
-    "family, settings, said",
+    ("family", "settings", "said"),
     [
         ("forest", "", "There is no family 'forest': choose one of logistic, xgboost."),
         ("logistic", "depth=3", "logistic has no setting 'depth': its settings are C, class_weight, years."),
@@ -40,7 +40,7 @@ def test_a_wrong_setting_is_named(family, settings, said):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "said"),
     [
         (["main.py", "--family", "forest"], "argument --family: invalid choice: 'forest' (choose from"),
         (["main.py", "--threshold", "high"], "argument --threshold: 'high' is no probability: give a number from 0"),
