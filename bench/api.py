@@ -74,7 +74,7 @@ def minimal(model: str) -> Server:
 
 def mlflow_serve(model: str) -> Server:
     words = ["models", "serve", "--env-manager", "local", "--host", "127.0.0.1", "--port", "{port}"]
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # it calls `uvicorn`
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # it calls `uvicorn`
     words = [sys.executable, "-m", "mlflow", *words, "--model-uri", f"models:/{NAME}@{model}"]
     return start_server(words, env={"PATH": path})
 
@@ -128,8 +128,7 @@ def side_by_side(model: str, classifier, texts: dict[str, Path], place: Path) ->
         }
         for url, body in targets.values():
             load_of(url, body, 1)
-        for _ in range(ROUNDS):
-            one.append({name: load_of(*target) for name, target in targets.items()})
+        one += [{name: load_of(*target) for name, target in targets.items()} for _ in range(ROUNDS)]
         full = np.median([each["service"]["a second"] for each in one])
         half = [load_of(*targets["service"], pause=2000 * CONNECTIONS / full) for _ in range(ROUNDS)]
         for _ in range(ROUNDS):

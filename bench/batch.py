@@ -69,7 +69,7 @@ def table(rows: int) -> pd.DataFrame:
 
 def bare(classifier, source: Path, output: Path) -> None:
     constant = [NAME, 1, "2018-12-31T21:00:00+00:00", "0" * 64]
-    with open(output, "wb") as file:
+    with output.open("wb") as file:
         writer = None
         for rows in csv_chunks(source) if source.suffix == ".csv" else parquet_chunks(source):
             X = np.column_stack([rows[name].to_numpy() for name in rows.column_names if name != "Date"])
@@ -90,7 +90,7 @@ def bare(classifier, source: Path, output: Path) -> None:
 
 
 def csv_chunks(source: Path):
-    with open(source, "rb") as file:
+    with source.open("rb") as file:
         header = file.readline().decode().strip().split(",")
         types = {name: pa.string() if name == "Date" else pa.float64() for name in header}
         options = pa.csv.ReadOptions(column_names=header), pa.csv.ConvertOptions(column_types=types)
@@ -162,7 +162,7 @@ def memory(rows: pa.Table, place: Path, form: str) -> dict:
     for times in (1, 10):
         source = place / f"{times}.{form}"
         if form == "csv":
-            with open(place / "in.csv", "rb") as once, open(source, "wb") as file:
+            with (place / "in.csv").open("rb") as once, source.open("wb") as file:
                 header = once.readline()
                 file.write(header)
                 for _ in range(times):

@@ -71,7 +71,7 @@ def main():
     if git("status", "--porcelain", "--untracked-files=no"):
         print("Uncommitted changes are not measured: the clone holds the last commit.", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # as root PostgreSQL runs under another account, which has to get in
+        Path(folder).chmod(0o755)  # as root PostgreSQL runs under another account, which has to get in
         clone = Path(folder) / "clone"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
         figures = {"set-up": round(timed("make", "setup", folder=clone), 1)}

@@ -52,7 +52,7 @@ def measure() -> dict:
     figures, starts, here, default, asks = {}, [], [], [], []
     with tempfile.TemporaryDirectory(prefix="course-bench-", dir="/tmp") as name:
         folder = Path(name) / "workbench"
-        os.chmod(name, 0o755)
+        folder.parent.chmod(0o755)
         with workbench.start(folder, jupyter=True) as bench:
             call(bench.url)
         for _ in range(3):

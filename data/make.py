@@ -2,7 +2,7 @@
 
     python data/make.py [folder]
 
-Writes both files (into this folder by default) and prints their sha256 checksums, which stand in README.md.
+Writes both files (into this folder by default) and prints their sha256 checksums, which are in README.md.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from arch.data import nasdaq, sp500
 
 
 def make(folder: Path) -> None:
+    """Write both files into a folder, and print their checksums."""
     for name, source in (("sp500", sp500), ("nasdaq", nasdaq)):
         # Indices are quoted in hundredths; arch's further decimals (1229.22998) are single-precision noise.
         text = source.load().to_csv(float_format="%.2f", lineterminator="\n", date_format="%Y-%m-%d")
