@@ -22,4 +22,5 @@ def add_contents(app, name, source):
 
 
 def setup(app):
+    """Connect the function above; Sphinx calls this."""
     app.connect("source-read", add_contents)

@@ -23,13 +23,13 @@ MARKETS = {"sp500": "S&P 500", "nasdaq": "NASDAQ Composite"}
 
 
 class DataError(PystockError, ValueError):
-    """Prices that cannot be had or cannot be trusted; the message names the thing, the reason and the mend."""
+    """Prices that cannot be had or cannot be trusted; the message names the thing, the reason and the fix."""
 
 
 def named(name: str, market: str = DEFAULT_MARKET) -> str:
-    """The name of an experiment, a study or a registered model that belongs to one market.
+    """Return the name of an experiment, a study or a registered model that belongs to one market.
 
-    The default market's have the plain name, others carry theirs: `pystock-big-move`, `pystock-big-move-nasdaq`.
+    The default market's have the plain name, others end in theirs: `pystock-big-move`, `pystock-big-move-nasdaq`.
     """
     return name if market == DEFAULT_MARKET else f"{name}-{market}"
 
@@ -51,7 +51,7 @@ def _schema(longest_gap: int) -> pa.DataFrameSchema:
 
 
 def _days(prices: pd.DataFrame) -> pd.Series:
-    """Days since the row before; 1 on the first row, which has none."""
+    """Return the days since the row before; 1 on the first row, which has none."""
     return prices.index.to_series().diff().dt.days.fillna(1)
 
 
@@ -64,10 +64,10 @@ def validate(
     mend: str = "correct or drop that row",
     longest_gap: int = LONGEST_GAP,
 ) -> pd.DataFrame:
-    """`prices`, if sound, as float64 and int64; otherwise a DataError with the first bad date and the rule it breaks.
+    """Return sound `prices` as float64 and int64.
 
     `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `mend` are for the message,
-    `longest_gap` is in days.
+    `longest_gap` is in days. Raises DataError with the first bad date and the rule that it breaks.
     """
     if list(prices.columns) != COLUMNS:
         raise DataError(
@@ -89,7 +89,7 @@ def validate(
 
 
 def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None = None) -> pd.DataFrame:
-    """The embedded daily prices of a market, validated; days from `start` to `end`, both included.
+    """Return the embedded daily prices of a market, validated; days from `start` to `end`, both included.
 
     `market` is a key of `MARKETS`. Both files cover 1999-01-04 to 2018-12-31, 5,031 trading days; source and known
     flaws: data/README.md. They are looked for in the folder that PYSTOCK_DATA names, else in the checkout's data/.
@@ -109,22 +109,22 @@ def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None
 
 
 def embedded_folder() -> Path:
-    """The folder of the embedded prices, MARKET.csv each: PYSTOCK_DATA where it is set, else the checkout's data/."""
+    """Return the folder of the embedded prices, MARKET.csv: PYSTOCK_DATA if it is set, else the checkout's data/."""
     return Path(os.environ.get("PYSTOCK_DATA") or Path(__file__).resolve().parents[2] / "data")
 
 
 def read_rows(path: Path, mend: str) -> pd.DataFrame:
-    """The rows of a price file as they stand in it, sound or not: text in the columns `Date` and `COLUMNS`.
+    """Return the rows of a price file as text, sound or not, in the columns `Date` and `COLUMNS`.
 
     The index `line` is the row's line in the file, whose first is line 2; a field that is missing is "". Raises
-    DataError, which ends in `mend`, for what is no table of these columns; of the values it asks nothing.
+    DataError, which ends in `mend`, for a file that is not a table of these columns; the values are not checked.
     """
     table = _table(_text(path, mend), path, mend, dtype=str, keep_default_na=False, skip_blank_lines=False)
     return as_rows(table, str(path), mend)
 
 
 def as_rows(table: pd.DataFrame, name: str, mend: str) -> pd.DataFrame:
-    """A table of text in the layout of `read_rows`; the arguments as in `validate`."""
+    """Return a table of text in the layout of `read_rows`; the arguments as in `validate`."""
     if list(table.columns) != ["Date", *COLUMNS]:
         raise DataError(
             f"{name} has the columns {', '.join(map(str, table.columns))}, not Date, {', '.join(COLUMNS)}: {mend}."
@@ -171,7 +171,7 @@ def _text(path: Path, mend: str) -> str:
     return text
 
 
-def _table(text: str, path: Path, mend: str, **options) -> pd.DataFrame:
+def _table(text: str, path: Path, mend: str, **options: object) -> pd.DataFrame:
     try:
         return pd.read_csv(io.StringIO(text), **options)
     except ValueError as error:  # pandas' parser errors are ValueErrors
@@ -180,13 +180,13 @@ def _table(text: str, path: Path, mend: str, **options) -> pd.DataFrame:
 
 
 def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) -> pd.DataFrame:
-    """Daily prices of a live ticker (`^GSPC`, `BTC-USD`, …) from Yahoo, in the layout and schema of the embedded ones.
+    """Return daily prices of a live ticker (`^GSPC`, `BTC-USD`, …) from Yahoo, in the layout of the embedded ones.
 
     Days from `start` to `end`, both included. The prices are Yahoo's: adjusted by Yahoo for splits, and in Adj Close
-    alone for dividends; nothing is filled or rounded here. A day of which Yahoo has no value at all is left out, one
-    that lacks some is an error, and one that is still trading has its values so far: choose an `end` before today.
-    `longest_gap`, in days: 7 suits the exchanges of New York; coins trade every day, and 1 finds a lost one; holidays
-    in China and Japan take up to 11.
+    alone for dividends; nothing is filled or rounded here. They meet `SCHEMA`. A day of which Yahoo has no
+    value at all is left out, one that lacks some is an error, and one that is still trading has its values so far:
+    choose an `end` before today. `longest_gap`, in days: 7 suits the exchanges of New York; coins trade every day, and
+    1 finds a lost one; holidays in China and Japan take up to 11.
 
     Needs a network. Raises DataError offline, for a ticker or days that Yahoo does not know, when Yahoo refuses or
     its answer cannot be read, and for prices that break the schema.
@@ -204,7 +204,7 @@ def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) 
     logger.disabled, config.hide_exceptions = True, False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside yfinance, which its users cannot mend
+            warnings.simplefilter("ignore")  # deprecations inside yfinance, which its users cannot fix
             answer = yfinance.Ticker(ticker).history(
                 start=first, end=last + pd.Timedelta(days=1), auto_adjust=False, actions=False
             )

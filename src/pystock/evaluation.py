@@ -5,10 +5,11 @@ and `beats` computes it: the Brier skill score against the rolling base rate has
 the held-out years.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn import metrics
 from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, roc_auc_score
 from sklearn.metrics import log_loss as log_loss_score
@@ -16,6 +17,8 @@ from sklearn.model_selection import TimeSeriesSplit
 
 # The course's clock: trained on 1999 to 2009, held out 2010 to 2014, in production from 2015 to 2018.
 TRAIN_START, TRAIN_END, TEST_END, PRODUCTION_END = "1999-01-01", "2009-12-31", "2014-12-31", "2018-12-31"
+
+Score = TypeVar("Score", float, np.ndarray)  # one, or one for each resample
 
 MIN_ROWS = 30  # for an interval: fewer say nothing about how outcomes cluster
 MIN_BLOCK = 5  # days: a trading week
@@ -27,7 +30,7 @@ MIN_BLOCK = 5  # days: a trading week
 def time_split(
     X: pd.DataFrame, y: pd.Series, train_end: str = TRAIN_END, test_end: str = TEST_END, gap: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series, pd.Series]:
-    """X_train, X_test, y_train, y_test: rows up to `train_end`, and after it up to `test_end`.
+    """Return X_train, X_test, y_train, y_test: rows up to `train_end`, and after it up to `test_end`.
 
     An outcome is known one trading day after its row. So `gap` drops the last training rows (with 1, the one whose
     outcome falls into the test period), and a test row whose outcome falls after `test_end` is dropped too. With a
@@ -56,8 +59,8 @@ def time_split(
     return X.iloc[train], X.iloc[test], y.iloc[train], y.iloc[test]
 
 
-def walk_forward(n_splits: int = 5, gap: int = 1, **options) -> TimeSeriesSplit:
-    """Folds that train on the past and validate on what follows, for use as `cv` inside the training period.
+def walk_forward(n_splits: int = 5, gap: int = 1, **options: int) -> TimeSeriesSplit:
+    """Return folds that train on the past and validate on what follows, as `cv` inside the training period.
 
     `gap` rows between the two are left out, since the last training outcome is only known on the first validation
     day; `options` (test_size, max_train_size) go to scikit-learn's TimeSeriesSplit.
@@ -69,17 +72,17 @@ def walk_forward(n_splits: int = 5, gap: int = 1, **options) -> TimeSeriesSplit:
 
 
 def always_up(index: pd.Index) -> pd.Series:
-    """Probability 1 on every row of `index`."""
+    """Return probability 1 on every row of `index`."""
     return pd.Series(1.0, index=index, name="always_up")
 
 
 def frozen_base_rate(y_train: pd.Series, index: pd.Index) -> pd.Series:
-    """The share of ones in the training outcomes, on every row of `index`."""
+    """Return the share of ones in the training outcomes, on every row of `index`."""
     return pd.Series(float(y_train.mean()), index=index, name="frozen_base_rate")
 
 
 def rolling_base_rate(y: pd.Series, index: pd.Index, window: int = 250) -> pd.Series:
-    """The share of ones among the last `window` outcomes known at the close of each day of `index`.
+    """Return the share of ones among the last `window` outcomes known at the close of each day of `index`.
 
     At the close of day t the newest outcome known is that of row t-1. `y` holds the outcomes of all days (not of the
     test period alone), `index` the days to forecast, up to one day after the end of `y`. Raises ValueError where
@@ -91,16 +94,16 @@ def rolling_base_rate(y: pd.Series, index: pd.Index, window: int = 250) -> pd.Se
 
 
 def yesterdays_class(y: pd.Series, index: pd.Index) -> pd.Series:
-    """The newest outcome known at the close of each day of `index` (that of row t-1), as a probability of 0 or 1.
+    """Return the newest outcome known at the close of each day of `index`, as a probability of 0 or 1.
 
-    `y` and `index` as for `rolling_base_rate`.
+    At the close of day t that is the outcome of row t-1. `y` and `index` as for `rolling_base_rate`.
     """
     return pd.Series(y.to_numpy(dtype="float64")[_known(y, index, 1) - 1], index=index, name="yesterdays_class")
 
 
 def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
-    """For each day of `index`, how many outcomes of `y` are known at its close."""
-    known = y.index.searchsorted(index, side="left")
+    """Return for each day of `index` how many outcomes of `y` are known at its close."""
+    known: np.ndarray = y.index.searchsorted(index, side="left")
     if len(index) and known.min() < needed:
         raise ValueError(
             f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed: "
@@ -117,8 +120,8 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
 # Scores, with an interval ----------------------------------------------------------------------------------------
 
 
-def _with_interval(found, digits: int) -> str:
-    return f"{found.value:+.{digits}f} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+def _with_interval(score: "Skill | Difference", digits: int) -> str:
+    return f"{score.value:+.{digits}f} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
 
 
 class Skill(NamedTuple):
@@ -131,8 +134,6 @@ class Skill(NamedTuple):
     def __repr__(self) -> str:
         return _with_interval(self, 3)
 
-    __str__ = __repr__
-
 
 class Difference(NamedTuple):
     """A difference of two Brier scores and its 95 % interval; prints as `-0.0012 [-0.0031, +0.0007]`."""
@@ -144,37 +145,40 @@ class Difference(NamedTuple):
     def __repr__(self) -> str:
         return _with_interval(self, 4)
 
-    __str__ = __repr__
 
-
-def brier_skill_score(y, probability, reference) -> float:
-    """1 - Brier(probability) / Brier(reference): above 0 is better than the reference, 1 is perfect.
+def brier_skill_score(y: ArrayLike, probability: ArrayLike, reference: ArrayLike) -> float:
+    """Return 1 - Brier(probability) / Brier(reference): above 0 is better than the reference, 1 is perfect.
 
     Three arrays or Series of one length (Brier 1950, Monthly Weather Review 78, 1-3; Murphy 1973, Journal of Applied
     Meteorology 12, 595-600). Raises ValueError as `score_table`, except that few rows and one class are allowed.
     """
     y, probability, reference = _checked(y, probability=probability, reference=reference)
-    return _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
+    score: float = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
+    return score
 
 
-def skill(y, probability, reference, *, replicates: int = 1000, seed: int = 0) -> Skill:
-    """The Brier skill score with its 95 % interval by moving blocks; arguments and errors as `score_table`."""
+def skill(
+    y: ArrayLike, probability: ArrayLike, reference: ArrayLike, *, replicates: int = 1000, seed: int = 0
+) -> Skill:
+    """Return the Brier skill score with its 95 % interval by moving blocks; arguments and errors as `score_table`."""
     y, probability, reference = _checked(y, probability=probability, reference=reference)
     counts = _resamples(y, replicates, seed)
     value = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
     return Skill(value, *_interval(_skill(counts @ (probability - y) ** 2, counts @ (reference - y) ** 2)))
 
 
-def beats(y, probability, reference, *, replicates: int = 1000, seed: int = 0) -> bool:
-    """Whether the whole 95 % interval of the Brier skill score against `reference` lies above zero.
+def beats(y: ArrayLike, probability: ArrayLike, reference: ArrayLike, *, replicates: int = 1000, seed: int = 0) -> bool:
+    """Return whether the whole 95 % interval of the Brier skill score against `reference` is above zero.
 
     With the held-out outcomes and `rolling_base_rate` as the reference this is the system's one criterion.
     """
     return bool(skill(y, probability, reference, replicates=replicates, seed=seed).low > 0)
 
 
-def brier_difference(y, probability, other, *, replicates: int = 1000, seed: int = 0) -> Difference:
-    """Brier(probability) - Brier(other) on the same rows, with its 95 % interval: below 0 is better than the other.
+def brier_difference(
+    y: ArrayLike, probability: ArrayLike, other: ArrayLike, *, replicates: int = 1000, seed: int = 0
+) -> Difference:
+    """Return Brier(probability) - Brier(other) on the same rows, with its 95 % interval: below 0 is better.
 
     The two are resampled together, in the moving blocks of `score_table`: what is hard for both on a day falls out of
     the difference, and its interval is narrower than those of the two scores. Arguments and errors as `score_table`.
@@ -186,9 +190,15 @@ def brier_difference(y, probability, other, *, replicates: int = 1000, seed: int
 
 
 def score_table(
-    y, probability, reference, threshold: float = 0.5, *, replicates: int = 1000, seed: int = 0
+    y: ArrayLike,
+    probability: ArrayLike,
+    reference: ArrayLike,
+    threshold: float = 0.5,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Six scores with their 95 % intervals: a frame with the columns value, low, high.
+    """Return six scores with their 95 % intervals: a frame with the columns value, low, high.
 
     Rows: auc, brier, brier_skill (against `reference`), log_loss, f1, mcc; the last two call 1 what has a probability
     above `threshold`. `y` holds outcomes 0 or 1, `probability` and `reference` probabilities of a 1, in time order:
@@ -245,7 +255,7 @@ NINE = (
 )
 
 
-def nine_metrics(outcome, probability, threshold: float) -> dict[str, float]:
+def nine_metrics(outcome: ArrayLike, probability: ArrayLike, threshold: float) -> dict[str, float]:
     """Return the nine scores of `NINE`; a decision is 1 where the probability is above `threshold`.
 
     `outcome` (0 or 1) and `probability` are arrays or Series of one length. Average precision and log loss are
@@ -266,12 +276,13 @@ def nine_metrics(outcome, probability, threshold: float) -> dict[str, float]:
     }
 
 
-def block_length(y) -> int:
-    """Days in a block of the bootstrap: arch's optimal length (Politis & White 2004, Econometric Reviews 23, 53-70).
+def block_length(y: ArrayLike) -> int:
+    """Return the days in a block of the bootstrap: arch's optimal length, but at least 5.
 
-    The estimate is that for the circular block bootstrap, whose blocks are of a fixed length like the moving ones
-    (they differ only at the ends); the other, for the stationary bootstrap, is the mean of a random length. At least
-    5: where outcomes alone look independent (direction: about 1), forecasts built on the last days' flags are not.
+    See Politis & White 2004, Econometric Reviews 23, 53-70. The estimate is that for the circular block bootstrap,
+    whose blocks are of a fixed length like the moving ones (they differ only at the ends); the other, for the
+    stationary bootstrap, is the mean of a random length. At least 5: where outcomes alone look independent (direction:
+    about 1), forecasts built on the last days' flags are not.
     """
     (y,) = _checked(y)
     if len(y) < MIN_ROWS:
@@ -284,7 +295,7 @@ def block_length(y) -> int:
 
 
 def _resamples(y: np.ndarray, replicates: int, seed: int) -> np.ndarray:
-    """How often each row occurs in each resample, (replicates, rows): sums over resamples become matrix products."""
+    """Return how often each row occurs in each resample, (replicates, rows), for sums by matrix products."""
     from arch.bootstrap import MovingBlockBootstrap
 
     bootstrap = MovingBlockBootstrap(block_length(y), np.arange(len(y)), seed=seed)
@@ -293,19 +304,23 @@ def _resamples(y: np.ndarray, replicates: int, seed: int) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
-    return np.nanquantile(values, [0.025, 0.975])
+    low_and_high: np.ndarray = np.nanquantile(values, [0.025, 0.975])
+    return low_and_high
 
 
-def _skill(brier, reference):
-    return 1 - brier / reference
+def _skill(brier: Score, reference: Score) -> Score:
+    score: Score = 1 - brier / reference
+    return score
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(len(numerator), float(otherwise)), where=denominator > 0)
+    ratio = np.full(len(numerator), float(otherwise))
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
 
 
 def _aucs(y: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """AUC of each resample: the share of pairs (a one, a zero) in the right order, ties counting half."""
+    """Return the AUC of each resample: the share of pairs (a one, a zero) in the right order, ties counting half."""
     order = np.argsort(probability, kind="stable")
     ties = np.flatnonzero(np.diff(probability[order], prepend=-1))  # where each distinct probability begins
     ones = np.add.reduceat(counts[:, order] * y[order], ties, axis=1)
@@ -315,9 +330,9 @@ def _aucs(y: np.ndarray, probability: np.ndarray, counts: np.ndarray) -> np.ndar
     return _ratio((ones * (below + zeros / 2)).sum(axis=1), pairs, otherwise=np.nan)
 
 
-def _checked(y, **probabilities) -> list[np.ndarray]:
-    """The arguments as float64 arrays, or one sentence on what is wrong with them."""
-    arrays = []
+def _checked(y: ArrayLike, **probabilities: ArrayLike) -> list[np.ndarray]:
+    """Return the arguments as float64 arrays; raises ValueError, in one sentence, if something is wrong with them."""
+    arrays: list[np.ndarray] = []
     for name, values in {"y": y, **probabilities}.items():
         array = np.asarray(values, dtype="float64")
         if array.ndim != 1 or not len(array):

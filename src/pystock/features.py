@@ -7,21 +7,24 @@ points (or the ticker's currency), Volume in the unit of the source. Functions r
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
 WINDOWS = (5, 10, 22, 66)  # trading days: a week, two weeks, a month, a quarter
 
 
 def log_returns(prices: pd.DataFrame) -> pd.Series:
-    """Daily log returns ln(C_t / C_t-1) of the closes; no unit (0.01 is about 1 %), the first is NaN."""
+    """Return the daily log returns ln(C_t / C_t-1) of the closes; no unit (0.01 is about 1 %), the first is NaN."""
     return np.log(prices["Close"]).diff().rename("log_return")
 
 
 def flags(prices: pd.DataFrame, window: int = 14) -> pd.DataFrame:
-    """The last `window` days as up/down flags, oldest first.
+    """Return the last `window` days as up/down flags, oldest first.
 
     Columns `day_01` (oldest) to `day_14` (the row's own day), float64: 1 if that day's close is above the close
     before it, else 0; an unchanged close is 0, as in `direction`. The first `window` rows are NaN at least in part.
@@ -34,7 +37,7 @@ def flags(prices: pd.DataFrame, window: int = 14) -> pd.DataFrame:
 
 
 def volatility(prices: pd.DataFrame) -> pd.DataFrame:
-    """How much the market has been moving: 12 float64 columns, all in log returns a day (no unit).
+    """Return how much the market has been moving: 12 float64 columns, all in log returns a day (no unit).
 
     - `abs_return`: |r_t|, with r the daily log return.
     - `realised_k`, k = 5, 10, 22, 66 days: root of the mean of r² over k days (realised volatility on daily returns:
@@ -71,7 +74,7 @@ def _root_mean(squares: pd.Series, days: int) -> pd.Series:
 
 
 def direction(prices: pd.DataFrame) -> pd.Series:
-    """1 if the next trading day closes above this one, else 0 (unchanged is 0); int64.
+    """Return 1 if the next trading day closes above this one, else 0 (unchanged is 0); int64.
 
     The last day has no outcome yet, so the series is one row shorter than `prices`.
     """
@@ -79,7 +82,7 @@ def direction(prices: pd.DataFrame) -> pd.Series:
 
 
 def big_move(prices: pd.DataFrame, threshold: float = 0.01) -> pd.Series:
-    """1 if the next trading day's log return exceeds `threshold` in absolute value, else 0; int64.
+    """Return 1 if the next trading day's log return exceeds `threshold` in absolute value, else 0; int64.
 
     `threshold` is in log return: 0.01 is about 1 %. One row shorter than `prices`, as `direction`.
     """
@@ -91,7 +94,7 @@ FEATURES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"flags": flags, "
 
 
 def dataset(prices: pd.DataFrame, target: str = "direction", features: str = "flags") -> tuple[pd.DataFrame, pd.Series]:
-    """Features X (float64) and outcomes y (int64, 0 or 1), aligned: row t of y is the outcome of the day after t.
+    """Return features X (float64) and outcomes y (int64, 0 or 1): row t of y is the outcome of the day after t.
 
     `target` is a key of `TARGETS`, `features` one of `FEATURES`; any other name is a ValueError. Rows with a missing
     feature, at the start of the history, are dropped, as is the last day, whose outcome nobody knows; a ValueError
@@ -105,7 +108,7 @@ def dataset(prices: pd.DataFrame, target: str = "direction", features: str = "fl
     return X.loc[rows], y.loc[rows]
 
 
-def _pick(functions: dict, name: str, kind: str) -> Callable:
+def _pick(functions: dict[str, Function], name: str, kind: str) -> Function:
     if name not in functions:
         raise ValueError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
     return functions[name]

@@ -9,7 +9,7 @@ from pystock.errors import PystockError
 
 if TYPE_CHECKING:  # at run time it is imported late: settings are read by programs that need no MLflow
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 VERSION_PATTERN = r"models:/[^/@]+(@[^/@]+|/[0-9]+)"  # a registered version, by alias or number
 _URI = re.compile(r"models:/(?:(?P<model_id>m-[^/@]+)|(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+)))")
@@ -38,8 +38,8 @@ def parse(uri: str) -> ModelURI:
     match = _URI.fullmatch(str(uri))
     if not match:
         raise ModelURIError(f"the model is {str(uri)!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
-    parts = match.groupdict()
-    return ModelURI(**parts | {"version": int(parts["version"]) if parts["version"] else None})
+    version = int(match["version"]) if match["version"] else None
+    return ModelURI(match["name"], match["alias"], version, match["model_id"])
 
 
 def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
@@ -76,7 +76,7 @@ def find_version(
     raise ModelNotFound(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
 
 
-def registered_model(name: str, client: MlflowClient):
+def registered_model(name: str, client: MlflowClient) -> RegisteredModel:
     """Return MLflow's RegisteredModel of a name, with its aliases. Raises ModelNotFound if there is none."""
     from mlflow.exceptions import MlflowException
 

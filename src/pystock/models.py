@@ -1,9 +1,11 @@
 """Models as the pilot and what comes after it use them: a probability, and a decision at a threshold."""
 
+from __future__ import annotations
+
 import tempfile
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlflow
 import pandas as pd
@@ -14,6 +16,9 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from pystock.errors import PystockError, first_line
+
+if TYPE_CHECKING:  # a service imports this module, and needs none of scikit-learn
+    from sklearn.base import BaseEstimator
 
 CODE = Path(__file__).with_name("decision_model.py")
 TRAINED_UNTIL = "trained_until"  # in a model's metadata: the last day it was trained on
@@ -43,20 +48,19 @@ def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
     )
 
 
-def decision_requirements(model) -> list[str]:
+def decision_requirements(model: BaseEstimator) -> list[str]:
     """Return what a decision model around `model` needs, each at the version that is installed here.
 
     Named, since MLflow would take seconds to find them out, and would find more than is needed.
     """
+    library = ["scikit-learn", "skops"]
     if _is_xgboost(model):
         library = [packages_distributions()["xgboost"][0]]  # xgboost-cpu, or xgboost where that does not exist
-    else:
-        library = ["scikit-learn", "skops"]
     return [f"{package}=={version(package)}" for package in ["mlflow", "numpy", "pandas", *library]]
 
 
 def log_decision_model(
-    model,
+    model: BaseEstimator,
     X: pd.DataFrame,
     *,
     threshold: float,
@@ -70,7 +74,7 @@ def log_decision_model(
 
     The model is a pyfunc from code (decision_model.py): it takes the columns of `X` as doubles and gives `probability`
     (double) and `decision` (long, 1 where the probability is above `threshold`). `predict` takes another threshold as
-    `params={"threshold": …}`. The classifier lies inside in its native format: an XGBClassifier as XGBoost's own file,
+    `params={"threshold": …}`. The classifier is stored in its native format: an XGBClassifier as XGBoost's own file,
     anything of scikit-learn as skops, never as a pickle. The first two rows of `X` are the input example; `tags` are
     set on the logged model, those of the run are the caller's.
 
@@ -92,7 +96,7 @@ def log_decision_model(
         )
     dated = isinstance(X.index, pd.DatetimeIndex)
     with tempfile.TemporaryDirectory() as folder:
-        return mlflow.pyfunc.log_model(
+        info: ModelInfo = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(CODE),
             artifacts=_native(model, Path(folder)),
@@ -102,6 +106,7 @@ def log_decision_model(
             metadata={TRAINED_UNTIL: f"{X.index.max():%Y-%m-%d}"} if dated else None,
             tags=tags,
         )
+    return info
 
 
 def load_decision_model(uri: str, what: str = "") -> LoadedModel:
@@ -135,8 +140,8 @@ def _is_xgboost(model: object) -> bool:
     return any(base.__module__.partition(".")[0] == "xgboost" for base in type(model).__mro__)
 
 
-def _native(model, folder: Path) -> dict[str, str]:
-    """The classifier as a file in its native format, under the name by which decision_model.py knows the format."""
+def _native(model: BaseEstimator, folder: Path) -> dict[str, str]:
+    """Write the classifier to a file in its native format; return its path under decision_model.py's name of it."""
     if _is_xgboost(model):
         path = folder / "model.ubj"
         model.save_model(path)

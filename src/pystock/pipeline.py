@@ -41,7 +41,7 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
 
     @contextmanager
     def step(name: str) -> Iterator[Run]:
-        parent = mlflow.active_run().info.run_id
+        parent = active_run_id()
         try:
             with mlflow.start_run(run_name=name, nested=True, tags=tags | {"step": name}) as child:
                 yield child
@@ -68,7 +68,7 @@ def end_step(outcome: str, said: str, **tags: str) -> None:
     `outcome` is done or skipped; a skipped step has the tag `made_by`, the id of the run that made what it would have
     made.
     """
-    run_id, client = mlflow.active_run().info.run_id, mlflow.MlflowClient()
+    run_id, client = active_run_id(), mlflow.MlflowClient()
     step = client.get_run(run_id).data.tags["step"]
     for tag, value in {"outcome": outcome, "said": said, **tags}.items():
         client.set_tag(run_id, tag, value)
@@ -76,6 +76,15 @@ def end_step(outcome: str, said: str, **tags: str) -> None:
 
 
 # Runs in the store -----------------------------------------------------------------------------------------------
+
+
+def active_run_id() -> str:
+    """Return the id of the active run. Raises PipelineError if there is none."""
+    active = mlflow.active_run()
+    if active is None:
+        raise PipelineError("No run is active: call this inside `with mlflow.start_run():`.")
+    run_id: str = active.info.run_id
+    return run_id
 
 
 def existing_run(run_id: str | None) -> Run | None:
@@ -111,7 +120,7 @@ def claim_work(work: str) -> None:
     in the queue, its `ticket` is one higher than all that it sees, and the lowest ticket is served. A later run sees
     the ticket of an earlier one; of two at the same time both see both. Clocks play no part in it.
     """
-    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
+    client, run_id = mlflow.MlflowClient(), active_run_id()
     client.set_tag(run_id, "process", processes.this_process())
     client.set_tag(run_id, "ticket", "0")  # none yet: this run may have had one for other work
     client.set_tag(run_id, "claim", work)

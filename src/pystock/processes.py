@@ -22,7 +22,7 @@ def is_over(process: str) -> bool:
     if its_machine != machine():
         return False
     try:
-        found = psutil.Process(int(pid))
-        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(created)) > 2
+        running = psutil.Process(int(pid))
+        return running.status() == psutil.STATUS_ZOMBIE or abs(running.create_time() - float(created)) > 2
     except psutil.NoSuchProcess:
         return True

@@ -34,9 +34,9 @@ def code_digest(*texts: bytes) -> str:
 
 
 def metrics_of(scores: pd.DataFrame) -> dict[str, float]:
-    """Return a table of scores as a flat dictionary for `mlflow.log_metrics`: `brier_skill_value`, `brier_skill_low` …
+    """Return a table of scores as a flat dictionary for `mlflow.log_metrics`.
 
     `scores` is a frame as `pystock.evaluation.score_table` returns it. Each cell becomes an entry, named after its row
-    and column.
+    and column: `brier_skill_value`, `brier_skill_low` …
     """
     return {f"{score}_{column}": float(value) for (score, column), value in scores.stack().items()}

@@ -1,12 +1,14 @@
-"""A search for hyperparameters that may be broken off anywhere, and goes on from the trials it has.
+"""A search for hyperparameters that may be broken off anywhere, and continues from the trials it has.
 
-The trials stand in an Optuna study in a database. MLflow mirrors them: one run for the study, and a child run for each
-trial that has finished. One process at a time works on a study: a second one would fail the trial that the first is at.
+The trials are stored in an Optuna study in a database. MLflow mirrors them: one run for the study, and a child run
+for each trial that has finished. One process at a time works on a study: a second one would fail the trial that the
+first is at.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import mlflow
 import optuna
@@ -15,7 +17,7 @@ from mlflow.entities import Metric, Param, Run
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
@@ -47,10 +49,10 @@ SPACES = {
 PRUNER = optuna.pruners.MedianPruner(n_startup_trials=10)  # as many as TPE draws at random before it models anything
 
 
-def build(family: str, *, years: float | None = None, **params):
-    """A classifier of the family, `logistic` or `xgboost`, with hyperparameters of its space.
+def build(family: str, *, years: float | None = None, **params: Any) -> Pipeline | XGBClassifier:
+    """Return a classifier of the family, `logistic` or `xgboost`, with hyperparameters of its space.
 
-    `years` stands in every space and is no setting of the model: it is for whoever trains it.
+    `years` is in every space and is not a setting of the model: it tells the caller how many years to train it on.
     """
     if family == "logistic":
         # On few columns the fastest solver of scikit-learn; so small a tolerance leaves no digit to the machine.
@@ -58,8 +60,8 @@ def build(family: str, *, years: float | None = None, **params):
     return XGBClassifier(**{"n_estimators": 100, "max_bin": 64, "random_state": 0, "n_jobs": 1} | params)
 
 
-def skills(model, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[float]:
-    """The Brier skill of all days validated so far, after each of five walk-forward folds.
+def skills(model: Pipeline | XGBClassifier, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[float]:
+    """Yield the Brier skill of all days validated so far, after each of five walk-forward folds.
 
     X and y are those of the training period; the model learns from the last `years` before each fold. The reference is
     the rolling base rate.
@@ -75,7 +77,7 @@ def skills(model, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[
 
 
 def training_data(market: str, target: str, features: str) -> tuple[pd.DataFrame, pd.Series]:
-    """X and y of the training period: all that a search may look at."""
+    """Return X and y of the training period: all that a search may look at."""
     X, _, y, _ = time_split(*dataset(load(market, end=TEST_END), target, features))
     return X, y
 
@@ -84,11 +86,11 @@ def training_data(market: str, target: str, features: str) -> tuple[pd.DataFrame
 
 
 def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.Study:
-    """The newest study of that name where trials are left to do, else a new one; they are called name-1, name-2 …
+    """Return the newest study of that name where trials are left to do, else a new one.
 
-    `storage` is the URL of a database, and not of MLflow's own: both keep a table `alembic_version`. `about` says what
-    is searched: market, target, features, family. A study with another `about`, space or number of trials is left as
-    it is.
+    They are called name-1, name-2 … `storage` is the URL of a database, and not of MLflow's own: both keep a table
+    `alembic_version`. `about` says what is searched: market, target, features, family. A study with another `about`,
+    space or number of trials is left as it is.
     """
     space = {key: json.loads(distribution_to_json(kind)) for key, kind in SPACES[about["family"]].items()}
     attributes = {**about, "trials": trials, "space": space}
@@ -106,18 +108,19 @@ def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.
 
 
 def load_study(name: str, storage: str) -> optuna.Study:
-    """The study as it stands in the storage."""
+    """Return a study from the storage, with its trials."""
     return optuna.load_study(study_name=name, storage=storage, pruner=PRUNER)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have a result: complete ones and pruned ones."""
+    """Return the trials that have a result: complete ones and pruned ones."""
     return study.get_trials(deepcopy=False, states=FINISHED)
 
 
 def left(study: optuna.Study) -> int:
-    """How many trials are left to do."""
-    return study.user_attrs["trials"] - len(finished(study))
+    """Return how many trials are left to do."""
+    trials: int = study.user_attrs["trials"]
+    return trials - len(finished(study))
 
 
 def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
@@ -129,7 +132,7 @@ def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills
     X, y = training_data(about["market"], about["target"], about["features"])
     run = put_in_order(study)
     for done in range(len(finished(study)), about["trials"]):
-        # A sampler with one fixed seed would begin its numbers anew after a restart; so the seed is what is finished.
+        # With one fixed seed a sampler would repeat its numbers after a restart; so the seed is how many have finished.
         study.sampler = optuna.samplers.TPESampler(seed=done)
         trial = study.ask(SPACES[about["family"]])
         state = TrialState.COMPLETE
@@ -155,7 +158,7 @@ def mirror(trial: FrozenTrial, run: Run) -> None:
 
 
 def put_in_order(study: optuna.Study) -> Run:
-    """Mend what a killed process has left, and return the study's run, which is made where this store has none.
+    """Repair what a killed process has left, and return the study's run, which is made if this store has none.
 
     Trials that the process was at are failed. Finished trials without a finished child run get one, and a child run
     that was being written is ended. The study's run is open only while it is written to, so that no kill leaves it

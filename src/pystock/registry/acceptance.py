@@ -17,9 +17,20 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PyFuncModel
+
+from pystock.data import named
 from pystock.errors import PystockError, first_line
+from pystock.registry.gate import Condition, evaluation_days
+
+if TYPE_CHECKING:  # at run time it is imported late: the test needs it only while it serves
+    from fastapi import FastAPI
 
 SECRET = "PYSTOCK_WEBHOOK_SECRET"  # the variable that holds what was given to create_webhook(secret=…)
 MAX_AGE = 300  # seconds, as the Standard Webhooks specification advises; clocks may differ by as much
@@ -47,7 +58,9 @@ def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def verify(secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str, int], now: float = 0) -> dict:
+def verify(
+    secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str, int], now: float = 0
+) -> dict[str, Any]:
     """Return the event in `body`, if its sender knows the secret, it is new, and it was not accepted before.
 
     `seen` holds the accepted deliveries with their times; it forgets those that are too old to be accepted anyway. It
@@ -67,10 +80,11 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, seen: dict[str,
     if delivery in seen:
         raise EventRefused(409, "the event is replayed: this delivery was accepted before")
     seen[delivery] = int(timestamp)
-    return json.loads(body)
+    event: dict[str, Any] = json.loads(body)
+    return event
 
 
-def receiver():
+def receiver() -> "FastAPI":
     """Return the web application: POST /registry takes an event, GET /health says that it is alive.
 
     A version whose tag `lifecycle` was set to `Staging` is tested in a process of its own, after the answer 202: a
@@ -78,17 +92,17 @@ def receiver():
     """
     from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 
-    secret, seen = os.environ.get(SECRET, ""), {}
+    secret, seen = os.environ.get(SECRET, ""), dict[str, int]()
     if not secret:
         raise ValueError(f"{SECRET} is not set, and without a secret any event would be believed: set it.")
     app = FastAPI()
 
-    @app.get("/health")
-    def health():
+    @app.get("/health", response_model=None)
+    def health() -> str:
         return "OK"
 
-    @app.post("/registry", status_code=202)
-    async def receive(request: Request, background: BackgroundTasks):
+    @app.post("/registry", status_code=202, response_model=None)
+    async def receive(request: Request, background: BackgroundTasks) -> dict[str, str]:
         try:
             event = verify(secret, request.headers, await request.body(), seen)
         except EventRefused as error:
@@ -109,7 +123,7 @@ def receiver():
 
 
 @contextmanager
-def running(app) -> Iterator[str]:
+def running(app: "FastAPI") -> Iterator[str]:
     """Serve a web application from a thread of this process, on a free local port; yields its address."""
     import uvicorn
 
@@ -127,28 +141,26 @@ def running(app) -> Iterator[str]:
         thread.join()
 
 
-def served(model):
+def served(model: PyFuncModel) -> AbstractContextManager[str]:
     """Serve a loaded pyfunc model as `mlflow models serve` does; see `running`."""
     from mlflow.pyfunc import scoring_server
 
     return running(scoring_server.init(model))
 
 
-def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
+def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[Condition], dict[str, float]]:
     """Send `rows` one by one to the model served at `url`; return three conditions of the test and the latency in ms.
 
     `rows` is a frame of features, `expected` the frame that the same model gives for it without a server.
     """
-    import numpy as np
     import requests
 
-    from pystock.registry.gate import Condition
-
-    answers, seconds = [], []
+    answers: list[dict[str, object]] = []
+    seconds: list[float] = []
     with requests.Session() as session:
         session.trust_env = False  # a proxy does not reach this machine's own ports
 
-        def post(row):
+        def post(row: pd.DataFrame) -> requests.Response:
             payload = {"dataframe_split": row.to_dict(orient="split", index=False)}
             return session.post(f"{url}/invocations", json=payload, timeout=30)
 
@@ -164,9 +176,9 @@ def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
     if len(sound) == len(rows):
         difference = max(np.abs(expected[key] - [each[key] for each in sound]).max() for key in sound[0])
     same, fast = bool(difference < EQUAL), bool(np.quantile(seconds, 0.95) <= LATENCY)
-    found = "as without a server" if same else f"up to {difference:.3g} from those without a server"
+    compared = "as without a server" if same else f"up to {difference:.3g} from those without a server"
     conditions = [
-        Condition("answers", same, f"{len(answers)} of {len(rows)} days answered, {found}"),
+        Condition("answers", same, f"{len(answers)} of {len(rows)} days answered, {compared}"),
         Condition(
             "schema",
             len(sound) == len(rows) and without == 400,
@@ -178,8 +190,8 @@ def examine(url: str, rows, expected) -> tuple[list, dict[str, float]]:
     return conditions, {"answered": len(answers), **latency}
 
 
-def _is_sound(answer: dict) -> bool:
-    """Whether an answer is a probability and a decision, and no more."""
+def _is_sound(answer: dict[str, object]) -> bool:
+    """Return whether an answer is a probability and a decision, and no more."""
     if set(answer) != {"probability", "decision"}:
         return False
     probability, decision = answer["probability"], answer["decision"]
@@ -195,11 +207,6 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
     the latency in ms. A version that cannot be loaded or read fails, with the first line of the error as the tag
     `error`. Raises ValueError for a version whose source run does not name target, features and market.
     """
-    import mlflow
-
-    from pystock.data import named
-    from pystock.registry.gate import evaluation_days
-
     client = mlflow.MlflowClient()
     source = client.get_model_version(name, version).run_id
     question = client.get_run(source).data.tags if source else {}
@@ -229,6 +236,7 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the test on the command line; return the exit status: 0 if all conditions hold, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m pystock.registry.acceptance", description="Test a version of a model."
     )

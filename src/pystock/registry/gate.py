@@ -62,7 +62,8 @@ def judge(
     except _Unjudged as reason:
         later = [Condition(name, False, f"cannot be judged: {reason}") for name in ("base rate", "champion")]
         return [signature, *later, Condition("clean process", False, f"not tried: {reason}")]
-    jobs, rival = [(uri_of(version), X)], None
+    jobs = [(uri_of(version), X)]
+    rival: np.ndarray | str | None = None
     if champion not in (None, int(version.version)):
         try:
             jobs.append(_rival(client, client.get_model_version(version.name, str(champion)), question, X.index))
@@ -273,9 +274,10 @@ def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | st
             except Exception as error:  # as in _model_info
                 answers.append(f"its files cannot be fetched: {first_line(error)}")
         command = [sys.executable, "-I", "-c", CLEAN, *(str(n) for n in range(len(jobs)))]
-        options = {"cwd": folder, "capture_output": True, "text": True, "errors": "replace"}
         try:
-            done = subprocess.run(command, timeout=CLEAN_TIMEOUT, **options)
+            done = subprocess.run(
+                command, timeout=CLEAN_TIMEOUT, cwd=folder, capture_output=True, text=True, errors="replace"
+            )
             last_words = first_line(done.stderr.strip().rpartition("\n")[2])
             failure = f"the process ended with {done.returncode}: {last_words}"
         except subprocess.TimeoutExpired:

@@ -18,13 +18,14 @@ import getpass
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Metric, Run, ViewType
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from pystock.errors import PystockError, first_line
@@ -110,8 +111,8 @@ def gate(name: str, version: int, margin: float = MARGIN, *, evaluate_after: str
     """
     with store_errors(f"Version {version} of {name} cannot be judged"):
         client = mlflow.MlflowClient()
-        found = find_version(name, version, client=client)
-        return judge(client, found, _champion(client, name), margin, evaluate_after)
+        candidate = find_version(name, version, client=client)
+        return judge(client, candidate, _champion(client, name), margin, evaluate_after)
 
 
 def promote(
@@ -135,7 +136,7 @@ def promote(
     no such version, it is the champion already, or the store refuses. Refused and overtaken attempts are recorded too.
     """
 
-    def decide(client, chain, before):
+    def decide(client: MlflowClient, chain: list[Run], before: int | None) -> tuple[int, list[Condition]]:
         candidate = find_version(name, version, client=client)
         if int(candidate.version) == before:
             raise RegistryError(f"Version {version} of {name} is the champion already.")
@@ -151,7 +152,7 @@ def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
     there is no champion to go back to.
     """
 
-    def decide(client, chain, before):
+    def decide(client: MlflowClient, chain: list[Run], before: int | None) -> tuple[int, list[Condition]]:
         champions = _champions(chain, before)
         if len(champions) < 2:
             raise RegistryError(f"{name} has no champion before this one, so there is nothing to roll back to.")
@@ -162,7 +163,7 @@ def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
 
 
 def history(name: str) -> pd.DataFrame:
-    """Every promotion of a name, tried or done, newest last; columns who, when, why, from, to, outcome, evidence.
+    """Return every promotion of a name, newest last; columns who, when, why, from, to, outcome, evidence.
 
     Outcomes: promoted, rolled back (either may be "settled by a later call"), refused, overtaken, interrupted,
     under way. A row with the outcome "set by hand" is no promotion: it stands where the alias was moved past them, and
@@ -177,7 +178,8 @@ def history(name: str) -> pd.DataFrame:
     when, newest = {run.info.run_id: run.info.start_time for run in runs.values()}, 0
     for run in chain:  # in the order of the chain, whatever the clocks of their machines said
         when[run.info.run_id] = newest = max(newest, run.info.start_time)
-    rows, standing = [], None
+    rows: list[list[object]] = []
+    standing: int | None = None
     runs |= {run.info.run_id: run for run in chain}  # the newest states
     for run in sorted(runs.values(), key=lambda run: when[run.info.run_id]):
         tags, before, after = run.data.tags, _number(run.data.tags["from"]), _number(run.data.tags["to"])
@@ -205,26 +207,30 @@ def set_lifecycle(name: str, version: int, state: str) -> None:
     """
     with store_errors(f"Version {version} of {name} is not moved to {state}"):
         client = mlflow.MlflowClient()
-        found = find_version(name, version, client=client)
-        before = found.tags.get("lifecycle", "Development")
+        registered = find_version(name, version, client=client)
+        before = registered.tags.get("lifecycle", "Development")
         step = f"Version {version} of {name} does not go from {before} to {state}"
         if state == "Production":
             raise RegistryError(f"{step} by hand: promote it, which asks the gate and keeps the history.")
         if (before, state) not in TRANSITIONS:
             allowed = [after for start, after in TRANSITIONS if start == before]
             raise RegistryError(f"{step}: from there it may go to {' or '.join(allowed)}.")
-        if state == "Staging" and not (signature := signature_of(found)).passed:
+        if state == "Staging" and not (signature := signature_of(registered)).passed:
             raise RegistryError(f"{step}, which requires {TRANSITIONS[before, state]}: {signature.evidence}.")
-        if before == "Production" and _champion(client, name) == int(found.version):
+        if before == "Production" and _champion(client, name) == int(registered.version):
             raise RegistryError(f"{step} while it is the champion: promote another version, which archives this one.")
-        client.set_model_version_tag(name, found.version, "lifecycle", state)
+        client.set_model_version_tag(name, registered.version, "lifecycle", state)
 
 
 # The protocol ----------------------------------------------------------------------------------------------------
 
 
-def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, nothing_done: str) -> Promotion:
-    """`decide` takes the client, the chain and the champion, and returns the version to promote and its conditions."""
+# From the client, the chain and the champion: the version to promote, and its conditions.
+Decide = Callable[[MlflowClient, list[Run], int | None], tuple[int, list[Condition]]]
+
+
+def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, nothing_done: str) -> Promotion:
+    """Promote the version that `decide` returns, if its conditions hold and nobody is faster."""
     if not why.strip():
         raise RegistryError(f"{nothing_done}, since it has no reason: say in `why` what the history is to tell.")
     who = who or os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
@@ -284,8 +290,11 @@ def _promote(name: str, decide: Callable, why: str, who: str | None, verb: str, 
     return Promotion(name, version, before, verb, conditions, run_id)
 
 
-def _set_tag(call: Callable, *arguments: str) -> None:
-    """MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there."""
+def _set_tag(call: Callable[..., object], *arguments: str) -> None:
+    """Set a tag, at the second attempt if need be.
+
+    MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there.
+    """
     try:
         call(*arguments)
     except MlflowException as error:
@@ -294,26 +303,26 @@ def _set_tag(call: Callable, *arguments: str) -> None:
         call(*arguments)
 
 
-def write_once(client, run_id: str, key: str, value: str) -> str:
-    """Write a parameter of a run unless it has a value; returns the one that stands there now."""
+def write_once(client: MlflowClient, run_id: str, key: str, value: str) -> str:
+    """Write a parameter of a run unless it has a value; returns the value that it has now."""
     try:
         client.log_param(run_id, key, value)
         return value
     except MlflowException:
-        standing = client.get_run(run_id).data.params.get(key)
-        if standing is None:
+        existing: str | None = client.get_run(run_id).data.params.get(key)
+        if existing is None:
             raise
-        return standing
+        return existing
 
 
-def _claim(client, name: str, chain: list[Run], run_id: str) -> str:
+def _claim(client: MlflowClient, name: str, chain: list[Run], run_id: str) -> str:
     """Become the next of the chain; returns the id of the run that is."""
     if chain:
         return write_once(client, chain[-1].info.run_id, "next", run_id)
     return _experiment(client, f"{EXPERIMENT}-{name}", first=run_id).tags["first"]
 
 
-def _move(client, name: str, version: int) -> None:
+def _move(client: MlflowClient, name: str, version: int) -> None:
     """Set the alias and the tags; done twice it changes nothing. The alias first: the name is never without one."""
     client.set_registered_model_alias(name, "champion", str(version))
     client.set_model_version_tag(name, str(version), "lifecycle", "Production")
@@ -324,12 +333,12 @@ def _move(client, name: str, version: int) -> None:
         client.delete_registered_model_alias(name, "challenger")
 
 
-def _close(client, run_id: str, outcome: str) -> None:
+def _close(client: MlflowClient, run_id: str, outcome: str) -> None:
     client.set_terminated(run_id, "KILLED" if outcome == "interrupted" else "FINISHED")
     client.set_tag(run_id, "outcome", outcome)  # last: until it stands there, a later call settles the run
 
 
-def _settle(client, name: str, me: Callable) -> list[Run]:
+def _settle(client: MlflowClient, name: str, me: Callable[[], str]) -> list[Run]:
     """End what dead promotions of this name have left; returns the chain, whose newest run has ended."""
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -349,7 +358,7 @@ def _settle(client, name: str, me: Callable) -> list[Run]:
         time.sleep(0 if dead else 0.1)
 
 
-def _take_over(client, run: Run, me: str) -> None:
+def _take_over(client: MlflowClient, run: Run, me: str) -> None:
     """Bring a dead promotion to its end: forward if it had said `go`, else nothing has moved yet."""
     run_id = run.info.run_id
     if write_once(client, run_id, f"owner-{len(_owners(run)) + 1}", me) != me:
@@ -364,18 +373,18 @@ def _take_over(client, run: Run, me: str) -> None:
     _close(client, run_id, f"{tags['verb']}, settled by a later call")
 
 
-def _runs(client, name: str) -> dict[str, Run]:
-    """Every promotion of a name by its run's id, deleted ones too."""
+def _runs(client: MlflowClient, name: str) -> dict[str, Run]:
+    """Return every promotion of a name by its run's id, deleted ones too."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return {}
-    search = {"run_view_type": ViewType.ALL, "max_results": 50000}
-    found = client.search_runs([experiment.experiment_id], f"tags.name = '{name}'", **search)
-    return {run.info.run_id: run for run in found}
+    of_the_name = f"tags.name = '{name}'"
+    runs = client.search_runs([experiment.experiment_id], of_the_name, ViewType.ALL, max_results=50000)
+    return {run.info.run_id: run for run in runs}
 
 
-def _chain(client, name: str, runs: dict[str, Run]) -> list[Run]:
-    """The runs that were next one after the other, oldest first."""
+def _chain(client: MlflowClient, name: str, runs: dict[str, Run]) -> list[Run]:
+    """Return the runs that were next one after the other, oldest first."""
     head = client.get_experiment_by_name(f"{EXPERIMENT}-{name}")
     link, chain = head.tags["first"] if head else None, []
     while link:
@@ -384,21 +393,23 @@ def _chain(client, name: str, runs: dict[str, Run]) -> list[Run]:
         except MlflowException:
             run = None
         if run is None or run.info.lifecycle_stage == "deleted":
-            mend = f"restore it with MlflowClient().restore_run({link!r})" if run else "restore a backup of the store"
-            raise RegistryError(f"A run among the promotions of {name} was deleted, and they are a chain: {mend}.")
+            fix = f"restore it with MlflowClient().restore_run({link!r})" if run else "restore a backup of the store"
+            raise RegistryError(f"A run among the promotions of {name} was deleted, and they are a chain: {fix}.")
         chain.append(run)
         link = run.data.params.get("next")
     return chain
 
 
-def _experiment(client, name: str, **tags: str):
+def _experiment(client: MlflowClient, name: str, **tags: str) -> Experiment:
     """Return the experiment of that name, created with these tags unless it exists."""
     try:
         client.create_experiment(name, tags=tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.get_experiment_by_name(name)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None  # it is there now; a deleted one is found too
+    return experiment
 
 
 # Who owns a promotion, and whether it is still alive ---------------------------------------------------------------
@@ -407,7 +418,7 @@ _calls: set[str] = set()  # the calls of this process that are under way
 
 
 @contextmanager
-def _calling():
+def _calling() -> Iterator[Callable[[], str]]:
     """Yield a function that returns this call's owner id, which `is_abandoned` can read later."""
     call = uuid.uuid4().hex
     _calls.add(call)
@@ -423,7 +434,7 @@ def _owners(run: Run) -> list[str]:
 
 
 def is_abandoned(run: Run) -> bool:
-    """Whether the owner of a promotion can no longer end it: known on its own machine, elsewhere after the lease."""
+    """Return whether a promotion's owner can no longer end it: known on its own machine, elsewhere after the lease."""
     process, call, since = _owners(run)[-1].rsplit("|", 2)
     if abs(time.time() - float(since)) > LEASE or is_over(process):
         return True
@@ -434,12 +445,12 @@ def is_abandoned(run: Run) -> bool:
 # Small parts -----------------------------------------------------------------------------------------------------
 
 
-def _champion(client, name: str) -> int | None:
+def _champion(client: MlflowClient, name: str) -> int | None:
     """Return the version that the alias `champion` points at."""
     return _number(registered_model(name, client).aliases.get("champion"))
 
 
-def _exists(client, name: str, version) -> bool:
+def _exists(client: MlflowClient, name: str, version: str) -> bool:
     try:
         return find_version(name, version, client=client) is not None
     except ModelNotFound:
@@ -447,7 +458,7 @@ def _exists(client, name: str, version) -> bool:
 
 
 def _champions(chain: list[Run], now: int | None) -> list[int | None]:
-    """The champions that a rollback goes back through, the present one last; one set by hand counts too."""
+    """Return the champions that a rollback goes back through, the present one last; one set by hand counts too."""
     stack: list[int | None] = []
     for tags in [run.data.tags for run in chain if _done(run)]:
         if (before := _number(tags["from"])) and stack[-1:] != [before]:
@@ -457,12 +468,12 @@ def _champions(chain: list[Run], now: int | None) -> list[int | None]:
 
 
 def _standing(chain: list[Run]) -> int | None:
-    """The champion according to the promotions."""
+    """Return the champion according to the promotions."""
     return next((_number(run.data.tags["to"]) for run in reversed(chain) if _done(run)), None)
 
 
-def manual_moves(standing: int | None, now: int | None) -> list[list]:
-    """The row of a history where the alias is not where the promotions left it."""
+def manual_moves(standing: int | None, now: int | None) -> list[list[object]]:
+    """Return the row of a history for an alias that is not where the promotions left it; none if it is."""
     evidence = f"no promotion moved the alias champion from {describe(standing)} to {describe(now)}"
     return [] if standing == now else [[None, None, None, standing, now, "set by hand", evidence]]
 
@@ -476,15 +487,16 @@ def _done(run: Run) -> bool:
 
 
 def describe(version: int | None) -> str:
+    """Return a version, or that there is none, as a part of a sentence."""
     return "none" if version is None else f"version {version}"
 
 
-def _number(version) -> int | None:
+def _number(version: str | int | None) -> int | None:
     return int(version) if version else None
 
 
 @contextmanager
-def store_errors(nothing_done: str):
+def store_errors(nothing_done: str) -> Iterator[None]:
     """Raise a RegistryError, one sentence, for whatever the store answers."""
     try:
         yield

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 from pystock.pipeline import PipelineError
 
+Value = float | int | str
+
 
 class Setting(NamedTuple):
     """A setting of a family: its default, which also gives the type, and what it may be: an interval, or words."""
 
-    default: float | int | str
+    default: Value
     low: float = 0
     high: float = 0
     words: tuple[str, ...] = ()
@@ -34,8 +36,8 @@ SETTINGS = {
 }
 
 
-def parse_settings(family: str, given: str | Mapping[str, object] = "") -> dict[str, float | int | str]:
-    """All settings of a family, the defaults overridden by `given`: a mapping, or text such as `C=0.1,years=5`.
+def parse_settings(family: str, given: str | Mapping[str, object] = "") -> dict[str, Value]:
+    """Return all settings of a family, the defaults overridden by `given`: a mapping, or text such as `C=0.1,years=5`.
 
     Raises PipelineError for an unknown family or setting, and for a value of the wrong type or out of range.
     """
@@ -59,12 +61,12 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield name.strip(), value.strip()
 
 
-def _typed(what: str, setting: Setting, text: str):
+def _typed(what: str, setting: Setting, text: str) -> Value:
     if setting.words:
         if text not in setting.words:
             raise PipelineError(f"{what} is {text!r}: choose one of {', '.join(setting.words)}.")
         return text
-    kind = type(setting.default)
+    kind: type[int] | type[float] = int if isinstance(setting.default, int) else float
     try:
         value = kind(text)
     except ValueError:

@@ -5,11 +5,12 @@ that made the table, `evaluate` and `register` in the logged model, its source r
 run on another machine than the one before it. A step whose result exists already is skipped, and says so.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 import pandas as pd
@@ -22,8 +23,8 @@ from pystock import runs
 from pystock.data import named
 from pystock.evaluation import TEST_END, TRAIN_END, nine_metrics, rolling_base_rate, score_table, time_split
 from pystock.model_uri import model_id_of
-from pystock.pipeline import PipelineError, claim_work, end_step, existing_run, finished_runs
-from pystock.training.settings import parse_settings
+from pystock.pipeline import PipelineError, active_run_id, claim_work, end_step, existing_run, finished_runs
+from pystock.training.settings import Value, parse_settings
 from pystock.training.table import DATA_PIPELINE, data_set, find_data_run, newest_data_run, table
 
 PIPELINE = "pystock-training"
@@ -43,7 +44,7 @@ class StepResult(NamedTuple):
     said: str
     model: str
     made_by: str
-    found: dict = {}
+    found: Mapping[str, Value] = {}
 
 
 # The steps -------------------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def train(
     rows = table(data, market, target, features)
     if data != "embedded":
         data = find_data_run(data, market, target, features).info.run_id
-    params = {"family": family, **chosen, "threshold": threshold, "seed": seed}
+    params: dict[str, Value] = {"family": family, **chosen, "threshold": threshold, "seed": seed}
     train_end, test_end = (f"{pd.Timestamp(day):%Y-%m-%d}" for day in (train_end, test_end))  # the gate reads these
     params |= {"train_end": train_end, "test_end": test_end}
     fingerprint = _digest(market, target, features, params, _libraries(family), CODE["fit"], values=rows)
@@ -99,11 +100,11 @@ def train(
     X, _, y, _ = time_split(rows.drop(columns=target), rows[target], train_end, test_end)
     _log_params(params | {"train_rows": len(X)})
     mlflow.log_input(data_set(X.assign(**{target: y}), data, market, target, features), context="training")
-    settings = {name: None if value == "none" else value for name, value in chosen.items()}
+    hyperparameters: dict[str, Any] = {name: None if value == "none" else value for name, value in chosen.items()}
     if family == "xgboost":  # logistic regression draws nothing at random
-        settings["random_state"] = seed
-    past = slice(-round(YEAR * chosen["years"]), None)
-    fitted = tuning.build(family, **settings).fit(X[past], y[past])
+        hyperparameters["random_state"] = seed
+    past = slice(-round(YEAR * float(chosen["years"])), None)
+    fitted = tuning.build(family, **hyperparameters).fit(X[past], y[past])
     tags = {"market": market, "target": target, "features": features, "family": family}
     model = log_decision_model(fitted, X, threshold=threshold, tags=tags).model_id
     said = f"{family} learned from {len(X[past])} days up to {X.index[-1]:%Y-%m-%d}: model {model}{note}"
@@ -134,7 +135,7 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
     rows = table(tags["data_run"], *question)
     y, threshold = rows[tags["target"]], float(tags["threshold"])
     _, X_test, _, y_test = time_split(rows.drop(columns=tags["target"]), y, tags["train_end"], tags["test_end"])
-    answer = load_decision_model(f"models:/{model}").model.predict(X_test)
+    answer: pd.DataFrame = load_decision_model(f"models:/{model}").model.predict(X_test)
     probability = answer["probability"].set_axis(X_test.index)
     reference = rolling_base_rate(y, y_test.index)
     scores = runs.metrics_of(score_table(y_test, probability, reference, threshold))
@@ -211,15 +212,16 @@ def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: s
             if not _is_champion(client, version):  # it became that by settling what a killed process had left
                 raise PipelineError(str(error)) from error
     reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
-    state = client.get_model_version(name, number).tags.get("lifecycle", "Development")
+    state = client.get_model_version(name, version.version).tags.get("lifecycle", "Development")
     if failed and state == "Staging":  # it passed once, against another champion
         registry.set_lifecycle(name, number, state := "Development")
     if not failed and state == "Development":
         registry.set_lifecycle(name, number, state := "Staging")
     verdict = f"not promoted: {reasons}" if failed else f"passed the gate, now in {state}"
-    client.update_model_version(name, number, description=verdict)
-    client.set_model_version_tag(name, number, "reasons", reasons)
-    client.set_model_version_tag(name, number, "gate", "refused" if failed else "passed")  # last: the verdict is final
+    client.update_model_version(name, version.version, description=verdict)
+    client.set_model_version_tag(name, version.version, "reasons", reasons)
+    # last: the verdict is final
+    client.set_model_version_tag(name, version.version, "gate", "refused" if failed else "passed")
     return f"version {number} of {name} {'is ' if failed else ''}{verdict}"
 
 
@@ -251,7 +253,7 @@ def _was_promoted(client: MlflowClient, version: ModelVersion) -> bool:
 
 
 def _registered(outcome: str, said: str, model: str, made_by: str, version: ModelVersion) -> StepResult:
-    verdict = {"name": version.name, "version": int(version.version)}
+    verdict: dict[str, Value] = {"name": version.name, "version": int(version.version)}
     verdict |= {"gate": version.tags["gate"], "reasons": version.tags.get("reasons", "")}
     return StepResult("register_model", outcome, said, model, made_by, verdict)
 
@@ -308,14 +310,14 @@ def _same_model(fingerprint: str) -> tuple[str, str] | None:
 
 
 def _ready(logged: LoggedModel) -> bool:
-    return logged.status.value == "READY"
+    return bool(logged.status.value == "READY")
 
 
-def _log_params(params: dict[str, object]) -> None:
+def _log_params(params: dict[str, Value]) -> None:
     """Log parameters into the active run, but for those that `mlflow run` has logged there in another spelling."""
-    logged = MlflowClient().get_run(mlflow.active_run().info.run_id).data.params
+    logged = MlflowClient().get_run(active_run_id()).data.params
 
-    def same(name, value):
+    def same(name: str, value: Value) -> bool:
         try:
             return name in logged and type(value)(logged[name]) == value
         except ValueError:
@@ -328,10 +330,8 @@ def _libraries(family: str) -> dict[str, str]:
     """Return the installed versions of what fits and stores a model of the family."""
     versions = {}
     for package in {"logistic": ("scikit-learn", "scipy", "skops"), "xgboost": ("xgboost-cpu", "xgboost")}[family]:
-        try:
+        with contextlib.suppress(PackageNotFoundError):  # XGBoost comes under one of two names
             versions[package] = version(package)
-        except PackageNotFoundError:  # XGBoost comes under one of two names
-            pass
     return versions | {package: version(package) for package in ("mlflow", "numpy", "pandas")}
 
 

@@ -5,8 +5,8 @@ import tempfile
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.data.pandas_dataset import PandasDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.pandas_dataset import PandasDataset, from_pandas
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -25,7 +25,7 @@ def newest_data_run(market: str, target: str, features: str) -> str | None:
     tags = {"pipeline": DATA_PIPELINE, "step": "feature_set_generation", "outcome": "done"}
     tags |= {"market": market, "target": target, "features": features}
     run = next(finished_runs(tags), None)
-    return run and run.info.run_id
+    return run.info.run_id if run else None
 
 
 def table(data_run: str, market: str, target: str, features: str) -> pd.DataFrame:
@@ -90,4 +90,4 @@ def data_set(rows: pd.DataFrame, data_run: str, market: str, target: str, featur
     """Return MLflow's description of rows, as in chapter 04: the outcome as float64, the name of the question."""
     place = f"data/{market}.csv" if data_run == "embedded" else f"runs:/{data_run}/training/{market}.parquet"
     described, source = rows.astype({target: "float64"}), LocalArtifactDatasetSource(place)
-    return mlflow.data.from_pandas(described, source, target, f"{market}-{target}-{features}")
+    return from_pandas(described, source, target, f"{market}-{target}-{features}")
