@@ -69,6 +69,7 @@ def with_docker_env(project: Path, folder: Path) -> Path:
     left_out = shutil.ignore_patterns("__pycache__", "stages", "mlruns", "*.db")
     copy = Path(shutil.copytree(project, folder / project.resolve().name, ignore=left_out))
     file = mlproject(copy)
+    assert file is not None  # what_is_missing has looked
     settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     for other in ("python_env", "conda_env"):  # an MLproject may name one alone
         settings.pop(other, None)

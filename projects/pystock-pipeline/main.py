@@ -38,8 +38,10 @@ def check(values: dict[str, Any]) -> None:
 
 def project(name: str, **parameters: str | bool) -> Run:
     """Run a project of this repository in an interpreter of its own, as a child of the active run."""
-    texts = {key: {True: "yes", False: "no"}.get(value, value) for key, value in parameters.items()}
-    parent = mlflow.active_run().info
+    texts = {key: value if isinstance(value, str) else ("yes" if value else "no") for key, value in parameters.items()}
+    active = mlflow.active_run()
+    assert active is not None  # the run of this command
+    parent = active.info
     try:
         made = mlflow.projects.run(
             str(PROJECTS / name), parameters=texts, env_manager="local", experiment_id=parent.experiment_id

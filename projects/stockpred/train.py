@@ -4,7 +4,7 @@ import argparse
 
 import mlflow
 import mlflow.sklearn
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types.schema import ColSpec, Schema
 from sklearn.ensemble import RandomForestClassifier
@@ -38,7 +38,8 @@ def main() -> None:
         source = LocalArtifactDatasetSource(f"data/{options.market}.csv")
         for part, rows, outcomes in (("train", X_train, y_train), ("test", X_test, y_test)):
             frame = rows.assign(direction=outcomes.astype("float64"))
-            mlflow.log_input(mlflow.data.from_pandas(frame, source, "direction", part), context=part)
+            table = mlflow.data.from_pandas(frame, source, "direction", part)  # type: ignore[attr-defined]  # MLflow makes it at run time
+            mlflow.log_input(table, context=part)
 
         forest = RandomForestClassifier(n_estimators=options.trees, random_state=0).fit(X_train, y_train)
         predicted = forest.predict(X_test)

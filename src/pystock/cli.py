@@ -66,8 +66,8 @@ def yes_no(default: str, help: str) -> dict[str, Any]:
     return {"type": is_yes, "default": default, "nargs": "?", "const": True, "help": help}
 
 
-TARGET = {"choices": sorted(TARGETS), "default": "big_move"}
-FEATURE_SET = {"choices": sorted(FEATURES), "default": "volatility"}
+TARGET: dict[str, Any] = {"choices": sorted(TARGETS), "default": "big_move"}
+FEATURE_SET: dict[str, Any] = {"choices": sorted(FEATURES), "default": "volatility"}
 
 
 def parse(

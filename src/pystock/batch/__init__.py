@@ -4,6 +4,7 @@
 broken-off job has finished.
 """
 
-from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, BatchError, Result, check_server, score
+from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, Result, check_server, score
+from pystock.batch.rows import BatchError
 
 __all__ = ["CHUNK_ROWS", "MODEL", "PIPELINE", "WRITTEN", "BatchError", "Result", "check_server", "score"]

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import mlflow
@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 from mlflow.entities import LoggedModelInput, Metric
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
@@ -34,6 +34,9 @@ from pystock import files, runs
 from pystock.batch import resume as work
 from pystock.batch import rows
 from pystock.batch.rows import FORMATS, BatchError, InputError, Part
+
+if TYPE_CHECKING:  # at run time MLflow loads it when it is first used
+    from mlflow.pyfunc import PyFuncModel
 
 PIPELINE = "pystock-inference-batch"
 MODEL = "models:/pystock-big-move@champion"
@@ -44,7 +47,9 @@ QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SMALL = 10_000_000  # bytes; a larger quarantine file is not copied into the store
 QUIET = 30  # seconds between two signs of progress if stderr is not a terminal
 # Partial work of other code is not used
-_CODE = runs.code_digest(*(Path(module.__file__).read_bytes() for module in (sys.modules[__name__], work, rows, files)))
+_CODE = runs.code_digest(
+    *(Path(str(module.__file__)).read_bytes() for module in (sys.modules[__name__], work, rows, files))
+)
 
 
 class ServerGone(BatchError):
@@ -80,7 +85,7 @@ class _Job:
     """What a job was asked to do.
 
     `form` is csv or parquet, in a folder also "as input"; `key` are the facts that make an output that of this job:
-    input_digest, model, version, model_id and format.
+    input_digest, model, version, model_id and format. `run_id` is the active run.
     """
 
     source: Path
@@ -90,6 +95,7 @@ class _Job:
     chunk_rows: int
     progress: bool
     key: dict[str, Any]
+    run_id: str
     seconds: float = 0.0
 
     @property
@@ -147,7 +153,8 @@ def score(
 
     BatchError in one sentence for anything that prevents it; the output is then as it was before.
     """
-    if mlflow.active_run() is None:
+    run = mlflow.active_run()
+    if run is None:
         raise BatchError(
             "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
         )
@@ -162,7 +169,7 @@ def score(
         with mlflow_errors():
             mlflow.set_tags({"pipeline": PIPELINE, "git_commit": runs.git_commit()})
             key = _resolve(str(model)) | {"format": form}
-        job = _Job(source, found, place, form, chunk_rows, progress, key)
+        job = _Job(source, found, place, form, chunk_rows, progress, key, run.info.run_id)
         with work.locked(path):
             return _score(job, str(model), run_time, force)
     except ServerGone:
@@ -210,7 +217,7 @@ def _score(job: _Job, model_uri: str, run_time: str | None, force: bool) -> Resu
             made = _assemble(job, parts, run_time)
     total, bad = state["rows"], state["quarantined"]
     with mlflow_errors():
-        facts = {"input": str(job.source), "run": mlflow.active_run().info.run_id, "run_time": run_time}
+        facts = {"input": str(job.source), "run": job.run_id, "run_time": run_time}
         manifest = {**job.key, **facts, "rows": total, "scored": total - bad, "quarantined": bad, **made}
         _log_results(job, manifest, resumed)
     with work.disk_errors(output):
@@ -315,7 +322,7 @@ def mlflow_errors() -> Iterator[None]:
         raise BatchError(f"MLflow cannot read or write {what} ({runs.reason(error)}).") from error
 
 
-def _load(job: _Job) -> tuple[mlflow.pyfunc.PyFuncModel, list[str]]:
+def _load(job: _Job) -> tuple["PyFuncModel", list[str]]:
     """Return the pinned version, and its columns in order."""
     with mlflow_errors():
         try:
@@ -364,7 +371,7 @@ def _stamps(files: list[tuple[str, Path]]) -> list[tuple[int, int]]:
 
 
 def _score_chunks(
-    job: _Job, model: mlflow.pyfunc.PyFuncModel, parts: list[Part], number: int, state: dict[str, Any]
+    job: _Job, model: "PyFuncModel", parts: list[Part], number: int, state: dict[str, Any]
 ) -> dict[str, Any]:
     """Score what is not in the `number` finished chunks, behind which the job had that state; return its last state."""
     sizes = [path.stat().st_size for _, path in job.files]
@@ -388,9 +395,7 @@ def _score_chunks(
     return state
 
 
-def _predict(
-    model: mlflow.pyfunc.PyFuncModel, features: list[str], numbers: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _predict(model: "PyFuncModel", features: list[str], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not numbers.shape[1]:
         return np.empty(0), np.empty(0, "int64")
     try:
@@ -434,14 +439,16 @@ def _assemble(job: _Job, parts: list[Part], run_time: str) -> dict[str, Any]:
 
 def _log_inputs(job: _Job, model_uri: str) -> None:
     """Log what is known before: parameters (those that `mlflow run` has logged stay), tags, the input and the model."""
-    logged = mlflow.get_run(mlflow.active_run().info.run_id).data
+    logged = mlflow.get_run(job.run_id).data
     params = {"model": model_uri, "chunk_rows": job.chunk_rows, "input": job.source, "output": job.output.path}
     params["format"] = job.form
     mlflow.log_params({name: value for name, value in params.items() if name not in logged.params})
     name, version, model_id, digest = (job.key[key] for key in ("model", "version", "model_id", "input_digest"))
     tags = {"step": logged.tags.get("step", "score"), "input_digest": digest}
     mlflow.set_tags(tags | {"model_name": name, "model_version": version, "model_id": model_id})
-    dataset = MetaDataset(LocalArtifactDatasetSource(str(job.source)), job.source.name, digest[:32])  # 36 at most
+    source = LocalArtifactDatasetSource(str(job.source))
+    # A digest of 36 digits at most
+    dataset = MetaDataset(source, job.source.name, digest[:32])  # type: ignore[abstract]  # MLflow's own
     mlflow.log_input(dataset, context="batch", model=LoggedModelInput(model_id) if model_id else None)
 
 

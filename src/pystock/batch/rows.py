@@ -195,9 +195,9 @@ class CsvPart:
         """Return the rows of lines that cannot be read at once: a short piece is looked at line by line."""
         if len(lines) > PIECE:
             pieces = ((at, lines[at : at + PIECE]) for at in range(0, len(lines), PIECE))
-            rows = [self._rows(b"\n".join(piece) + b"\n", line + at, len(piece)) for at, piece in pieces]
-            tables, numbers, bad = zip(*rows)
-            return pa.concat_tables(tables), np.concatenate(numbers, axis=1), sum(bad, [])
+            found = [self._rows(b"\n".join(piece) + b"\n", line + at, len(piece)) for at, piece in pieces]
+            tables, arrays, bad = zip(*found)
+            return pa.concat_tables(tables), np.concatenate(arrays, axis=1), sum(bad, [])
         judged = [(at, *self._judge(raw, at)) for at, raw in enumerate(lines, line) if raw not in (b"", b"\r")]
         good = [values for _, values, why, _ in judged if not why]
         table = pa.table(
@@ -311,7 +311,7 @@ class ParquetPart:
 
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 Part = CsvPart | ParquetPart
@@ -324,6 +324,8 @@ def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]
     twice in the file, taken, or of a type that is not a number.
     """
     try:
-        return (CsvPart if FORMATS[path.suffix.lower()] == "csv" else ParquetPart)(name, path, features, taken)
+        if FORMATS[path.suffix.lower()] == "csv":
+            return CsvPart(name, path, features, taken)
+        return ParquetPart(name, path, features, taken)
     except OSError as error:
         raise InputError(f"the input file {name} cannot be read ({reason(error)}): fix it, or leave it out.") from None

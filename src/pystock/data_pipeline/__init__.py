@@ -8,7 +8,6 @@ from pystock.data_pipeline import contract, profile, stages
 from pystock.data_pipeline.steps import (
     END,
     LOOK_BACK,
-    PipelineError,
     Result,
     TooManyBad,
     check,
@@ -16,6 +15,7 @@ from pystock.data_pipeline.steps import (
     make_features,
     read_quarantine,
 )
+from pystock.pipeline import PipelineError
 
 __all__ = [
     "END",

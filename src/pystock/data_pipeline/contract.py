@@ -13,8 +13,8 @@ import pandas as pd
 import pandera.pandas as pa
 import yaml
 
-from pystock.data import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 from pystock.pipeline import PipelineError
+from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 
 MOST_BAD = 0.01  # share of bad rows above which the source as a whole is not trusted
 UNITS = dict.fromkeys(PRICES, "index points, or the ticker's currency") | {"Volume": "shares, or the source's unit"}

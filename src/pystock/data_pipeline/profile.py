@@ -12,8 +12,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pystock.data import COLUMNS
 from pystock.data_pipeline.contract import FLAGS
+from pystock.price_rules import COLUMNS
 
 BLUE, ORANGE, GREY = "#006BA4", "#FF800E", "#595959"  # of matplotlib's tableau-colorblind10
 MOST_ROWS = 50  # of a list on the page; the whole of it is in the files beside it
@@ -121,7 +121,8 @@ def _picture(figure: Figure, alternative: str) -> str:
 
 
 def _table(frame: pd.DataFrame, kind: str = "") -> str:
-    return frame.to_html(index=False, border=0, classes=kind)  # which escapes texts
+    table: str = frame.to_html(index=False, border=0, classes=kind)  # which escapes texts
+    return table
 
 
 def _listed(days: pd.Index) -> str:

@@ -29,6 +29,7 @@ from pystock.data_pipeline import contract
 from pystock.data_pipeline import stages as disk
 from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
+from pystock.price_rules import COLUMNS
 
 END = "2014-12-31"  # the last day that the course's tables know; 2015 to 2018 is its production
 # How many days a row of features looks back, its own not counted. A feature set that is not named here is always
@@ -82,9 +83,9 @@ def names(market: str) -> list[str]:
 def markets_of(market: str, source: str) -> list[str]:
     """Return the markets that `market` names: as for `names`, or `all`, which is every CSV file of the source."""
     place = _place(source)
-    if market == "all" and place is None:
-        raise PipelineError(f"{source} is one ticker: give its market a name, all is for files.")
     if market == "all":
+        if place is None:
+            raise PipelineError(f"{source} is one ticker: give its market a name, all is for files.")
         files = [place] if place.is_file() else place.glob("*.csv")
         market = ",".join(sorted(path.stem for path in files))
         if not market:
@@ -330,7 +331,7 @@ def _until(staging: pd.DataFrame, end: str, market: str) -> pd.DataFrame:
 
 
 def _table(prices: pd.DataFrame, target: str, features: str) -> pd.DataFrame:
-    X, y = feature_sets.dataset(prices[data.COLUMNS], target, features)
+    X, y = feature_sets.dataset(prices[COLUMNS], target, features)
     return X.assign(**{target: y})
 
 
@@ -433,7 +434,7 @@ def _begins_with(table: pd.DataFrame, made_from: dict[str, Any]) -> bool:
 
 def _code(stage: str, parameters: dict[str, str]) -> str:
     """Return a digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
-    texts = [Path(module.__file__).read_bytes() for module in _CODE[stage]] + [Path(__file__).read_bytes()]
+    texts = [Path(str(module.__file__)).read_bytes() for module in _CODE[stage]] + [Path(__file__).read_bytes()]
     if stage == "training":
         for function in (feature_sets.TARGETS[parameters["target"]], feature_sets.FEATURES[parameters["features"]]):
             try:

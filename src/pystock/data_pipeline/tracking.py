@@ -20,7 +20,7 @@ import mlflow
 import pandas as pd
 from mlflow.data.dataset import Dataset
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 from mlflow.exceptions import MlflowException
 
 from pystock.data_pipeline import contract, profile, stages
@@ -114,7 +114,7 @@ def feature_set_generation(market: str, options: Namespace) -> str:
         log.files({f"training/{market}.manifest.json": _json(result.manifest)})
         table.to_parquet(log.folder / f"training/{market}.parquet")
         # As chapter 04 describes a table, so that the same rows have the same name and digest everywhere
-        described = mlflow.data.from_pandas(
+        described = mlflow.data.from_pandas(  # type: ignore[attr-defined]  # MLflow makes it at run time
             table.astype({target: float}),
             source=LocalArtifactDatasetSource(result.manifest["source"]),
             targets=target,
@@ -131,7 +131,9 @@ class _Log:
     def __init__(self, folder: Path):
         self.folder = folder
         self.alive = cache(finished)  # two hundred markets were made by the same run
-        self.run_id = mlflow.active_run().info.run_id
+        run = mlflow.active_run()
+        assert run is not None  # an entry point has opened it
+        self.run_id = run.info.run_id
         self.results: list[Result] = []
         self.datasets: dict[str, list[Any]] = {"dataset": [], "context": []}
         self.sums: Counter[str] = Counter()  # of several markets
@@ -154,7 +156,8 @@ class _Log:
         self.files(files or {})
         if dataset is None:  # no more than the facts about it, since its rows would stay in memory
             source = LocalArtifactDatasetSource(result.manifest["source"])
-            dataset = MetaDataset(source, f"{result.market}-{result.stage}", result.manifest["digest"])
+            name, digest = f"{result.market}-{result.stage}", result.manifest["digest"]
+            dataset = MetaDataset(source, name, digest)  # type: ignore[abstract]  # MLflow's own
         self.datasets["dataset"].append(dataset)
         self.datasets["context"].append(result.stage)
 
@@ -166,7 +169,7 @@ class _Log:
 
     def write(self) -> None:
         if self.sums:
-            mlflow.log_metrics(self.sums)
+            mlflow.log_metrics(dict[str, float](self.sums))
         if any(self.folder.iterdir()):
             mlflow.log_artifacts(str(self.folder))
         if datasets := self.datasets["dataset"]:
