@@ -201,7 +201,9 @@ def _score(job: _Job, model_uri: str, run_time: str | None, force: bool) -> Resu
         with work.disk_errors(output):
             work_key = job.key | {"chunk_rows": job.chunk_rows, "code": _CODE}
             run_time, chunks, thrown = work.begin(output, work_key, run_time)
-        state = work.read_chunk(chunks[-1])[1] if chunks else {"file": 0, "position": None, "rows": 0, "quarantined": 0}
+        state: dict[str, Any] = {"file": 0, "position": None, "rows": 0, "quarantined": 0}
+        if chunks:
+            state = work.read_chunk(chunks[-1])[1]
         resumed = state["rows"]
         try:
             with work.disk_errors(output):
@@ -356,9 +358,8 @@ def _is_complete(job: _Job, done: dict[str, Any]) -> bool:
     try:
         if done["quarantined"] and work.digest([("", output.quarantine)], folder=False) != done["quarantine_digest"]:
             return False
-        return (
-            work.digest([(name, output.file(name)) for name in done["files"]], output.folder) == done["output_digest"]
-        )
+        digest = work.digest([(name, output.file(name)) for name in done["files"]], output.folder)
+        return bool(digest == done["output_digest"])
     except BatchError:  # a file is gone
         return False
 
@@ -399,7 +400,7 @@ def _predict(model: "PyFuncModel", features: list[str], numbers: np.ndarray) -> 
     if not numbers.shape[1]:
         return np.empty(0), np.empty(0, "int64")
     try:
-        answer = model.predict(pd.DataFrame(numbers.T, columns=features))
+        answer: pd.DataFrame = model.predict(pd.DataFrame(numbers.T, columns=features))
         probability = np.asarray(answer["probability"], dtype="float64")
         decision = np.asarray(answer["decision"], dtype="int64")
     except Exception as error:  # anything that the model's own code raises

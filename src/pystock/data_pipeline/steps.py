@@ -417,7 +417,7 @@ class _Stage:
     ) -> Result:
         """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
-        about = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
+        about: dict[str, Any] = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
         about |= {"made_by": self.made_by, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
         about |= {"parameters": self.parameters, "code": self.code, **facts}
         manifest = disk.write(self.folder, table, about, kept=None if base is None else self.manifest)
@@ -429,7 +429,7 @@ class _Stage:
 def _begins_with(table: pd.DataFrame, made_from: dict[str, Any]) -> bool:
     """Return whether a table has the rows that a stage was made from, and more behind them."""
     known = made_from["rows"]
-    return len(table) > known and disk.digest(table.iloc[:known]) == made_from["digest"]
+    return bool(len(table) > known and disk.digest(table.iloc[:known]) == made_from["digest"])
 
 
 def _code(stage: str, parameters: dict[str, str]) -> str:
