@@ -65,7 +65,8 @@ def children(parent: RunInfo, more: str) -> list[Run]:
 def table_of(data: Run) -> str:
     """Return the id of the run that made the table: the data pipeline's last step, or the run that it names."""
     step = children(data.info, "tags.step = 'feature_set_generation'")[0]
-    return step.data.tags.get("made_by", step.info.run_id)
+    run_id: str = step.data.tags.get("made_by", step.info.run_id)
+    return run_id
 
 
 options = cli.parse(__doc__, PARAMETERS, check)

@@ -4,22 +4,18 @@ A file for models from code: `pystock.models` gives MLflow its path, and MLflow 
 that copy to load it. So it imports what the model's requirements name, and nothing of pystock, which may have moved.
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
-class DecisionModel(PythonModel):
+class DecisionModel(mlflow.pyfunc.PythonModel):
     """A classifier in its native format, an artifact named `xgboost` or `sklearn`, and a threshold as a parameter."""
 
-    _probability: Callable[[pd.DataFrame], np.ndarray]
-    _native: Callable[[np.ndarray], np.ndarray]
-
-    def load_context(self, context: PythonModelContext) -> None:
-        """Read the classifier. Neither format is a pickle: nothing in the artifact is run."""
+    def load_context(self, context):
+        """Read the classifier. Neither format is a pickle: nothing that stands in the artifact is run."""
         if "xgboost" in context.artifacts:
             import xgboost
 
@@ -31,7 +27,7 @@ class DecisionModel(PythonModel):
         else:
             import skops.io
 
-            # The list of trusted types is here and not with the model, where a person who changes one changes both.
+            # The list of trusted types stands here and not with the model, where whoever changes one changes both.
             classifier = skops.io.load(context.artifacts["sklearn"], trusted=[])
             columns = getattr(classifier, "feature_names_in_", None)
             self._probability = lambda rows: classifier.predict_proba(
@@ -42,22 +38,20 @@ class DecisionModel(PythonModel):
             )[:, 1]
 
     def probability(self, numbers: np.ndarray) -> np.ndarray:
-        """Return what `predict` gives as `probability`, from an array (rows, columns in the signature's order).
+        """What `predict` gives as `probability`, from an array (rows, columns) of float64 in the signature's order.
 
-        The array is of float64 and is not checked: for callers that have checked names, types and that each number is
-        finite. They get at this object by `mlflow.pyfunc.load_model(…).unwrap_python_model()`.
+        Nothing is looked at on the way: for callers that have checked names, types and that each number is finite.
+        They get at this object by `mlflow.pyfunc.load_model(…).unwrap_python_model()`.
         """
         return self._native(numbers).astype("float64")
 
-    def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, float] | None = None
-    ) -> pd.DataFrame:
-        """Return a row for each row of `model_input`: `probability` (float64) and `decision` (int64, 0 or 1).
+    def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """A row for each row of `model_input`: `probability` (float64) and `decision` (int64, 0 or 1).
 
         A decision is 1 where the probability is above `params["threshold"]`, which MLflow fills in from the signature.
         """
         probability = self._probability(model_input).astype("float64")
-        decision = (probability > (params or {})["threshold"]).astype("int64")
+        decision = (probability > params["threshold"]).astype("int64")
         return pd.DataFrame({"probability": probability, "decision": decision}, index=model_input.index)
 
 
