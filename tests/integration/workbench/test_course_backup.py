@@ -6,6 +6,7 @@ import random
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,14 @@ def test_a_stopped_workbench_and_one_in_the_way(course, saved, capsys):
         }
 
 
+def unpacked(content: bytes) -> bytes | None:
+    """Return what a gzip file holds; None if it is damaged."""
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error):
+        return None
+
+
 def test_what_is_not_a_whole_backup_is_refused(course, saved):
     """Before anything changes: damaged in any place, cut at any, another file, one of the other kind."""
     file, bad = saved[0], course.root / "schlecht ü.tar"
@@ -110,13 +119,11 @@ def test_what_is_not_a_whole_backup_is_refused(course, saved):
             backup.restore(bad, force=True, **options)
         assert str(caught.value).startswith(f"{bad} ") and reason in str(caught.value)
 
-    for place in [
-        *(draw.randrange(100, len(whole)) for _ in range(12)),
-        0,
-        len(whole) - 1,
-    ]:  # the first 100: its header
+    for place in (*(draw.randrange(100, len(whole)) for _ in range(12)), 0, len(whole) - 1):
         broken = bytearray(whole)
         broken[place] ^= 1 << draw.randrange(8)
+        if unpacked(bytes(broken)) == unpacked(whole):
+            continue  # such as another distance back within a run of zeros: the same content, so no damage
         bad.write_bytes(broken)
         refused("is not a backup of a workbench, or is damaged (")
     for content in (
