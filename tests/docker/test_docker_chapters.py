@@ -34,6 +34,7 @@ mlflow.set_experiment("models")
 tags = {"pilot": "model", "market": "sp500", "target": "big_move", "features": "volatility", "family": "xgboost"}
 with mlflow.start_run(tags=tags | {"git_commit": "none"}):
     mlflow.log_metrics({f"brier_skill_{end}": 0.1 for end in ("value", "low", "high")})
+    mlflow.log_input(mlflow.data.from_pandas(X[past].assign(big_move=y[past]), targets="big_move"), context="training")
     models.log_decision_model(tuning.build("xgboost", **best).fit(X[past], y[past]), X, threshold=0.25)
 """
 

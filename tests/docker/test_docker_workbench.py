@@ -413,7 +413,8 @@ def kill_during_a_run(bench, victim) -> str:
         lines = [client.stdout.readline().strip() for _ in range(150)]
         assert client.poll() is None, "the run was over before the kill"
         crash_mlflow(bench) if victim == "mlflow" else crash_postgres(bench)
-        rest, errors = client.communicate()
+        rest, errors = client.stdout.read(), client.stderr.read()  # communicate() would lose what readline() buffered
+        client.wait()
     finally:
         watchdog.cancel()
         client.kill()
