@@ -47,11 +47,11 @@ def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
         time.sleep(0.1)
 
 
-def status(url: str, **headers: str) -> int:
+def status(url: str, auth: tuple[str, str] | None = None, **headers: str) -> int:
     """Return the status of the response to a GET."""
     with requests.Session() as session:
         session.trust_env = False  # no proxy
-        return session.get(url, headers=headers, timeout=20).status_code
+        return session.get(url, auth=auth, headers=headers, timeout=20).status_code
 
 
 class FakeCourse:
@@ -169,6 +169,3 @@ class FakeCourse:
                 except psutil.Error:
                     continue
             time.sleep(0.05)
-
-
-CourseRoot = FakeCourse  # until every test says FakeCourse

@@ -1,6 +1,6 @@
-"""The messages of the course, its projects and pystock on book/troubleshooting.md are provoked as they are.
+"""The messages on book/troubleshooting.md that no other test provokes: those of pystock and its projects, mostly.
 
-Those of the set-up: test_install.py; those of other programs: tests/weekly/test_troubleshooting.py.
+Those of other programs: tests/weekly/test_troubleshooting.py.
 """
 
 import json
@@ -19,14 +19,11 @@ import mlflow
 import pandas as pd
 import pytest
 import yfinance
-from click.testing import CliRunner
 from fake_course import CHECKOUT, clean_environment, until
 from messages import NOWHERE, assert_on_page, begin, learner, output, provokes, raised
 from sklearn.linear_model import LogisticRegression
 
-import course
 from course import servers, store
-from course.cli import main
 from course.workbench import local as workbench
 from pystock import pipeline
 from pystock.api import model as api_model
@@ -46,75 +43,15 @@ API = CHECKOUT / "projects" / "pystock-inference-api" / "main.py"
 JSON = {"Content-Type": "application/json"}
 
 
-def refused(*words: str) -> str:
-    """What a command of the course prints when it refuses."""
-    done = CliRunner().invoke(main, words)
-    assert done.exit_code, done.output
-    return done.output
-
-
 CALLS = {
-    "There is no chapter": lambda: refused("run", "99"),
-    "market cannot be": lambda: refused("run", "01", "-p", "market=dow"),
-    "reads the runs of the experiment": lambda: raised(begin, "02", needs={"stockpred-nasdaq": "01"}),
-    "ended before it answered": lambda: raised(course.start_server, ["mlfow", "--port", "{port}"], health="/ping"),
     "is no embedded market": lambda: raised(load, "dow"),
     "PYSTOCK_API_PORT is": lambda: output(PYTHON, API, PYSTOCK_API_PORT=99999, MLFLOW_TRACKING_URI="sqlite:///none.db"),
 }
 
 
 @pytest.mark.parametrize("part", CALLS)
-def test_a_call_without_more(learner, part):
+def test_a_call_without_more(part):
     assert_on_page(part, CALLS[part]())
-
-
-@provokes("the kernel python3")
-def test_another_kernel(tmp_path, monkeypatch):
-    kernel = tmp_path / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    argv = ["/usr/bin/env", "python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "other", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    monkeypatch.setenv("COURSE_STATE", str(tmp_path))
-    return refused("doctor")
-
-
-@provokes("did not end within")
-def test_a_slow_cell(fake):
-    fake.chapter("01", "import time; time.sleep(60)")
-    with fake.here():
-        return refused("run", "--timeout", "1")
-
-
-@provokes("the kernel died")
-def test_a_dead_kernel(fake):
-    fake.chapter("01", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with fake.here():
-        return refused("run")
-
-
-@provokes("a checkpoint takes its place")
-def test_a_checkpoint_over_runs(learner):
-    with mlflow.start_run():
-        pass
-    return refused("checkpoint", "02")
-
-
-@provokes("MLFLOW_TRACKING_URI is set")
-def test_a_stray_address(learner, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
-    begin("01")
-    return capsys.readouterr().out
-
-
-@provokes("The tracking store")
-def test_a_server_that_is_not_there(learner, monkeypatch):
-    monkeypatch.setenv("COURSE_TRACKING_URI", f"http://127.0.0.1:{servers.free_port()}")
-    try:
-        return raised(begin, "01")
-    finally:
-        monkeypatch.undo()
-        begin("01")
 
 
 KILLED = """
@@ -139,24 +76,6 @@ def test_a_killed_kernels_run(learner):
     return before
 
 
-@provokes("A workbench runs on")
-def test_a_second_workbench(tmp_path):
-    first = workbench.lock(tmp_path)
-    try:
-        (tmp_path / "running.json").write_text('{"MLflow": "http://127.0.0.1:5100"}')
-        return raised(workbench.lock, tmp_path)
-    finally:
-        first.release()
-
-
-@provokes("is taken by another program")
-def test_a_taken_port_of_the_workbench(capsys, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert workbench._port(tmp_path / "port", port, "MLflow") != port
-    return capsys.readouterr().out
-
-
 @provokes("ended by itself")
 def test_a_damaged_database():
     with tempfile.TemporaryDirectory(prefix="course-", dir="/tmp") as name:
@@ -167,13 +86,6 @@ def test_a_damaged_database():
         if os.geteuid() == 0:
             shutil.chown(postgres, "nobody")
         return raised(workbench.start, Path(name))
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="needs root")
-@provokes("PostgreSQL does not run as root")
-def test_a_folder_closed_to_others(tmp_path):
-    tmp_path.chmod(0o700)
-    return raised(workbench.start, tmp_path / "workbench")
 
 
 @provokes("is not promoted")

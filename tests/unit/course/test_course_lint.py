@@ -3,7 +3,7 @@
 import jupytext
 import pytest
 from click.testing import CliRunner
-from fake_course import HEADER, CourseRoot
+from fake_course import HEADER, FakeCourse
 from nbformat.v4 import new_output
 
 from course import lint
@@ -78,7 +78,7 @@ OUTPUTS = {  # of the cell that contains the code
 @pytest.fixture(scope="module", autouse=True)
 def files(tmp_path_factory):
     """The files that links of the good chapter lead to."""
-    course = CourseRoot(tmp_path_factory.mktemp("files"))
+    course = FakeCourse(tmp_path_factory.mktemp("files"))
     for path in ("chapters/figures/09_system.svg", "notebooks/08_x.ipynb", "book/glossary.md"):
         (course.root / path).parent.mkdir(exist_ok=True)
         (course.root / path).write_text('# Glossary\n\n### Brier score & skill\n\n<a id="here"></a>\n')
