@@ -76,6 +76,6 @@ def accepts(answer):
     ],
 )
 def test_bad_check_is_found(test, complaints):
-    problems = chapter_runs.problems(Exercise("09.1", test, [1, 2]), {})
+    problems = list(chapter_runs.problems(Exercise("09.1", test, [1, 2]), {}))
     assert len(problems) == len(complaints)
     assert all(complaint in problem for complaint, problem in zip(complaints, problems)), problems
