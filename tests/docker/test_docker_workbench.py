@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from docker_projects import in_container
+from docker_projects import in_container, megabytes
 from docker_workbench import HERE, Workbench, docker, require_docker, status
 from fake_course import CHECKOUT, until
 
@@ -38,14 +38,10 @@ def bench(tmp_path_factory):
 
 
 def test_only_jupyter_and_mlflow_are_published_and_on_this_machine_alone(bench):
-    published = {}
-    for service in BASES:
-        for inside, outside in bench.container(service)["NetworkSettings"]["Ports"].items():
-            if outside:
-                published[service, inside] = {(one["HostIp"], one["HostPort"]) for one in outside}
-    assert published == {
-        ("jupyter", "8888/tcp"): {("127.0.0.1", bench.settings["JUPYTER_PORT"])},
-        ("mlflow", "5000/tcp"): {("127.0.0.1", bench.settings["MLFLOW_PORT"])},
+    assert {service: bench.published(service) for service in BASES} == {
+        "jupyter": {("8888/tcp", "127.0.0.1", bench.settings["JUPYTER_PORT"])},
+        "mlflow": {("5000/tcp", "127.0.0.1", bench.settings["MLFLOW_PORT"])},
+        "postgres": set(),
     }
 
 
@@ -80,20 +76,16 @@ def test_no_process_belongs_to_root(bench, service):
     until(lambda: "0" not in users(), 5, "the end of what belongs to root")
 
 
-def test_jupyter_asks_for_its_token(bench):
+def test_jupyter_asks_for_its_token_and_not_about_news(bench):
     assert status(f"{bench.jupyter}/api/contents")[0] == 403
     assert status(f"{bench.jupyter}/api/contents?token=wrong")[0] == 403
-    code, text = status(f"{bench.jupyter}/api/contents/work?token={bench.env['JUPYTER_TOKEN']}")
+    token = f"?token={bench.env['JUPYTER_TOKEN']}"
+    code, text = status(f"{bench.jupyter}/api/contents/work{token}")
     assert code == 200
     notebooks = {path.name for path in (CHECKOUT / "notebooks").glob("*.ipynb")}
     assert {one["name"] for one in json.loads(text)["content"]} == notebooks
-
-
-def test_jupyter_does_not_ask_about_news(bench):
-    page = f"{bench.jupyter}/lab/api/settings/@jupyterlab/apputils-extension:notification"
-    code, text = status(f"{page}?token={bench.env['JUPYTER_TOKEN']}")
-    assert code == 200
-    assert json.loads(text)["schema"]["properties"]["fetchNews"]["default"] == "false"
+    code, text = status(f"{bench.jupyter}/lab/api/settings/@jupyterlab/apputils-extension:notification{token}")
+    assert code == 200 and json.loads(text)["schema"]["properties"]["fetchNews"]["default"] == "false"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +94,7 @@ def test_jupyter_does_not_ask_about_news(bench):
 def test_mlflow_answers_by_its_own_names_alone(bench, host, expected):
     code, text = status(bench.mlflow + SEARCH, Host=host)
     assert code == expected
-    if expected == 403:
-        assert text == "Invalid Host header - possible DNS rebinding attack detected"
+    assert (text == "Invalid Host header - possible DNS rebinding attack detected") == (expected == 403)
 
 
 def test_no_password_stands_on_a_command_line_or_in_the_log(bench):
@@ -121,10 +112,7 @@ def test_no_password_stands_on_a_command_line_or_in_the_log(bench):
 
 def test_each_image_holds_what_it_needs(bench, record_property):
     for service, base in BASES.items():
-        image = bench.container(service)["Image"]
-        total, below = (
-            int(docker("image", "inspect", "--format", "{{.Size}}", name).stdout) / 1e6 for name in (image, base)
-        )
+        total, below = megabytes(bench.container(service)["Image"]), megabytes(base)
         said = f"{service}: our layers {total - below:.0f} MB, with the stand-in base {base} {total:.0f} MB"
         record_property("measured", said)
     absent = "import importlib.util as u; print([n for n in {} if u.find_spec(n)])"
@@ -141,11 +129,12 @@ def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
         (copy / private).parent.mkdir(exist_ok=True)
         (copy / private).write_text("private")
     before, image = f"{bench.project}-before", f"{bench.project}-after"
+    build = ["build", "--progress", "plain", "-f", str(copy / "workbench/jupyter.Dockerfile"), str(copy), "-t"]
     try:
-        build(copy, before)
+        docker(*build, before)
         with open(next((copy / "chapters").glob("01_*.md")), "a") as chapter:
             chapter.write("\nOne more sentence.\n")
-        log = build(copy, image)
+        log = docker(*build, image).stderr
         found = docker("run", "--rm", image, "find", ".", "-name", "x", "-o", "-name", ".env").stdout
     finally:
         docker("image", "rm", "--force", before, image)
@@ -154,11 +143,6 @@ def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
     assert len(steps) > 5
     assert [text for number, text in steps.items() if number not in cached] == ["COPY --chown=learner:learner . ."]
     assert found == ""
-
-
-def build(checkout, image):
-    file = str(checkout / "workbench/jupyter.Dockerfile")
-    return docker("build", "--progress", "plain", "-f", file, "-t", image, str(checkout), seconds=300).stderr
 
 
 # From a notebook in the jupyter container, through the server alone
@@ -187,21 +171,20 @@ text = mlflow.artifacts.load_text(runs[0].info.artifact_uri + "/notes/text.txt")
 answers = model.predict(np.arange(40.0).reshape(20, 2)).tolist()
 print(json.dumps([len(runs), runs[0].data.metrics, text, answers]))
 """
-
-
-@pytest.fixture(scope="module")
-def logged(bench):
-    """What a notebook logged and loads back."""
-    bench.python(LOG)
-    return last_line(bench.python(LOAD))
+LOGGED = [1, {"score": 0.5}, "a text", [False] * 10 + [True] * 10]
 
 
 def last_line(text):
     return json.loads(text.splitlines()[-1])
 
 
-def test_what_a_notebook_logs_it_loads_back(logged):
-    assert logged == [1, {"score": 0.5}, "a text", [False] * 10 + [True] * 10]
+@pytest.fixture(scope="module")
+def logged(bench):
+    bench.python(LOG)
+
+
+def test_what_a_notebook_logs_it_loads_back(bench, logged):
+    assert last_line(bench.python(LOAD)) == LOGGED
 
 
 def test_no_volume_is_shared_between_the_containers(bench):
@@ -210,27 +193,11 @@ def test_no_volume_is_shared_between_the_containers(bench):
     assert sum(map(len, mounted.values())) == len(set().union(*mounted.values())) == 4
 
 
-def test_the_project_runs_as_written(bench):
-    line = "mlflow run projects/stockpred --env-manager local --experiment-name example-stockpred"
-    bench.run("jupyter", *line.split())
-    code, text = status(
-        f"{bench.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=example-stockpred",
-    )
-    assert code == 200
-    experiment = json.loads(text)["experiment"]["experiment_id"]
-    body = {"experiment_ids": [experiment], "filter": "attributes.status = 'FINISHED'"}
-    code, text = status(f"{bench.mlflow}/api/2.0/mlflow/runs/search", method="POST", body=body)
-    (run,) = json.loads(text)["runs"]
-    assert "accuracy" in {one["key"] for one in run["data"]["metrics"]}
-
-
-PIPELINES = [
-    "mlflow run projects/pystock-data-features --env-manager local --experiment-name example-pystock-data-features",
-    (
-        "mlflow run projects/pystock-training -P target=big_move --experiment-name example-pystock-training"
-        " --env-manager local"
-    ),
-]
+RUNS = (
+    "projects/stockpred --experiment-name example-stockpred",
+    "projects/pystock-data-features --experiment-name example-pystock-data-features",
+    "projects/pystock-training -P target=big_move --experiment-name example-pystock-training",
+)
 FOUND = """
 import json, os, mlflow
 client = mlflow.MlflowClient()
@@ -244,7 +211,11 @@ main, trained, evaluated, registered = (
 table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
 model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
 version = client.search_model_versions("name = 'pystock-big-move'")[0]
+stockpred = mlflow.search_runs(
+    experiment_names=["example-stockpred"], order_by=["attributes.start_time"], output_format="list"
+)[0]
 print(json.dumps({
+    "stockpred": [stockpred.info.status, "accuracy" in stockpred.data.metrics],
     "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
     "data_run": trained.data.tags["data_run"] == data.info.run_id,
     "table": os.path.getsize(table),
@@ -259,13 +230,14 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def pipelines(bench):
-    """What both pipelines left on the server, run in the jupyter container as the chapters write it."""
-    for line in PIPELINES:
-        bench.run("jupyter", *line.split(), seconds=300)
+    """What the projects left on the server, run in the jupyter container as the chapters write it."""
+    for line in RUNS:
+        bench.run("jupyter", *f"mlflow run {line} --env-manager local".split(), seconds=300)
     return last_line(bench.python(FOUND))
 
 
-def test_the_pipelines_run_as_written(pipelines):
+def test_the_projects_run_as_written(pipelines):
+    assert pipelines["stockpred"] == ["FINISHED", True]
     assert pipelines["states"] == ["FINISHED"] * 5
     assert pipelines["data_run"] and pipelines["inputs"] == [True]
     assert pipelines["table"] > 100_000 and pipelines["features"] == 12 and pipelines["parents"] == 1
@@ -314,7 +286,7 @@ except Exception as error:
 """
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def careless(bench):
     """Two servers beside the workbench's own, each started with one mistake."""
     servers = {
@@ -340,28 +312,29 @@ def careless(bench):
         docker("rm", "--force", "--volumes", *(f"{bench.project}-{name}" for name in servers), check=False)
 
 
-class TestMistakes:
-    def told(self, bench, uri):
-        """What a notebook is told that logs to this address."""
-        env = {"MLFLOW_TRACKING_URI": uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-        return bench.python(MISTAKE, env=env).strip().splitlines()[-1]
-
-    def test_localhost_inside_a_container(self, bench):
-        text = self.told(bench, "http://localhost:5000")
-        where = "http://localhost:5000/api/2.0/mlflow/experiments/get-by-name"
-        assert text.startswith(f"MlflowException: API request to {where} failed with exception ")
-        assert "Failed to establish a new connection: [Errno 111] Connection refused" in text
-        assert self.told(bench, "http://mlflow:5000") == "stored"
-
-    def test_artifacts_on_the_clients_disk(self, bench, careless):
-        assert self.told(bench, "http://disk:5000") == "PermissionError: [Errno 13] Permission denied: '/srv/artifacts'"
-        assert self.told(bench, "http://mlflow:5000") == "stored"
-
-    def test_invalid_host_header(self, bench, careless):
-        text = self.told(bench, "http://nohosts:5000")
-        assert text.endswith("Response body: 'Invalid Host header - possible DNS rebinding attack detected'")
-        assert "failed with error code 403 != 200" in text
-        assert self.told(bench, "http://mlflow:5000") == "stored"
+@pytest.mark.parametrize(
+    ("address", "begin", "part", "end"),
+    [
+        (
+            "localhost",
+            "MlflowException: API request to http://localhost:5000/api/2.0/mlflow/experiments/get-by-name failed with ",
+            "Failed to establish a new connection: [Errno 111] Connection refused",
+            "",
+        ),
+        ("disk", "PermissionError: [Errno 13] Permission denied: '/srv/artifacts'", "", "'/srv/artifacts'"),
+        (
+            "nohosts",
+            "MlflowException: API request to ",
+            "failed with error code 403 != 200",
+            "Response body: 'Invalid Host header - possible DNS rebinding attack detected'",
+        ),
+        ("mlflow", "stored", "", ""),
+    ],
+)
+def test_a_mistake_and_what_a_notebook_is_told(bench, careless, address, begin, part, end):
+    env = {"MLFLOW_TRACKING_URI": f"http://{address}:5000", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    text = bench.python(MISTAKE, env=env).strip().splitlines()[-1]
+    assert text.startswith(begin) and part in text and text.endswith(end)
 
 
 # Nothing lost
@@ -463,7 +436,7 @@ def test_down_and_up_keep_everything(bench, logged):
     assert docker("ps", "--all", "--quiet", "--filter", f"name={bench.project}").stdout == ""
     bench.up()
     assert last_line(bench.python(COUNT_ALL)) == before
-    assert last_line(bench.python(LOAD)) == logged
+    assert last_line(bench.python(LOAD)) == LOGGED
     assert bench.run("jupyter", "cat", "work/mine.txt", ".course/state.txt").stdout == "mine\nstate\n"
 
 
@@ -472,8 +445,7 @@ def test_the_demo_trains_and_serves(bench):
     code, text = status(f"{bench.demo}/invocations", method="POST", body=ONE_DAY)
     assert code == 200
     assert json.loads(text)["predictions"] in ([0], [1])
-    published = bench.container("serve")["NetworkSettings"]["Ports"]["8080/tcp"]
-    assert [(one["HostIp"], one["HostPort"]) for one in published] == [("127.0.0.1", bench.settings["DEMO_PORT"])]
+    assert bench.published("serve") == {("8080/tcp", "127.0.0.1", bench.settings["DEMO_PORT"])}
     address = f"{bench.mlflow}/api/2.0/mlflow/registered-models/alias?name=stockpred-demo&alias=served"
     code, text = status(address)
     assert code == 200 and json.loads(text)["model_version"]["status"] == "READY"

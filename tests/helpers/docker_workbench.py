@@ -107,6 +107,11 @@ class Workbench:
         name = f"{self.project}-{service}-1"
         return json.loads(docker("container", "inspect", name).stdout)[0]
 
+    def published(self, service: str) -> set[tuple[str, str, str]]:
+        """The ports of a service that this machine has: each inside, then the address and the port here."""
+        ports = self.container(service)["NetworkSettings"]["Ports"].items()
+        return {(inside, one["HostIp"], one["HostPort"]) for inside, outside in ports for one in outside or []}
+
     def run(self, service: str, *command: str, env: dict | None = None, **options):
         """A command in the container of a service."""
         more = [word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")]
