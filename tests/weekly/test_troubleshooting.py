@@ -33,6 +33,7 @@ from sklearn.linear_model import LogisticRegression
 
 from course import store
 from course.chapters import all_chapters
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server
 from course.workbench import local as workbench
 
 __all__ = ["learner"]  # a fixture
@@ -47,7 +48,14 @@ def model() -> LogisticRegression:
     return LogisticRegression().fit(pd.DataFrame({"day_01": [0.0, 1.0], "day_02": [1.0, 0.0]}), [0, 1])
 
 
+def shell(command: str) -> str:
+    """What a terminal says in which nothing is installed."""
+    return output(shutil.which("bash"), "-c", command, PATH="/nowhere")
+
+
 CALLS = {
+    "make: command": lambda: shell("make course"),
+    "course: command": lambda: shell("course ui"),
     "Connection refused": lambda: raised(mlflow.MlflowClient(NOWHERE).search_experiments),
     "Failed to resolve": lambda: raised(mlflow.MlflowClient("http://mlflow.invalid:5000").search_experiments),
     "Can not safely convert int64": lambda: raised(
@@ -84,11 +92,6 @@ def uv(folder, **env):
     return output(program, *sync, folder / "lock.txt", UV_HTTP_RETRIES=0, UV_CACHE_DIR=folder / "cache", **env)
 
 
-@provokes("make: command")
-def test_no_make(tmp_path):
-    return output(shutil.which("bash"), "-c", "make course", PATH=tmp_path)
-
-
 @provokes("No matching distribution found")
 def test_pip_without_network(tmp_path):
     lock = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
@@ -109,11 +112,6 @@ def test_pip_gets_another_file(damaged):
 @provokes("Hash mismatch")
 def test_uv_gets_another_file(damaged):
     return uv(damaged, UV_NO_INDEX=1, UV_FIND_LINKS=damaged)
-
-
-@provokes("course: command")
-def test_another_terminal(tmp_path):
-    return output(shutil.which("bash"), "-c", "course ui", PATH=tmp_path)
 
 
 @provokes("No module named 'course'")
@@ -182,9 +180,9 @@ def test_artifacts_on_the_clients_disk(tmp_path):
 
 @pytest.fixture(scope="module")
 def bench():
-    with workbench.start_workbench() as running:
-        yield running
-    shutil.rmtree(running.folder)
+    running = workbench.start_workbench()
+    yield running
+    running.discard()
 
 
 @provokes("artifact_location cannot")
@@ -213,9 +211,8 @@ def test_a_server_under_another_name(fake, empty_store):
 def test_a_taken_port(empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        serve = ["-m", "mlflow", "server", "--port", taken.getsockname()[1], "--workers", "1"]
-        serve += ["--backend-store-uri", store.uri(tmp_path / "store")]
-        return output(PYTHON, *serve, cwd=tmp_path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        command = mlflow_server(store.uri(tmp_path / "store"), port=taken.getsockname()[1])
+        return output(*command, cwd=tmp_path, **MLFLOW_SERVER_ENVIRONMENT)
 
 
 @provokes("'None'")
