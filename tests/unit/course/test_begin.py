@@ -63,11 +63,8 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
         living.send_signal(signal.SIGKILL)
         session.begin("01")
         session.begin("02")
-        assert {name for name, state in states().items() if state == "RUNNING"} == {
-            "this one",
-            "dead elsewhere",
-            "without a session",
-        }
+        running = {name for name, state in states().items() if state == "RUNNING"}
+        assert running == {"this one", "dead elsewhere", "without a session"}
     finally:
         for process in processes:
             process.kill()

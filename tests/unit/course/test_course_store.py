@@ -86,15 +86,9 @@ def test_a_copy_does_not_need_the_original(tmp_path, empty_store, before, after)
     with mlflow.start_run(experiment_id="0") as run:
         mlflow.log_text("kept", "notes/ü.txt")
         (note,) = original.rglob("ü.txt")
-        source = mlflow.data.from_pandas(pandas.DataFrame({"a": [1.0]}), source=str(note))
-        mlflow.log_input(source)
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=Model(),
-            artifacts={"note": str(note)},
-            pip_requirements=[],
-            registered_model_name="echo",
-        )
+        mlflow.log_input(mlflow.data.from_pandas(pandas.DataFrame({"a": [1.0]}), source=str(note)))
+        files, echo = {"note": str(note)}, {"pip_requirements": [], "registered_model_name": "echo"}
+        logged = mlflow.pyfunc.log_model(name="model", python_model=Model(), artifacts=files, **echo)
     assert "\\xFC" in next(original.rglob("MLmodel")).read_text() or "ü" not in str(original)
     store.copy(original, copied)
     shutil.rmtree(tmp_path / "1")
@@ -179,16 +173,15 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
 
 def test_reset_renews_a_notebook_and_keeps_the_learners(fake):
     chapter = fake.chapter("01", "x = 1")
+    mine = fake.root / "work" / "01_step.ipynb"
     assert fake.invoke("reset", "1").stdout == "work/01_step.ipynb is the course's again.\n"
-    chapter = fake.root / "work" / "01_step.ipynb"
     for number in (1, 2):
-        chapter.write_text(f"mine {number}")
-        done = fake.invoke("reset", "01")
-        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in done.stdout
-        assert (fake.root / "work" / f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
-        assert nbformat.read(chapter, as_version=4).cells
-    chapter.write_text("mine 3")
-    (fake.root / "notebooks" / "01_step.ipynb").unlink()
+        mine.write_text(f"mine {number}")
+        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in fake.invoke("reset", "01").stdout
+        assert mine.with_name(f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
+        assert nbformat.read(mine, as_version=4).cells
+    mine.write_text("mine 3")
+    (fake.root / "notebooks" / f"{chapter.name}.ipynb").unlink()
     done = fake.invoke("reset", "01")
     assert done.exit_code == 1 and "01_step.ipynb is missing in notebooks/" in done.stderr
-    assert chapter.read_text() == "mine 3"
+    assert mine.read_text() == "mine 3"
