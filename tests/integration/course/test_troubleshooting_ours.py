@@ -3,7 +3,6 @@
 Those of other programs: tests/weekly/test_troubleshooting.py.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -11,13 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import requests
 import yfinance
 from fake_course import CHECKOUT, clean_environment, until
 from messages import NOWHERE, assert_on_page, begin, learner, output, provokes, raised
@@ -40,8 +38,6 @@ pytestmark = [
 ]
 PYTHON = sys.executable
 API = CHECKOUT / "projects" / "pystock-inference-api" / "main.py"
-JSON = {"Content-Type": "application/json"}
-
 
 CALLS = {
     "is no embedded market": lambda: raised(load, "dow"),
@@ -163,35 +159,24 @@ def test_two_jobs_with_one_output(tmp_path):
         return raised(resume.locked(tmp_path / "predictions.csv").__enter__)
 
 
-# --- the inference API ------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def api(learner, tmp_path_factory):
     """The service on a store without a champion, for one request at a time."""
     folder = tmp_path_factory.mktemp("api")
-    env = {
-        "MLFLOW_TRACKING_URI": store.uri(learner / "store"),
-        "PYSTOCK_API_PORT": "{port}",
-        "PYSTOCK_API_CACHE": str(folder),
-        "PYSTOCK_API_MAX_CONCURRENT": "1",
-    }
+    env = {"MLFLOW_TRACKING_URI": store.uri(learner / "store"), "PYSTOCK_API_CACHE": str(folder)}
+    env |= {"PYSTOCK_API_PORT": "{port}", "PYSTOCK_API_MAX_CONCURRENT": "1"}
     with servers.start_server([PYTHON, API], env=env, log=folder / "log.txt") as server:
         yield server
 
 
-def refusal(api: servers.Server, headers: dict[str, str], body: bytes = b"{}") -> str:
+def refusal(api: servers.Server, **body: object) -> str:
     """The sentence with which the service refuses a question."""
-    request = urllib.request.Request(f"{api.url}/predict", data=body, headers=headers)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
-    return json.loads(caught.value.read())["detail"]
+    return requests.post(f"{api.url}/predict", proxies={"http": ""}, timeout=10, **body).json()["detail"]
 
 
 @provokes("There is no model yet")
 def test_a_service_without_a_champion(api):
-    row = dict.fromkeys(api_schema.FEATURE_NAMES, 0.01)
-    return refusal(api, JSON, json.dumps({"rows": [row]}).encode())
+    return refusal(api, json={"rows": [dict.fromkeys(api_schema.FEATURE_NAMES, 0.01)]})
 
 
 @provokes("no more are taken")
@@ -199,7 +184,7 @@ def test_a_caller_who_holds_the_only_place(api):
     begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", api.port)) as line:
         line.sendall(begun)
-        return until(lambda: next((text for text in [refusal(api, JSON)] if "at work" in text), None))
+        return until(lambda: next((text for text in [refusal(api, json={})] if "at work" in text), None))
 
 
 @provokes("its signature is not")
@@ -213,4 +198,4 @@ def test_a_version_for_another_question(tmp_path):
 
 @provokes("The header Content-Type is")
 def test_curl_declares_a_form(api):
-    return refusal(api, {})  # urllib declares what curl -d declares
+    return refusal(api, data={"rows": "[]"})  # as curl -d does
