@@ -24,6 +24,7 @@ import pandas as pd
 import papermill
 import psutil
 import pytest
+from fake_course import processes_of
 
 from course import store
 from course.chapters import Chapter, before
@@ -250,18 +251,11 @@ def survivors(folder: Path, seconds: float = 300) -> list[str]:
     A step of an MLflow project goes on to its own end when its notebook is killed.
     """
     deadline = time.monotonic() + seconds
-    while found := [*_processes_of(folder)]:
-        if time.monotonic() > deadline:
-            return found
+    while (found := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return []
-
-
-def _processes_of(folder: Path):
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("COURSE_STATE") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                yield f"{process.pid} {' '.join(process.cmdline())[:150]}"
+    with suppress(psutil.NoSuchProcess):
+        return [f"{process.pid} {' '.join(process.cmdline())[:150]}" for process in found]
+    return survivors(folder, seconds=0)  # one has ended meanwhile
 
 
 def strays() -> list[str]:
@@ -273,19 +267,12 @@ def strays() -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Checkout:
+def checkout() -> tuple[str, set]:
     """What git sees of the checkout, and what lies in .course."""
-
-    changes: str
-    course: frozenset
-
-    @classmethod
-    def now(cls) -> "Checkout":
-        status = ["git", "status", "--porcelain", "--untracked-files=all"]
-        changes = subprocess.run(status, cwd=root(), capture_output=True, text=True).stdout
-        files = [path for path in sorted((root() / ".course").rglob("*")) if path.is_file()]
-        return cls(changes, frozenset((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    changes = subprocess.run(status, cwd=root(), capture_output=True, text=True).stdout
+    files = [path for path in (root() / ".course").rglob("*") if path.is_file()]
+    return changes, {(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 @contextmanager

@@ -53,6 +53,17 @@ def status(url: str, method: str = "GET", auth: tuple[str, str] | None = None, *
         return session.request(method, url, auth=auth, headers=headers, timeout=20).status_code
 
 
+def processes_of(state: Path) -> list[psutil.Process]:
+    """Every living process, but for this one, that works on this state folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mine = process.environ().get("COURSE_STATE") == str(state)
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 class FakeCourse:
     """A course of a few made-up chapters, in `root`, with its state in `state`."""
 
@@ -128,14 +139,7 @@ class FakeCourse:
         return (self.root / "output.txt").read_bytes().decode(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that works on this course's state."""
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                mine = process.environ().get("COURSE_STATE") == str(self.state)
-                if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+        return processes_of(self.state)
 
     def listening(self, *more: psutil.Process) -> set[str]:
         """Return the addresses on which processes of this course listen, and more of them."""

@@ -3,13 +3,11 @@
 import nbformat
 import pytest
 
-pytest.register_assert_rewrite("chapter_runs")
+import chapter_runs
+from comparison import differing, is_compared
 
-import chapter_runs  # noqa: E402
-from comparison import differing, is_compared  # noqa: E402
-
-from course.checks import Exercise, Wrong  # noqa: E402
-from course.execute import run_chapter  # noqa: E402
+from course.checks import Exercise, Wrong
+from course.execute import run_chapter
 
 STREAM, RESULT = "stream", "execute_result"
 CELLS = {  # source: committed outputs, and whether they still hold

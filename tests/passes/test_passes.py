@@ -10,19 +10,16 @@ import os
 import random
 import time
 
+import chapter_runs
 import nbformat
 import pytest
+from comparison import differing, is_compared
+from fake_course import until
+from processors import wide_vector_units
 
-pytest.register_assert_rewrite("chapter_runs")
-
-import chapter_runs  # noqa: E402
-from comparison import differing, is_compared  # noqa: E402
-from fake_course import until  # noqa: E402
-from processors import wide_vector_units  # noqa: E402
-
-from course import store  # noqa: E402
-from course.chapters import all_chapters, before  # noqa: E402
-from course.execute import run_chapter, state_folder  # noqa: E402
+from course import store
+from course.chapters import all_chapters, before
+from course.execute import run_chapter, state_folder
 
 by_chapter = pytest.mark.parametrize("chapter", all_chapters(), ids=lambda chapter: chapter.number)
 SEED = int(os.environ.get("COURSE_SEED") or time.time_ns() % 1_000_000)
