@@ -1,9 +1,8 @@
 """Every notebook once, in order, on one store: it runs, shows its committed outputs, and its exercises check right."""
 
+import chapter_runs
 import nbformat
 import pytest
-
-import chapter_runs
 from comparison import differing, is_compared
 
 from course import store
