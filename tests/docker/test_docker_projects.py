@@ -16,7 +16,7 @@ from environments import IMPORTANT, OPTIONS, check_training, locked, outcome
 from fake_course import CHECKOUT, until
 
 from course import store
-from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server, start_server
+from course.servers import start_server
 from pystock.data import load
 from pystock.features import dataset
 from pystock.pipeline import PipelineError, claim_work
@@ -32,9 +32,10 @@ def server(tmp_path_factory, empty_store):
     require_docker()
     folder = tmp_path_factory.mktemp("server")
     store.copy(empty_store, folder / "store")
-    command = mlflow_server(store.uri(folder / "store"), "--artifacts-destination", str(folder / "files"))
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    command += ["--backend-store-uri", store.uri(folder / "store"), "--artifacts-destination", str(folder / "files")]
     before = mlflow.get_tracking_uri()
-    with start_server(command, env=MLFLOW_SERVER_ENVIRONMENT) as started:
+    with start_server(command, env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as started:
         mlflow.set_tracking_uri(started.url)
         yield started.url
         mlflow.set_tracking_uri(before)

@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 import threading
 import time
 
 import pytest
 from docker_projects import in_container, megabytes
-from docker_workbench import HERE, Workbench, docker, require_docker, status
-from fake_course import CHECKOUT, until
+from docker_workbench import Workbench, docker, require_docker, status
+from fake_course import CHECKOUT, copy_checkout, until
 
 from course.servers import answers
 
@@ -123,8 +121,7 @@ def test_each_image_holds_what_it_needs(bench, record_property):
 
 def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
     copy = tmp_path / "checkout"
-    left_out = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".pytest_cache")
-    shutil.copytree(CHECKOUT, copy, ignore=left_out)
+    copy_checkout(copy)
     for private in (".venv/x", ".course/x", "work/x", ".git/x", "workbench/.env"):
         (copy / private).parent.mkdir(exist_ok=True)
         (copy / private).write_text("private")
@@ -455,8 +452,3 @@ def test_the_demo_trains_and_serves(bench):
 def test_the_doctor_finds_the_jupyter_container_healthy(bench):
     done = bench.run("jupyter", "course", "doctor", check=False)
     assert done.returncode == 0 and "fail" not in done.stdout, done.stdout
-
-
-def test_the_scripts_parse():
-    for script in ("init", "server.sh", "lab.sh", "install-locked.sh", "database.sh"):
-        subprocess.run(["sh", "-n", HERE / script], check=True)

@@ -35,6 +35,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return kept | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {name: str(value) for name, value in more.items()}
 
 
+def copy_checkout(target: Path) -> None:
+    """Copy what belongs to the course, without what was made in the checkout."""
+    made = (".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
+    shutil.copytree(CHECKOUT, target, ignore=shutil.ignore_patterns(*made))
+
+
 def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
     """Wait for `true()` to hold and return what it returned. `seconds` are those of a usual machine."""
     deadline = time.monotonic() + SLOW * seconds

@@ -12,14 +12,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fake_course import copy_checkout
 
 from course.chapters import all_chapters
-from course.paths import root
 
 NOBODY = 65534
 SYSTEM_PYTHON = "/usr/bin/python3"  # one that every user may run; root's own may lie in root's home
 PROVOKED = ("practice", "data-features", "training", "batch")  # where chapters 04, 08, 09 and 10 let runs fail
-PROGRAMS = ("unshare", "setpriv", "ip", "make", "git")
+PROGRAMS = ("unshare", "setpriv", "ip", "make")
 REQUIRED = bool(os.environ.get("COURSE_REQUIRE_NETWORK_CUT"))  # set by .ci/run
 
 pytestmark = pytest.mark.xdist_group("offline")  # one worker: the set-up takes minutes
@@ -50,12 +50,7 @@ def clone():
     try:
         base.chmod(0o755)
         folder, home = base / "Kurs für alle", base / "home"
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=root(), capture_output=True, text=True, check=True).stdout.split("\0")
-        for name in filter(None, names):
-            if (root() / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root() / name, folder / name)
+        copy_checkout(folder)
         home.mkdir()
         done = make(folder, "setup")
         assert done.returncode == 0, done.stdout[-3000:]

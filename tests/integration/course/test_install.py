@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_course import CHECKOUT, clean_environment, until
+from fake_course import CHECKOUT, clean_environment, copy_checkout, until
 from messages import assert_on_page
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="paths and signals of POSIX")
@@ -187,8 +187,7 @@ def test_make_lists_its_commands_and_clean_keeps_work(copy):
 def test_make_sets_up_the_whole_course_from_nothing(tmp_path):
     """The real lock, in a path with a space and a letter outside ASCII; a second call does nothing."""
     folder = tmp_path / "Kurs für alle"
-    ignored = shutil.ignore_patterns(".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
-    shutil.copytree(CHECKOUT, folder, ignore=ignored)
+    copy_checkout(folder)
     make = ["make", f"PYTHON={sys.executable}", "setup"]
     done = run(*make, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
