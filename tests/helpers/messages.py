@@ -85,3 +85,11 @@ def learner(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         mlflow.end_run()
     os.environ.clear()
     os.environ.update(outside)
+
+
+@pytest.fixture
+def elsewhere(learner: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Patch this process for another store; after the test it is on the learner's again."""
+    yield monkeypatch
+    monkeypatch.undo()
+    begin("01")

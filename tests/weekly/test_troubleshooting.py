@@ -4,6 +4,7 @@ The messages of the course itself: tests/integration/course/test_troubleshooting
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import sysconfig
 import threading
 import venv
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import pandas as pd
 import pytest
 import requests
 from fake_course import CHECKOUT, COURSE, clean_environment, until
-from messages import NOWHERE, SECONDS, assert_on_page, begin, learner, output, provokes, raised
+from messages import NOWHERE, SECONDS, assert_on_page, begin, elsewhere, learner, output, provokes, raised
 from mlflow.models import validate_schema
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types import ColSpec, Schema
@@ -35,7 +37,7 @@ from course.chapters import all_chapters
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server
 from course.workbench import local as workbench
 
-__all__ = ["learner"]  # a fixture
+__all__ = ["elsewhere", "learner"]  # fixtures
 pytestmark = [
     pytest.mark.xdist_group("troubleshooting"),  # on one worker: its tests share a store
     pytest.mark.skipif(os.name == "nt", reason="signals and shells of POSIX"),
@@ -131,28 +133,21 @@ def test_another_python(tmp_path):
 
 
 @provokes("out-of-date database schema")
-def test_a_store_of_another_mlflow(learner, empty_store, tmp_path, monkeypatch):
+def test_a_store_of_another_mlflow(elsewhere, empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
-    monkeypatch.setenv("COURSE_STATE", str(tmp_path))
-    try:
-        return raised(begin, "01")
-    finally:
-        monkeypatch.undo()
-        begin("01")
+    elsewhere.setenv("COURSE_STATE", str(tmp_path))
+    return raised(begin, "01")
 
 
 @provokes("is in maintenance mode")
-def test_an_old_mlruns(learner, tmp_path, monkeypatch):
+def test_an_old_mlruns(elsewhere, tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: Default\n")
-    monkeypatch.chdir(tmp_path)
+    elsewhere.chdir(tmp_path)
     mlflow.set_tracking_uri(None)  # as in a script that sets none
-    try:
-        return raised(mlflow.search_experiments)
-    finally:
-        begin("01")
+    return raised(mlflow.search_experiments)
 
 
 @provokes("Connection broken")
@@ -171,21 +166,16 @@ def test_a_server_that_dies_in_its_answer(monkeypatch):
 
 
 @provokes("Permission denied")
-def test_artifacts_on_the_clients_disk(tmp_path):
-    """As an ordinary user: root could make the folder. The same between containers: test_docker_workbench.py."""
-    (tmp_path / "message").touch()
-    (tmp_path / "message").chmod(0o666)
-    with open(tmp_path / "message", "w") as message:
-        if (child := os.fork()) == 0:  # with all modules loaded: another user may not enter root's home
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                LocalArtifactRepository("/srv/artifacts").log_artifact(__file__)
-            except OSError as error:
-                os.write(message.fileno(), f"{type(error).__name__}: {error}".encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-    return (tmp_path / "message").read_text()
+def test_artifacts_on_the_clients_disk():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # with all modules loaded
+        return pool.submit(log_as_nobody).result()
+
+
+def log_as_nobody() -> str:
+    """What an ordinary user is told. Root could make the folder."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    return raised(LocalArtifactRepository("/srv/artifacts").log_artifact, __file__)
 
 
 @pytest.fixture(scope="module")

@@ -86,15 +86,6 @@ def test_a_missing_prerequisite(fake, empty_store):
     assert_on_page("reads the runs of the experiment", text)
 
 
-def test_a_store_that_does_not_answer(fake):
-    fake.chapter("01", PARAMETERS, 'import course\ncourse.begin("01", tracking_uri)', FINE)
-    done = fake.run("run", "--tracking-uri", "http://127.0.0.1:9")
-    assert done.returncode == 1
-    assert "`import course`: The tracking store http://127.0.0.1:9 does not answer: start it, or leave" in done.stdout
-    assert_on_page("The tracking store", done.stdout)
-    assert not list(fake.root.rglob("mlruns")) and not list(fake.root.rglob("mlflow.db"))
-
-
 def test_a_run_that_passes(fake):
     fake.chapter("01", PARAMETERS, "print(market, window, tracking_uri)", *[FINE] * 60)
     done = fake.run("run", "01", "-p", "market=nasdaq", "-p", "window=21", "--tracking-uri", "sqlite:///my store.db")

@@ -119,25 +119,3 @@ def test_another_port_is_tried_where_one_was_taken_meanwhile(here, monkeypatch):
         monkeypatch.setattr(servers, "free_port", lambda: next(ports))
         with start_server(command(here), "/") as server:
             assert server.port != taken.getsockname()[1]
-
-
-def test_mlflow_models_serve_leaves_no_worker(fake):
-    """The real one: its parent process does not pass SIGTERM on to the worker that answers."""
-    code = """
-import sys, time, mlflow, course
-from course.session import use_python_of_this_course
-use_python_of_this_course()
-model = mlflow.pyfunc.PythonModel()
-def predict(model_input: list[str]) -> list[str]: return model_input
-mlflow.pyfunc.save_model("model", python_model=predict, pip_requirements=[])
-course.start_server([sys.executable, "-m", "mlflow", "models", "serve", "-m", "model", "-p", "{port}",
-                     "--env-manager", "local"])
-print("served", flush=True)
-time.sleep(600)
-"""
-    with fake.started(sys.executable, "-c", code) as process:
-        until(lambda: "served" in fake.output() or process.poll() is not None, 60, "the start of the model's server")
-        assert "served" in fake.output(), fake.output()
-        assert len(fake.processes()) >= 4, "the script, the guard, mlflow and its worker"
-        process.kill()
-        fake.alone(10)

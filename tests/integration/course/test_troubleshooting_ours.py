@@ -18,7 +18,7 @@ import pytest
 import requests
 import yfinance
 from fake_course import CHECKOUT, clean_environment, until
-from messages import NOWHERE, assert_on_page, begin, learner, output, provokes, raised
+from messages import NOWHERE, assert_on_page, begin, elsewhere, learner, output, provokes, raised
 from sklearn.linear_model import LogisticRegression
 
 from course import servers, store
@@ -31,7 +31,7 @@ from pystock.data import download, load
 from pystock.data_pipeline import steps as data_pipeline
 from pystock.registry import promotion
 
-__all__ = ["learner"]  # a fixture
+__all__ = ["elsewhere", "learner"]  # fixtures
 pytestmark = [
     pytest.mark.xdist_group("troubleshooting"),  # on one worker: its tests share a store
     pytest.mark.skipif(os.name == "nt", reason="signals and shells of POSIX"),
@@ -130,14 +130,10 @@ def test_download_without_network(tmp_path, monkeypatch):
 
 
 @provokes("to one that runs")
-def test_a_job_without_its_server(learner, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    here = mlflow.get_tracking_uri()
+def test_a_job_without_its_server(elsewhere):
+    elsewhere.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     mlflow.set_tracking_uri(NOWHERE)
-    try:
-        return raised(job.check_server)
-    finally:
-        mlflow.set_tracking_uri(here)
+    return raised(job.check_server)
 
 
 @provokes("promote a version")

@@ -10,6 +10,7 @@ import mlflow
 import psutil
 import pytest
 from fake_course import until
+from messages import assert_on_page
 
 from course import session, store
 
@@ -95,8 +96,10 @@ def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
 def test_a_store_that_does_not_answer_is_named(here, uri):
-    with pytest.raises(session.CourseError, match=f"The tracking store {uri} does not answer: start it, or leave"):
+    with pytest.raises(session.CourseError, match=f"{uri} does not answer: start it, or leave") as refusal:
         session.begin("01", uri)
+    assert_on_page("The tracking store", str(refusal.value))
+    assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("mlflow.db"))
 
 
 def test_parameters_are_kept_for_the_checks(here):
