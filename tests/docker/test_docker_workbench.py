@@ -2,7 +2,6 @@
 
 import json
 import re
-import threading
 import time
 
 import pytest
@@ -291,47 +290,28 @@ print(json.dumps([client.get_run("{run}").info.status, sorted(found), all(k == v
 """
 
 
-# What a client says whose answer was cut by the kill: its retries do not cover that (book/troubleshooting.md)
-CUT = "Connection broken: IncompleteRead"
-
-
 @pytest.mark.parametrize("victim", ["mlflow", "postgres"])
-def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, record_property, victim):
-    ends = []
-    while not ends or CUT in ends[-1]:
-        assert len(ends) < 3, ends
-        ends.append(kill_during_a_run(bench, victim))
-    record_property("measured", "; then ".join(ends))
-
-
-def kill_during_a_run(bench, victim) -> str:
-    """Kill it, check what is stored and how the client ended, and say so.
-
-    The client finishes, unless its last answer was cut. (That it gives up where the victim stays away is shown without
-    containers.)
-    """
-    client = bench.start_python(LOOP)
-    watchdog = threading.Timer(500, client.kill)  # a client that hangs is an error too
-    watchdog.start()
-    try:
-        run = client.stdout.readline().strip()
-        lines = [client.stdout.readline().strip() for _ in range(150)]
-        assert client.poll() is None, "the run was over before the kill"
-        crash_mlflow(bench) if victim == "mlflow" else crash_postgres(bench)
-        rest, errors = client.communicate()
-    finally:
-        watchdog.cancel()
-        client.kill()
-    lines += rest.split()
-    acknowledged = {int(step) for step in lines if step.isdigit()}
-    until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
-    state, found, right = last_line(bench.python(COUNT.format(run=run)))
-    end = "finished" if client.returncode == 0 else errors.strip().splitlines()[-1]
-    assert len(acknowledged) >= 150 and acknowledged <= set(found) and right
-    assert len(found) <= len(acknowledged) + 1  # the one that was under way
-    if not (victim == "mlflow" and CUT in end):
-        assert end == lines[-1] == "finished" and state == "FINISHED" and len(found) == STEPS, end
-    return f"{victim} killed: {len(acknowledged)} acknowledged, {len(found)} found; the client: {end[:400]}"
+def test_a_kill_during_a_run_loses_nothing_acknowledged(bench, victim):
+    """The client finishes. (That it gives up where the victim stays away is shown without containers.)"""
+    for _ in range(3):
+        client = bench.start_python(LOOP)
+        try:
+            run, *lines = [client.stdout.readline().strip() for _ in range(151)]
+            assert client.poll() is None, "the run was over before the kill"
+            crash_mlflow(bench) if victim == "mlflow" else crash_postgres(bench)
+            rest, errors = client.communicate(timeout=500)
+        finally:
+            client.kill()
+        acknowledged = {int(step) for step in lines + rest.split() if step.isdigit()}
+        until(lambda: answers(bench.mlflow + "/health"), 120, "MLflow's health")
+        state, found, right = last_line(bench.python(COUNT.format(run=run)))
+        assert len(acknowledged) >= 150 and acknowledged <= set(found) and right
+        assert len(found) <= len(acknowledged) + 1  # the one that was under way
+        if client.returncode == 0:
+            break
+        # its retries do not cover an answer that the kill has cut (book/troubleshooting.md): once more
+        assert victim == "mlflow" and "Connection broken: IncompleteRead" in errors, errors
+    assert rest.endswith("finished\n") and state == "FINISHED" and len(found) == STEPS
 
 
 def crash_mlflow(bench) -> None:
