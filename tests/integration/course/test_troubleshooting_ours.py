@@ -5,9 +5,7 @@ Those of other programs: tests/weekly/test_troubleshooting.py.
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +15,8 @@ import pandas as pd
 import pytest
 import requests
 import yfinance
-from fake_course import CHECKOUT, clean_environment, until
-from messages import NOWHERE, assert_on_page, begin, elsewhere, learner, output, provokes, raised
+from fake_course import CHECKOUT, until
+from messages import NOWHERE, assert_on_page, elsewhere, learner, output, provokes, raised
 from sklearn.linear_model import LogisticRegression
 
 from course import servers, store
@@ -48,28 +46,6 @@ CALLS = {
 @pytest.mark.parametrize("part", CALLS)
 def test_a_call_without_more(part):
     assert_on_page(part, CALLS[part]())
-
-
-KILLED = """
-import os, signal, course, mlflow
-course.begin("01", market="sp500")
-mlflow.set_experiment("killed")
-mlflow.start_run()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@provokes("RUNNING")
-def test_a_killed_kernels_run(learner):
-    def status() -> str:
-        return mlflow.search_runs(experiment_names=["killed"])["status"].to_string()
-
-    killed = subprocess.run([PYTHON, "-c", KILLED], env=clean_environment(COURSE_STATE=learner), capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    before = status()
-    begin("01")
-    assert "KILLED" in status()  # as the page says
-    return before
 
 
 @provokes("ended by itself")

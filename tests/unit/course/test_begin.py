@@ -57,6 +57,7 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
         for name, (maker, chapter) in left.items():
             client.create_run("0", run_name=name, tags={"course.chapter": chapter, "course.session": maker})
         client.create_run("0", run_name="without a session")
+        assert_on_page("RUNNING", str(states()))
 
         session.begin("01")
         ended = {"zombie", "pid of another process", "dead"}
