@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import chdir, contextmanager, suppress
@@ -68,6 +69,17 @@ def processes_of(state: Path) -> list[psutil.Process]:
             if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+@contextmanager
+def open_folder():
+    """A temporary folder that PostgreSQL's account and others may enter, as pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class FakeCourse:

@@ -7,12 +7,11 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fake_course import copy_checkout
+from fake_course import copy_checkout, open_folder
 
 from course.chapters import all_chapters
 
@@ -46,9 +45,7 @@ def clone():
         if REQUIRED:
             pytest.fail(reason)
         pytest.skip(reason)
-    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
-    try:
-        base.chmod(0o755)
+    with open_folder() as base:
         folder, home = base / "Kurs für alle", base / "home"
         copy_checkout(folder)
         home.mkdir()
@@ -57,8 +54,6 @@ def clone():
         for path in [folder, home, *(path for path in folder.rglob("*") if ".venv" not in path.parts)]:
             os.chown(path, NOBODY, NOBODY)
         yield folder
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def environment(folder: Path, before: tuple[str, ...] = ()) -> dict[str, str]:

@@ -7,15 +7,13 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
-from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
 import requests
 import yfinance
-from fake_course import CHECKOUT, until
+from fake_course import CHECKOUT, open_folder, until
 from messages import NOWHERE, assert_on_page, elsewhere, learner, output, provokes, raised
 from sklearn.linear_model import LogisticRegression
 
@@ -50,14 +48,13 @@ def test_a_call_without_more(part):
 
 @provokes("ended by itself")
 def test_a_damaged_database():
-    with tempfile.TemporaryDirectory(prefix="course-", dir="/tmp") as name:
-        os.chmod(name, 0o755)  # PostgreSQL's account may enter it, also where root runs this
-        postgres = Path(name, "postgres")
+    with open_folder() as folder:
+        postgres = folder / "postgres"
         postgres.mkdir(mode=0o700)
         (postgres / "PG_VERSION").write_text("9\n")
         if os.geteuid() == 0:
             shutil.chown(postgres, "nobody")
-        return raised(workbench.start, Path(name))
+        return raised(workbench.start, folder)
 
 
 @provokes("is not promoted")

@@ -5,13 +5,12 @@ import os
 import random
 import shutil
 import tarfile
-import tempfile
 import zlib
 from pathlib import Path
 
 import pytest
 from backup_content import READ, WORK, changed
-from fake_course import FakeCourse
+from fake_course import FakeCourse, open_folder
 
 from course import CourseError
 from course.workbench import backup, postgres
@@ -36,14 +35,11 @@ def account(bench) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def course():
-    """In a folder that PostgreSQL's account may enter, as pytest's own is not."""
-    folder = Path(tempfile.mkdtemp(prefix="course-test-", dir="/tmp"))
-    folder.chmod(0o755)
-    course = FakeCourse(folder / "für alle")
-    with course.here():
-        yield course
-    course.end_all()
-    shutil.rmtree(folder)
+    with open_folder() as folder:
+        course = FakeCourse(folder / "für alle")
+        with course.here():
+            yield course
+        course.end_all()
 
 
 @pytest.fixture(scope="module")

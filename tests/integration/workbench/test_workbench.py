@@ -2,10 +2,8 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import mlflow
 import psutil
 import pytest
 import sqlalchemy
-from fake_course import COURSE, FakeCourse, status, until
+from fake_course import COURSE, FakeCourse, open_folder, status, until
 from messages import assert_on_page
 
 from course.errors import CourseError
@@ -25,14 +23,11 @@ AS_ROOT = os.name != "nt" and os.geteuid() == 0
 
 @pytest.fixture
 def course():
-    """A course that PostgreSQL's account can reach: as root it may not enter pytest's own folders."""
-    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
-    base.chmod(0o755)
-    fake = FakeCourse(base / "Kurs für # 100 %alle")
-    fake.chapter("01", "x = 1")
-    yield fake
-    fake.end_all()
-    shutil.rmtree(base, ignore_errors=True)
+    with open_folder() as folder:
+        fake = FakeCourse(folder / "Kurs für # 100 %alle")
+        fake.chapter("01", "x = 1")
+        yield fake
+        fake.end_all()
 
 
 def started(fake, process) -> dict[str, str]:
