@@ -9,8 +9,6 @@ import requests
 from class_accounts import accounts_in, run_learners, variables
 from docker_workbench import Workbench, docker, require_docker, status
 
-pytestmark = pytest.mark.docker
-
 API = "/api/2.0/mlflow"
 ACCOUNT = """
 import sys

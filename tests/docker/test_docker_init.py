@@ -9,7 +9,6 @@ import subprocess
 import pytest
 from docker_workbench import HERE, docker, require_docker
 
-pytestmark = pytest.mark.docker
 SECRETS = ("TOKEN", "PASSWORD", "KEY")
 
 

@@ -12,8 +12,6 @@ from fake_course import CHECKOUT, copy_checkout, until
 
 from course.servers import answers
 
-pytestmark = pytest.mark.docker
-
 BASES = {"jupyter": "python:3.12-slim", "mlflow": "python:3.12-slim", "postgres": "postgres:17"}
 FLAGS = [f"day_{day:02}" for day in range(1, 15)]
 ONE_DAY = {"dataframe_split": {"columns": FLAGS, "data": [[1, 0] * 7]}}

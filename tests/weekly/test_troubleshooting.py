@@ -82,16 +82,6 @@ def test_a_call_without_more(learner, part):
     assert_on_page(part, CALLS[part]())
 
 
-@pytest.fixture
-def damaged(tmp_path):
-    """A package on disk, and the line of a lock that gives it another hash."""
-    with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
-        for file in ("METADATA", "WHEEL", "RECORD"):
-            wheel.writestr(f"thing-1.0.dist-info/{file}", "")
-    (tmp_path / "lock.txt").write_text(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
-    return tmp_path
-
-
 def pip(folder, **env):
     """What install.py calls to get uv."""
     install = [PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", folder / "new"]
@@ -111,19 +101,15 @@ def test_pip_without_network(tmp_path):
     return pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull)
 
 
-@provokes("Failed to fetch")
-def test_uv_without_network(damaged):
-    return uv(damaged, UV_DEFAULT_INDEX=NOWHERE, UV_NO_CONFIG=1)
-
-
-@provokes("DO NOT MATCH THE HASHES")
-def test_pip_gets_another_file(damaged):
-    return pip(damaged, PIP_NO_INDEX=1, PIP_FIND_LINKS=damaged)
-
-
-@provokes("Hash mismatch")
-def test_uv_gets_another_file(damaged):
-    return uv(damaged, UV_NO_INDEX=1, UV_FIND_LINKS=damaged)
+def test_a_package_that_cannot_be_had(tmp_path):
+    """There is no network for it, or another file than the lock's hash says."""
+    with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
+        for file in ("METADATA", "WHEEL", "RECORD"):
+            wheel.writestr(f"thing-1.0.dist-info/{file}", "")
+    (tmp_path / "lock.txt").write_text(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
+    assert_on_page("Failed to fetch", uv(tmp_path, UV_DEFAULT_INDEX=NOWHERE, UV_NO_CONFIG=1))
+    assert_on_page("Hash mismatch", uv(tmp_path, UV_NO_INDEX=1, UV_FIND_LINKS=tmp_path))
+    assert_on_page("DO NOT MATCH THE HASHES", pip(tmp_path, PIP_NO_INDEX=1, PIP_FIND_LINKS=tmp_path))
 
 
 @provokes("No module named 'course'")
@@ -178,22 +164,15 @@ def log_as_nobody() -> str:
     return raised(LocalArtifactRepository("/srv/artifacts").log_artifact, __file__)
 
 
-@pytest.fixture(scope="module")
-def bench():
-    running = workbench.start_workbench()
-    yield running
-    running.discard()
-
-
-@provokes("artifact_location cannot")
-def test_an_artifact_location_on_the_workbench(bench):
-    return raised(mlflow.MlflowClient(bench.url).create_experiment, "own", artifact_location="file:///srv/artifacts")
-
-
-@provokes("Workspace '")
-def test_a_workspace_that_is_not_there(bench, monkeypatch):
-    monkeypatch.setenv("MLFLOW_WORKSPACE", "ada")
-    return raised(mlflow.MlflowClient(bench.url).search_experiments)
+def test_what_a_workbench_refuses(monkeypatch):
+    bench = workbench.start_workbench()
+    try:
+        create = mlflow.MlflowClient(bench.url).create_experiment
+        assert_on_page("artifact_location cannot", raised(create, "own", artifact_location="file:///srv/artifacts"))
+        monkeypatch.setenv("MLFLOW_WORKSPACE", "ada")
+        assert_on_page("Workspace '", raised(mlflow.MlflowClient(bench.url).search_experiments))
+    finally:
+        bench.discard()
 
 
 @provokes("DNS rebinding")

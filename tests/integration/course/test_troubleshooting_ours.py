@@ -128,32 +128,23 @@ def test_two_jobs_with_one_output(tmp_path):
         return raised(resume.locked(tmp_path / "predictions.csv").__enter__)
 
 
-@pytest.fixture(scope="module")
-def api(learner, tmp_path_factory):
-    """The service on a store without a champion, for one request at a time."""
-    folder = tmp_path_factory.mktemp("api")
-    env = {"MLFLOW_TRACKING_URI": store.uri(learner / "store"), "PYSTOCK_API_CACHE": str(folder)}
+def test_what_the_inference_api_refuses(learner, tmp_path):
+    """The service has no champion, and takes one request at a time."""
+    env = {"MLFLOW_TRACKING_URI": store.uri(learner / "store"), "PYSTOCK_API_CACHE": str(tmp_path)}
     env |= {"PYSTOCK_API_PORT": "{port}", "PYSTOCK_API_MAX_CONCURRENT": "1"}
-    with servers.start_server([PYTHON, API], env=env, log=folder / "log.txt") as server:
-        yield server
+    with servers.start_server([PYTHON, API], env=env, log=tmp_path / "log.txt") as api:
 
+        def refusal(**body: object) -> str:
+            return requests.post(f"{api.url}/predict", proxies={"http": ""}, timeout=10, **body).json()["detail"]
 
-def refusal(api: servers.Server, **body: object) -> str:
-    """The sentence with which the service refuses a question."""
-    return requests.post(f"{api.url}/predict", proxies={"http": ""}, timeout=10, **body).json()["detail"]
-
-
-@provokes("There is no model yet")
-def test_a_service_without_a_champion(api):
-    return refusal(api, json={"rows": [dict.fromkeys(api_schema.FEATURE_NAMES, 0.01)]})
-
-
-@provokes("no more are taken")
-def test_a_caller_who_holds_the_only_place(api):
-    begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-    with socket.create_connection(("127.0.0.1", api.port)) as line:
-        line.sendall(begun)
-        return until(lambda: next((text for text in [refusal(api, json={})] if "at work" in text), None))
+        row = dict.fromkeys(api_schema.FEATURE_NAMES, 0.01)
+        assert_on_page("There is no model yet", refusal(json={"rows": [row]}))
+        assert_on_page("The header Content-Type is", refusal(data={"rows": "[]"}))  # as curl -d declares it
+        begun = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        with socket.create_connection(("127.0.0.1", api.port)) as line:
+            line.sendall(begun)
+            said = until(lambda: next((text for text in [refusal(json={})] if "at work" in text), None))
+        assert_on_page("no more are taken", said)
 
 
 @provokes("its signature is not")
@@ -163,8 +154,3 @@ def test_a_version_for_another_question(tmp_path):
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
     return raised(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
-
-
-@provokes("The header Content-Type is")
-def test_curl_declares_a_form(api):
-    return refusal(api, data={"rows": "[]"})  # as curl -d does
