@@ -1,6 +1,5 @@
 """The messages on book/troubleshooting.md, and what the tests share that provoke them."""
 
-import functools
 import os
 import re
 import subprocess
@@ -30,19 +29,6 @@ def assert_on_page(part: str, text: str) -> None:
     """The page's message with `part` in it must occur in the text that a learner sees."""
     (message,) = [message for message in MESSAGES if part in message]
     assert occurs(message, text), f"{message!r} is not in:\n{text[-3000:]}"
-
-
-def provokes(part: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
-    """Mark a test that returns the real text in which the page's message with `part` in it must occur."""
-
-    def decorate(function: Callable[..., str]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def test(*arguments: object, **fixtures: object) -> None:
-            assert_on_page(part, function(*arguments, **fixtures))
-
-        return test
-
-    return decorate
 
 
 def output(*command: object, cwd: Path | None = None, **env: str | int | Path) -> str:

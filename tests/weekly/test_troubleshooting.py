@@ -25,7 +25,7 @@ import pandas as pd
 import pytest
 import requests
 from fake_course import CHECKOUT, COURSE, clean_environment, until
-from messages import NOWHERE, SECONDS, assert_on_page, begin, elsewhere, learner, output, provokes, raised
+from messages import NOWHERE, SECONDS, assert_on_page, begin, elsewhere, learner, output, raised
 from mlflow.models import validate_schema
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types import ColSpec, Schema
@@ -94,11 +94,10 @@ def uv(folder, **env):
     return output(*sync, folder / "lock.txt", UV_HTTP_RETRIES=0, UV_CACHE_DIR=folder / "cache", **env)
 
 
-@provokes("No matching distribution found")
 def test_pip_without_network(tmp_path):
     lock = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
     (tmp_path / "lock.txt").write_text(re.search(r"^uv==(?:.*\\\n)*.*\n", lock, re.MULTILINE)[0])
-    return pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull)
+    assert_on_page("No matching distribution found", pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull))
 
 
 def test_a_package_that_cannot_be_had(tmp_path):
@@ -112,31 +111,28 @@ def test_a_package_that_cannot_be_had(tmp_path):
     assert_on_page("DO NOT MATCH THE HASHES", pip(tmp_path, PIP_NO_INDEX=1, PIP_FIND_LINKS=tmp_path))
 
 
-@provokes("No module named 'course'")
 def test_another_python(tmp_path):
     venv.create(tmp_path / "other")
-    return output(tmp_path / "other" / "bin" / "python", "-c", "import course", cwd=tmp_path)
+    text = output(tmp_path / "other" / "bin" / "python", "-c", "import course", cwd=tmp_path)
+    assert_on_page("No module named 'course'", text)
 
 
-@provokes("out-of-date database schema")
 def test_a_store_of_another_mlflow(elsewhere, empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
     elsewhere.setenv("COURSE_STATE", str(tmp_path))
-    return raised(begin, "01")
+    assert_on_page("out-of-date database schema", raised(begin, "01"))
 
 
-@provokes("is in maintenance mode")
 def test_an_old_mlruns(elsewhere, tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: Default\n")
     elsewhere.chdir(tmp_path)
     mlflow.set_tracking_uri(None)  # as in a script that sets none
-    return raised(mlflow.search_experiments)
+    assert_on_page("is in maintenance mode", raised(mlflow.search_experiments))
 
 
-@provokes("Connection broken")
 def test_a_server_that_dies_in_its_answer(monkeypatch):
     """The answer ends after its head. The client does not make the call again, although it has five retries."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
@@ -148,13 +144,13 @@ def test_a_server_that_dies_in_its_answer(monkeypatch):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        return raised(mlflow.MlflowClient(f"http://127.0.0.1:{server.getsockname()[1]}").search_experiments)
+        text = raised(mlflow.MlflowClient(f"http://127.0.0.1:{server.getsockname()[1]}").search_experiments)
+        assert_on_page("Connection broken", text)
 
 
-@provokes("Permission denied")
 def test_artifacts_on_the_clients_disk():
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # with all modules loaded
-        return pool.submit(log_as_nobody).result()
+        assert_on_page("Permission denied", pool.submit(log_as_nobody).result())
 
 
 def log_as_nobody() -> str:
@@ -175,59 +171,55 @@ def test_what_a_workbench_refuses(monkeypatch):
         bench.discard()
 
 
-@provokes("DNS rebinding")
 def test_a_server_under_another_name(fake, empty_store):
     fake.use_store(empty_store)
     with fake.started(COURSE, "ui", "--no-browser"):
         shown = until(lambda: re.search(r"http\S+", fake.output()), SECONDS, "the address of the MLflow UI")
         proxies = {"http": ""}
-        return requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies=proxies, timeout=10).text
+        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies=proxies, timeout=10).text
+        assert_on_page("DNS rebinding", text)
 
 
-@provokes("address already in use")
 def test_a_taken_port(empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = mlflow_server(store.uri(tmp_path / "store"), port=taken.getsockname()[1])
-        return output(*command, cwd=tmp_path, **MLFLOW_SERVER_ENVIRONMENT)
+        assert_on_page("address already in use", output(*command, cwd=tmp_path, **MLFLOW_SERVER_ENVIRONMENT))
 
 
-@provokes("'None'")
 def test_a_project_without_env_manager(empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "state" / "store")
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "git").symlink_to(shutil.which("git"))  # and no pyenv
     run = [CHECKOUT / "projects" / "stockpred", "--experiment-name", "stockpred"]
     env = {"PATH": tmp_path / "programs", "COURSE_STATE": tmp_path / "state"}
-    return output(COURSE, "mlflow", "run", *run, cwd=tmp_path, **env)
+    assert_on_page("'None'", output(COURSE, "mlflow", "run", *run, cwd=tmp_path, **env))
 
 
-@provokes("NameError")
 def test_a_cell_above_was_not_run():
     notebook = json.loads(all_chapters()[0].notebook.read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return raised(exec, next(cell for cell in code if cell.startswith("round(forest.score")), {})
+    assert_on_page("NameError", raised(exec, next(cell for cell in code if cell.startswith("round(forest.score")), {}))
 
 
-@provokes("No module named 'tensorflow'")
 def test_a_machine_without_tensorflow(tmp_path):
     """All of this environment but TensorFlow, and nothing else."""
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith("tensorflow"):
             (tmp_path / entry.name).symlink_to(entry)
     env = clean_environment(PYTHONPATH=str(tmp_path))
-    return subprocess.run([PYTHON, "-S", "-c", "import keras"], capture_output=True, text=True, env=env).stderr
+    text = subprocess.run([PYTHON, "-S", "-c", "import keras"], capture_output=True, text=True, env=env).stderr
+    assert_on_page("No module named 'tensorflow'", text)
 
 
-@provokes("Deserializing this model")
 def test_a_pickle_where_pickles_are_refused(tmp_path, monkeypatch):
     mlflow.sklearn.save_model(model(), tmp_path / "model", serialization_format="pickle", pip_requirements=[])
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    return raised(mlflow.sklearn.load_model, str(tmp_path / "model"))
+    assert_on_page("Deserializing this model", raised(mlflow.sklearn.load_model, str(tmp_path / "model")))
 
 
-@provokes("Model is missing inputs")
 def test_a_missing_column(learner, tmp_path):
     signature = mlflow.models.infer_signature(pd.DataFrame({"day_01": [0.0], "day_02": [1.0]}))
     mlflow.sklearn.save_model(model(), tmp_path / "model", signature=signature, pip_requirements=[])
-    return raised(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict, pd.DataFrame({"day_01": [0.0]}))
+    text = raised(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict, pd.DataFrame({"day_01": [0.0]}))
+    assert_on_page("Model is missing inputs", text)
