@@ -28,14 +28,9 @@ LOCKED = {canonicalize_name(pin.name): pin for pin in PINS}
 @pytest.mark.parametrize("machine", ["Linux x86_64", "Linux aarch64", "Darwin arm64", "Darwin x86_64", "Windows AMD64"])
 def test_lock_has_what_each_machine_needs(machine, python):
     system, processor = machine.split()
-    machine = {
-        "sys_platform": "win32" if system == "Windows" else system.lower(),
-        "platform_system": system,
-        "platform_machine": processor,
-        "os_name": "nt" if system == "Windows" else "posix",
-        "python_version": python,
-        "python_full_version": f"{python}.4",
-    }
+    machine = {"sys_platform": "win32" if system == "Windows" else system.lower(), "platform_system": system}
+    machine |= {"platform_machine": processor, "os_name": "nt" if system == "Windows" else "posix"}
+    machine |= {"python_version": python, "python_full_version": f"{python}.4"}
     needed = [each for each in DECLARED if not each.marker or each.marker.evaluate(machine)]
     assert len(needed) > 40
     for requirement in needed:

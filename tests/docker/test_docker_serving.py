@@ -198,12 +198,7 @@ def short(answer: requests.Response) -> dict:
 
 def called(process: str) -> str:
     """A short name for a process, by its command line."""
-    names = {
-        "nginx: master": "nginx, master",
-        "nginx: worker": "nginx, worker",
-        "uvicorn": "uvicorn",
-        "resource_tracker": "uvicorn, resource tracker",
-        "spawn_main": "uvicorn, worker",
-        "_serve": "MLflow, which started the others and waits",
-    }
+    names = {"nginx: master": "nginx, master", "nginx: worker": "nginx, worker", "uvicorn": "uvicorn"}
+    names |= {"resource_tracker": "uvicorn, resource tracker", "spawn_main": "uvicorn, worker"}
+    names |= {"_serve": "MLflow, which started the others and waits"}
     return next((name for part, name in names.items() if part in process), process)

@@ -30,9 +30,6 @@ def bench(tmp_path_factory):
         made.remove()
 
 
-# What is open, and to whom
-
-
 def test_only_jupyter_and_mlflow_are_published_and_on_this_machine_alone(bench):
     assert {service: bench.published(service) for service in BASES} == {
         "jupyter": {("8888/tcp", "127.0.0.1", bench.settings["JUPYTER_PORT"])},
@@ -103,9 +100,6 @@ def test_no_password_stands_on_a_command_line_or_in_the_log(bench):
     assert not [value for value in secrets if value in shown]
 
 
-# What each image holds
-
-
 def test_each_image_holds_what_it_needs(bench, record_property):
     for service, base in BASES.items():
         total, below = megabytes(bench.container(service)["Image"]), megabytes(base)
@@ -138,9 +132,6 @@ def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
     assert len(steps) > 5
     assert [text for number, text in steps.items() if number not in cached] == ["COPY --chown=learner:learner . ."]
     assert found == ""
-
-
-# From a notebook in the jupyter container, through the server alone
 
 
 def last_line(text):
@@ -243,8 +234,6 @@ for name in ("example-stockpred", "example-pystock-training"):
     print(run.data.tags)
 """
 
-
-# Nothing lost
 
 STEPS = 500
 LOOP = f"""

@@ -30,15 +30,9 @@ def require_docker() -> None:
 
 
 def docker(*arguments: str, seconds: float = 300, check: bool = True, **options) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in clean_environment().items() if not name.startswith(SETTINGS)}
-    done = subprocess.run(
-        ["docker", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=kept | options.pop("env", {}),
-        **options,
-    )
+    env = {name: value for name, value in clean_environment().items() if not name.startswith(SETTINGS)}
+    env |= options.pop("env", {})
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, env=env, **options)
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done
 

@@ -33,16 +33,9 @@ def assert_on_page(part: str, text: str) -> None:
 
 def output(*command: object, cwd: Path | None = None, **env: str | int | Path) -> str:
     """All that a command prints until it ends."""
-    return subprocess.run(
-        [str(word) for word in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=SECONDS,
-        cwd=cwd,
-        env=clean_environment(**env),
-    ).stdout
+    words, env = [str(word) for word in command], clean_environment(**env)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    return subprocess.run(words, timeout=SECONDS, cwd=cwd, env=env, **pipes).stdout
 
 
 def raised(call: Callable, *arguments: object, **named: object) -> str:
