@@ -36,12 +36,15 @@ LONGEST = ("test_notebooks.py", "test_docker_chapters.py", "test_docker_workbenc
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Mark each test with its tier, which is its folder. The longest begin first, so that no worker waits for them."""
+    """Mark each test with its tier: `slow` where it says so, else its folder.
+
+    The longest begin first, so that no worker waits for them.
+    """
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in TIERS:
-            item.add_marker(folder)
-        if folder in HEAVY and not item.get_closest_marker("timeout"):
+        tier = "slow" if item.get_closest_marker("slow") else item.path.relative_to(Path(__file__).parent).parts[0]
+        if tier in TIERS:
+            item.add_marker(tier)
+        if tier in HEAVY and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))  # a test of the whole course takes long on a slow machine
     items.sort(key=lambda item: item.path.name not in LONGEST)
 

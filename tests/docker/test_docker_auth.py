@@ -2,13 +2,11 @@
 
 import json
 import socket
-import urllib.error
 
 import pytest
+import requests
 from class_accounts import accounts_in, run_learners, variables
 from docker_workbench import Workbench, docker, require_docker, status
-
-pytestmark = pytest.mark.docker
 
 API = "/api/2.0/mlflow"
 ACCOUNT = """
@@ -22,6 +20,7 @@ for name in ("ada", "bob"):
     client.assign_role(name, role.id)
 """
 ADA, BOB = "ada:adaadaadaadaada", "bob:bobbobbobbobbob"
+SEARCH, CREATE = f"{API}/experiments/search?max_results=1", f"{API}/experiments/create"
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +31,19 @@ def shared(tmp_path_factory):
     made = Workbench("class", tmp_path_factory.mktemp("class"), **settings)
     try:
         made.up("--build", seconds=1500)
-        admin = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": made.env["MLFLOW_ADMIN_PASSWORD"]}
-        made.python(ACCOUNT, env=admin)
+        made.python(ACCOUNT, env=teacher(made))
         yield made
     finally:
         made.remove()
+
+
+def teacher(made: Workbench) -> dict[str, str]:
+    return {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": made.env["MLFLOW_ADMIN_PASSWORD"]}
+
+
+def learner(made: Workbench) -> str:
+    """The account of the notebooks."""
+    return f"learner:{made.env['MLFLOW_LEARNER_PASSWORD']}"
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +52,26 @@ def outside(shared):
     return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").stdout.strip()
 
 
-def made_by(shared, user, name):
-    """A new experiment of this user."""
-    code, text = status(f"{shared.mlflow}{API}/experiments/create", user=user, method="POST", body={"name": name})
-    assert code == 200, text
-    return json.loads(text)["experiment_id"]
-
-
 def test_a_learner_cannot_delete_anothers_experiment(shared):
-    body = {"experiment_id": made_by(shared, ADA, "ada's")}
-    delete = f"{shared.mlflow}{API}/experiments/delete"
-    learner = f"learner:{shared.env['MLFLOW_LEARNER_PASSWORD']}"
-    for other in (BOB, learner):
+    code, text = status(shared.mlflow + CREATE, user=ADA, method="POST", body={"name": "ada's"})
+    assert code == 200, text
+    delete, body = f"{shared.mlflow}{API}/experiments/delete", json.loads(text)
+    for other in (BOB, learner(shared)):
         assert status(delete, user=other, method="POST", body=body) == (403, "Permission denied")
     assert status(delete, user=ADA, method="POST", body=body)[0] == 200
 
 
 @pytest.mark.parametrize("user", ["", "ada:wrongwrongwrong", "nobody:adaadaadaadaada", "admin:password1234"])
 def test_who_does_not_say_who_they_are_is_turned_away(shared, user):
-    code, text = status(f"{shared.mlflow}{API}/experiments/search?max_results=1", user=user)
-    assert code == 401
-    assert text.startswith("You are not authenticated.")
+    code, text = status(shared.mlflow + SEARCH, user=user)
+    assert code == 401 and text.startswith("You are not authenticated.")
 
 
 def test_the_notebooks_have_an_account_that_is_not_the_administrators(shared):
-    shared.python("import mlflow; mlflow.set_experiment('notebook'); mlflow.log_metric('m', 1)")
-    # also in what was there before the account, such as the experiment `Default`
-    shared.python("import mlflow; mlflow.set_experiment('Default'); mlflow.log_metric('m', 1)")
-    create = f"{shared.mlflow}{API}/users/create"
+    for experiment in ("notebook", "Default"):  # the second was there before the account
+        shared.python(f"import mlflow; mlflow.set_experiment('{experiment}'); mlflow.log_metric('m', 1)")
     body = {"username": "eve", "password": "eveeveeveeve"}
-    learner = f"learner:{shared.env['MLFLOW_LEARNER_PASSWORD']}"
-    assert status(create, user=learner, method="POST", body=body)[0] == 403
+    assert status(f"{shared.mlflow}{API}/users/create", user=learner(shared), method="POST", body=body)[0] == 403
     assert shared.env["MLFLOW_ADMIN_PASSWORD"] not in shared.run("jupyter", "env").stdout
 
 
@@ -85,29 +81,19 @@ def test_the_users_are_in_postgresql_and_stay(shared):
     assert before == ["ada", "admin", "bob", "learner"]
     shared.up("--force-recreate", "--no-deps", "postgres", "mlflow")
     assert shared.run("postgres", *query).stdout.split() == before
-    assert status(f"{shared.mlflow}{API}/experiments/search?max_results=1", user=ADA)[0] == 200
+    assert status(shared.mlflow + SEARCH, user=ADA)[0] == 200
 
 
 def test_a_class_reaches_mlflow_by_the_name_that_is_allowed(shared, outside):
     port = shared.settings["MLFLOW_PORT"]
-    search = f"http://{outside}:{port}{API}/experiments/search?max_results=1"
-    assert status(search, user=ADA, Host=f"mlflow.example:{port}")[0] == 200
-    assert status(search, user=ADA, Host="mlflow.example")[0] == 200
-    assert status(search, user=ADA, Host=f"other.example:{port}")[0] == 403
-    assert status(search, user=ADA, Host=f"{outside}:{port}")[0] == 403
-
-
-def test_the_pages_of_the_class_may_write_and_others_may_not(shared, outside):
-    """A browser sends the page's address as Origin with everything that changes something."""
-    port = shared.settings["MLFLOW_PORT"]
-    create = f"http://{outside}:{port}{API}/experiments/create"
-
-    def answer(origin):
-        host, body = f"mlflow.example:{port}", {"name": f"from {origin}"}
-        return status(create, user=ADA, method="POST", body=body, Host=host, Origin=origin)[0]
-
-    assert answer(f"http://mlflow.example:{port}") == 200
-    assert answer("http://evil.example") == 403
+    allowed, others = (f"mlflow.example:{port}", "mlflow.example"), (f"other.example:{port}", f"{outside}:{port}")
+    for host, code in [*dict.fromkeys(allowed, 200).items(), *dict.fromkeys(others, 403).items()]:
+        assert status(f"http://{outside}:{port}{SEARCH}", user=ADA, Host=host)[0] == code, host
+    # a browser sends the page's address as Origin with everything that changes something
+    for origin, code in ((f"http://mlflow.example:{port}", 200), ("http://evil.example", 403)):
+        headers = {"Host": f"mlflow.example:{port}", "Origin": origin}
+        body = {"name": f"from {origin}"}
+        assert status(f"http://{outside}:{port}{CREATE}", user=ADA, method="POST", body=body, **headers)[0] == code
 
 
 def test_a_class_never_reaches_jupyter(shared, outside):
@@ -135,44 +121,31 @@ def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
     """As workbench/README.md says: from this machine, with the administrator's password."""
     names = tmp_path / "names.txt"
     names.write_text("cora\n")
-    teacher = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": shared.env["MLFLOW_ADMIN_PASSWORD"]}
-    done = run_learners(names, COURSE_TRACKING_URI=shared.mlflow, **teacher)
+    done = run_learners(names, COURSE_TRACKING_URI=shared.mlflow, **teacher(shared))
     assert done.returncode == 0, done.stderr
     (account,) = accounts_in(names.with_name("names.txt-accounts"))
     shown = shared.python(LEARNER, env=variables(account) | {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}).splitlines()
     assert shown == ["prices", "403"]
 
 
-# What is refused
-
-
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("service", "setting", "sentence"),
     [
+        ("mlflow", "COMPOSE_PROFILES=", "without authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or "),
         (
-            {"COMPOSE_PROFILES": ""},
-            (
-                "workbench: WORKBENCH_BIND=0.0.0.0 publishes MLflow beyond this machine, and is refused without "
-                "authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or leave WORKBENCH_BIND empty."
-            ),
+            "mlflow",
+            "WORKBENCH_HOST=",
+            "needs the host name by which the class reaches this machine: set WORKBENCH_HO",
         ),
-        (
-            {"WORKBENCH_HOST": ""},
-            (
-                "workbench: WORKBENCH_BIND=0.0.0.0 needs the host name by which the class reaches this machine: set "
-                "WORKBENCH_HOST in workbench/.env."
-            ),
-        ),
-        (
-            {"WORKBENCH_HOST": "*"},
-            "workbench: WORKBENCH_HOST=* is no host name: give one name, without port or wildcard.",
-        ),
+        ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is no host name: give one name, without port or wildcard."),
+        ("accounts", "COMPOSE_PROFILES=", "without authentication, because it cannot see `--profile auth`"),
     ],
 )
-def test_an_open_server_is_refused(shared, settings, sentence):
-    done = shared.compose("run", "--rm", "--no-deps", "mlflow", settings=settings, check=False)
-    assert done.returncode == 1
-    assert sentence in done.stderr.splitlines() + done.stdout.splitlines()
+def test_an_open_server_is_refused(shared, service, setting, sentence):
+    profile = ["--profile", "auth"] if service == "accounts" else []
+    name, value = setting.split("=")
+    done = shared.compose(*profile, "run", "--rm", "--no-deps", service, settings={name: value}, check=False)
+    assert done.returncode == 1 and sentence in done.stderr + done.stdout
 
 
 def test_a_refused_server_makes_the_start_fail_and_serves_nothing(tmp_path, shared):
@@ -182,14 +155,7 @@ def test_a_refused_server_makes_the_start_fail_and_serves_nothing(tmp_path, shar
         done = refused.up("--build", check=False)
         assert done.returncode != 0
         assert "is refused without authentication" in refused.compose("logs", "mlflow").stdout
-        with pytest.raises((urllib.error.URLError, ConnectionError)):
+        with pytest.raises(requests.ConnectionError):
             status(f"{refused.mlflow}/health")
     finally:
         refused.remove()
-
-
-def test_the_profile_on_the_command_line_alone_is_not_taken_for_authentication(shared):
-    words = ("--profile", "auth", "run", "--rm", "--no-deps", "accounts")
-    done = shared.compose(*words, settings={"COMPOSE_PROFILES": ""}, check=False)
-    assert done.returncode == 1
-    assert "the server runs without authentication, because it cannot see `--profile auth`" in done.stderr + done.stdout

@@ -8,8 +8,6 @@ from backup_content import READ, WORK, changed
 from docker_workbench import Workbench, require_docker, status
 from fake_course import COURSE, clean_environment
 
-pytestmark = pytest.mark.docker
-
 SECOND = 'import mlflow; mlflow.set_experiment("kept"); mlflow.start_run(); mlflow.log_text("later", "later.txt")'
 
 

@@ -2,13 +2,13 @@
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 
 import pytest
 from docker_workbench import HERE, docker, require_docker
 
-pytestmark = pytest.mark.docker
 SECRETS = ("TOKEN", "PASSWORD", "KEY")
 
 
@@ -17,8 +17,7 @@ def init(tmp_path):
     """workbench/init in a folder of its own with a space and an umlaut; call it to run it."""
     folder = tmp_path / "my wörkbench"
     folder.mkdir()
-    (folder / "init").write_bytes((HERE / "init").read_bytes())
-    (folder / "init").chmod(0o755)
+    shutil.copy(HERE / "init", folder)
 
     def run(umask="022"):
         return subprocess.run(["sh", "-c", f"umask {umask}; ./init"], cwd=folder, capture_output=True, text=True)
@@ -44,23 +43,19 @@ def secrets(env):
     return {name: value for name, value in pairs if name.endswith(SECRETS)}
 
 
-def test_an_existing_file_stays(init):
+def test_what_is_there_stays(init):
+    init.env.symlink_to("nowhere")  # a link, also where it leads nowhere
+    assert "stays as it is" in init().stdout
+    assert os.readlink(init.env) == "nowhere" and not init.env.exists()
+    init.env.unlink()
     init.env.write_text("MINE=1\n")
     done = init()
-    assert done.returncode == 0
-    assert done.stdout == "workbench/.env is there already, and stays as it is.\n"
+    assert (done.returncode, done.stdout) == (0, "workbench/.env is there already, and stays as it is.\n")
     assert init.env.read_text() == "MINE=1\n"
 
 
-def test_a_link_to_nowhere_stays(init):
-    init.env.symlink_to("nowhere")
-    assert "stays as it is" in init().stdout
-    assert os.readlink(init.env) == "nowhere" and not init.env.exists()
-
-
 def test_git_ignores_what_it_writes():
-    asked = subprocess.run(["git", "check-ignore", "--quiet", ".env"], cwd=HERE)
-    assert asked.returncode == 0
+    assert subprocess.run(["git", "check-ignore", "--quiet", ".env"], cwd=HERE).returncode == 0
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.demo.yaml"]])
@@ -68,5 +63,4 @@ def test_compose_names_init_where_it_was_not_run(files):
     require_docker()
     chosen = [word for file in files for word in ("-f", str(HERE / file))]
     done = docker("compose", "--env-file", os.devnull, *chosen, "up", check=False)
-    assert done.returncode != 0
-    assert "run workbench/init first" in done.stderr
+    assert done.returncode != 0 and "run workbench/init first" in done.stderr

@@ -15,7 +15,7 @@ import pytest
 import requests
 from docker_projects import environment, megabytes
 from docker_workbench import docker, require_docker
-from environments import INSTALLED, RECORDS, check, locked
+from environments import INSTALLED, check, locked
 from fake_course import until
 
 from course import store
@@ -27,8 +27,6 @@ from pystock.features import volatility
 NAME = "pystock-big-move"
 COMMAND = f"mlflow models generate-dockerfile --model-uri models:/{NAME}@champion --output-directory serving"
 BASE = f"python:{platform.python_version()}-slim"  # which MLflow writes: the Python that logged the model, in full
-
-# The image
 
 
 @pytest.fixture(scope="module")
@@ -54,36 +52,30 @@ def folder(tmp_path_factory, empty_store):
 
 @pytest.fixture(scope="module")
 def image(folder):
-    """Its name, and the seconds that it took to build: None where the engine had the packages from before."""
     name = f"pystock-serving-test-{os.getpid()}"
-    begun = time.monotonic()
-    log = docker("build", "--progress", "plain", "--tag", name, str(folder), seconds=1500).stderr
-    seconds = round(time.monotonic() - begun)
-    (step,) = re.findall(r"^#(\d+) \[.+\] RUN pip install mlflow==", log, re.MULTILINE)
-    yield name, None if f"\n#{step} CACHED\n" in log else seconds
+    docker("build", "--tag", name, str(folder), seconds=1500)
+    yield name
     docker("image", "rm", "--force", name, check=False)
 
 
 @pytest.fixture(scope="module")
 def served(image):
-    """A container that has given its first prediction: its name, the address, the seconds until then, the starts."""
-    name, begun, starts = image[0], time.monotonic(), 1
-    docker("run", "--detach", "--restart", "on-failure", "--publish", "127.0.0.1::8080", "--name", name, name)
+    """A container that has given its first prediction: its name, the address, the seconds until then."""
+    begun = time.monotonic()
+    docker("run", "--detach", "--restart", "on-failure", "--publish", "127.0.0.1::8080", "--name", image, image)
 
     def address():
-        nonlocal starts
-        if state(name).startswith("exited"):  # nginx lost the race for its log, once in some dozen starts
-            docker("start", name)
-            starts += 1
-        (url,) = docker("port", name, "8080", check=False).stdout.split() or ["nowhere"]
+        if state(image).startswith("exited"):  # nginx lost the race for its log, once in some dozen starts
+            docker("start", image)
+        (url,) = docker("port", image, "8080", check=False).stdout.split() or ["nowhere"]
         return answers(f"http://{url}/ping") and f"http://{url}"
 
     try:
         url = until(address, 120, "an answer to /ping")
         assert ask(url, "POST", "/invocations", good(), JSON).status_code == 200
-        yield name, url, time.monotonic() - begun, starts
+        yield image, url, time.monotonic() - begun
     finally:
-        docker("rm", "--force", name, check=False)
+        docker("rm", "--force", image, check=False)
 
 
 def state(name: str) -> str:
@@ -98,21 +90,9 @@ def test_the_folder_is_a_recipe_and_the_model(folder):
     assert not re.search("^(USER|EXPOSE|HEALTHCHECK)", recipe, re.MULTILINE)
 
 
-def test_a_base_that_does_not_exist_is_named(folder, tmp_path):
-    """Not every version of Python has an image: the tag is the one that logged the model, to its last number."""
-    recipe = (folder / "Dockerfile").read_text().replace(BASE, "python:3.11.99-slim")
-    (tmp_path / "Dockerfile").write_text(recipe)
-    done = docker("build", str(tmp_path), check=False)
-    assert done.returncode != 0
-    assert "python:3.11.99-slim" in done.stderr
-
-
-def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property):
-    (name, built), (_, url, started, starts) = image, served
+def test_what_is_in_it_and_how_it_answers(folder, served):
+    name, url, started = served
     total, ours = megabytes(name), megabytes(name) - megabytes(BASE)
-    sizes = f"our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB"
-    times = f"{f'built in {built} s' if built else 'built before'}, first prediction after {started:.1f} s"
-    record_property("measured", f"generate-dockerfile: {sizes}; {times}; starts: {starts}")
     found = json.loads(docker("exec", name, "python", "-c", INSTALLED).stdout)
     required = dict(re.findall("^(.+)==(.+)$", (folder / "model_dir/requirements.txt").read_text(), re.MULTILINE))
     assert {package: found[package] for package in required} == required
@@ -120,12 +100,11 @@ def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property
     lines = [line.split(None, 2) for line in docker("top", name, "-o", "pid,user,args").stdout.splitlines()[1:]]
     processes = dict(Counter(f"{user}: {called(line)}" for _, user, line in lines))
     assert processes["root: nginx, master"] == processes["nobody: nginx, worker"] == 1
-    answered = {path: short(ask(url, "GET", path)) for path in ("/ping", "/health", "/version", "/invocations")}
-    answered = {f"GET {path}": answer for path, answer in answered.items()}
-    expected = questions()
-    asked = {label: short(ask(url, "POST", "/invocations", body, kind)) for label, (_, body, kind) in expected.items()}
-    asked["a body of 101 MB"] = too_large(url)
-    before = json.loads((RECORDS / "10_serving.json").read_text(encoding="utf-8"))["serving"]
+    paths = ("/ping", "/health", "/version", "/invocations")
+    answered = {f"GET {path}": short(ask(url, "GET", path)) for path in paths}
+    asked = {label: short(ask(url, "POST", "/invocations", *question)) for label, question in questions().items()}
+    asked["a body of 101 MB"] = {"status": too_large(url)}
+    assert ask(url, "POST", "/invocations", *questions()["no rows"]).json() == {"predictions": []}
     about = {
         "command": COMMAND,
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
@@ -136,20 +115,13 @@ def test_what_is_in_it_and_how_it_answers(folder, image, served, record_property
         "installed_unlike_the_lock": len(others),
         "megabytes": round(ours),
         "megabytes_with_base": round(total),
-        "build_seconds": built or before["build_seconds"],
         "first_prediction_seconds": round(started, 1),
-        "starts": starts,
-        "cpus": os.cpu_count(),
         "processes": processes,
         "user": docker("exec", name, "id", "-un").stdout.strip(),
         "answers": answered,
         "requests": asked,
     }
     check("10_serving", about, ("command", "files", "packages", "user", "answers", "requests"), part="serving")
-    assert answered["GET /ping"]["status"] == 200
-    assert answered["GET /health"]["status"] == answered["GET /version"]["status"] == 404  # nginx does not know them
-    statuses = {label: status for label, (status, _, _) in expected.items()} | {"a body of 101 MB": 413}
-    assert {label: answer["status"] for label, answer in asked.items()} == statuses
 
 
 def test_it_ends_with_success_when_a_part_of_it_dies(served):
@@ -164,8 +136,6 @@ def test_it_ends_with_success_when_a_part_of_it_dies(served):
 KILL_NGINX = "import os, signal; os.kill(int(open('/tmp/nginx.pid').read()), signal.SIGKILL)"
 
 
-# Requests
-
 JSON = "application/json"
 
 
@@ -179,31 +149,27 @@ def good(rows: int = 1) -> bytes:
     return json.dumps({"dataframe_split": {**one, "data": one["data"] * rows}}).encode()
 
 
-def questions() -> dict[str, tuple[int, bytes, str | None]]:
-    """Some requests by what is asked: the status that each gets, its body and its Content-Type."""
+def questions() -> dict[str, tuple[bytes, str | None]]:
+    """Some requests by what is asked: the body and the Content-Type of each. The record has the statuses."""
+    columns, (day,) = row().values()
 
-    def with_first(value: object) -> bytes:
-        one = row()
-        one["data"][0][0] = value
-        return json.dumps({"dataframe_split": one}).encode()
+    def split(columns: list[str], *rows: list) -> bytes:
+        return json.dumps({"dataframe_split": {"columns": columns, "data": rows}}).encode()
 
-    one = row()
-    less = {"columns": one["columns"][1:], "data": [one["data"][0][1:]]}
-    empty = {"columns": one["columns"], "data": []}
     return {
-        "a good row": (200, good(), JSON),
-        "a column is missing": (400, json.dumps({"dataframe_split": less}).encode(), JSON),
-        "a text where a number belongs": (400, with_first("high"), JSON),
-        "NaN": (200, with_first(float("nan")), JSON),
-        "null": (200, with_first(None), JSON),
-        "a number beyond what the model computes with": (400, with_first(1e300), JSON),
-        "no rows": (200, json.dumps({"dataframe_split": empty}).encode(), JSON),
-        "no data": (400, json.dumps({"dataframe_split": None}).encode(), JSON),
-        "no Content-Type": (500, good(), None),
-        "XML": (415, b"<row/>", "application/xml"),
-        "broken JSON": (400, good()[:20], JSON),
-        "a body of 10 MB": (200, good(10_000_000 // len(json.dumps(one["data"]))), JSON),
-        "10 MB that are no JSON": (400, b"x" * 10_000_000, JSON),
+        "a good row": (good(), JSON),
+        "a column is missing": (split(columns[1:], day[1:]), JSON),
+        "a text where a number belongs": (split(columns, ["high", *day[1:]]), JSON),
+        "NaN": (split(columns, [float("nan"), *day[1:]]), JSON),
+        "null": (split(columns, [None, *day[1:]]), JSON),
+        "a number beyond what the model computes with": (split(columns, [1e300, *day[1:]]), JSON),
+        "no rows": (split(columns), JSON),
+        "no data": (b'{"dataframe_split": null}', JSON),
+        "no Content-Type": (good(), None),
+        "XML": (b"<row/>", "application/xml"),
+        "broken JSON": (good()[:20], JSON),
+        "a body of 10 MB": (good(10_000_000 // len(json.dumps([day]))), JSON),
+        "10 MB that are no JSON": (b"x" * 10_000_000, JSON),
     }
 
 
@@ -213,45 +179,26 @@ def ask(url: str, method: str, path: str, body: bytes | None = None, kind: str |
         return session.request(method, url + path, data=body, headers={"Content-Type": kind}, timeout=200)
 
 
-def too_large(url: str) -> dict:
-    """What a request gets that announces a body of 101 MB."""
+def too_large(url: str) -> int:
+    """The status for a request that announces a body of 101 MB."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=200)
     connection.putrequest("POST", "/invocations")
-    connection.putheader("Content-Type", JSON)
-    connection.putheader("Content-Length", str(101 * 2**20))
+    for header, value in {"Content-Type": JSON, "Content-Length": str(101 * 2**20)}.items():
+        connection.putheader(header, value)
     connection.endheaders()
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    connection.close()
-    return {"status": answer.status, "says": re.search("<title>(.*)</title>", text)[1]}
+    with connection.getresponse() as answer:
+        return answer.status
 
 
 def short(answer: requests.Response) -> dict:
-    """Status and text of an answer, of an error what it says and whether a stack trace comes with it."""
-    about, text = {"status": answer.status_code}, answer.text.strip()
-    try:
-        error = answer.json()
-    except ValueError:
-        error = None
-    if isinstance(error, dict) and "message" in error:
-        text = error["message"].split("\nInput: ")[0]  # below it the whole body comes back
-        if text.startswith("Failed to predict data"):  # and in front of it here
-            text = text.rsplit("Error: ", 1)[-1]
-        about |= {"stack_trace": True} if "stack_trace" in error else {}
-    text = re.sub(r"0\.\d{5,}", lambda number: f"{float(number[0]):.4f}", text)
-    if len(answer.content) > 100_000:
-        about["megabytes"] = round(len(answer.content) / 1e6, 1)
-    return about | {"says": text if len(text) <= 300 else f"{text[:100]} …"}
+    """The status of an answer, and the size of a large one."""
+    size = len(answer.content)
+    return {"status": answer.status_code} | ({"megabytes": round(size / 1e6, 1)} if size > 100_000 else {})
 
 
 def called(process: str) -> str:
     """A short name for a process, by its command line."""
-    names = {
-        "nginx: master": "nginx, master",
-        "nginx: worker": "nginx, worker",
-        "uvicorn": "uvicorn",
-        "resource_tracker": "uvicorn, resource tracker",
-        "spawn_main": "uvicorn, worker",
-        "_serve": "MLflow, which started the others and waits",
-    }
+    names = {"nginx: master": "nginx, master", "nginx: worker": "nginx, worker", "uvicorn": "uvicorn"}
+    names |= {"resource_tracker": "uvicorn, resource tracker", "spawn_main": "uvicorn, worker"}
+    names |= {"_serve": "MLflow, which started the others and waits"}
     return next((name for part, name in names.items() if part in process), process)

@@ -1,13 +1,12 @@
-"""What a workbench holds before a backup, how it is read after a restore, and a backup with something else inside."""
+"""What is logged to a workbench, how it is read after a restore, and a backup with something else inside."""
 
 import io
 import tarfile
 from pathlib import Path
 
-WORK = """
-import mlflow, numpy, sys
+LOG = """
+import mlflow, numpy
 from mlflow.models import ModelSignature
-from mlflow.server import get_app_client
 from mlflow.types import ColSpec, Schema
 from sklearn.linear_model import LogisticRegression
 mlflow.set_experiment("kept")
@@ -22,6 +21,9 @@ with mlflow.start_run(run_name="größer"):
         signature=ModelSignature(Schema([ColSpec("double", "x")]), Schema([ColSpec("boolean")])),
     )
 mlflow.MlflowClient().set_registered_model_alias("above", "champion", 1)
+"""
+ACCOUNTS = """
+from mlflow.server import get_app_client
 client = get_app_client("basic-auth", mlflow.get_tracking_uri())
 client.create_user("ada", "a password of ada")
 role = client.create_role("default", "readers")
@@ -29,7 +31,7 @@ client.add_role_permission(role.id, "workspace", "*", "USE")
 client.add_role_permission(role.id, "experiment", "*", "READ")
 client.assign_role("ada", role.id)
 """
-READ = """
+LOGGED = """
 import json, mlflow, os, pandas
 (run,) = mlflow.search_runs(experiment_names=["kept"], output_format="list")
 client = mlflow.MlflowClient()
@@ -41,9 +43,12 @@ print(json.dumps([
     run.to_dictionary(), [m.to_dictionary() for m in client.get_metric_history(run.info.run_id, "loss")], predicted,
     mlflow.artifacts.load_text(run.info.artifact_uri + "/" + notes.path),
 ], default=str))
+"""
+AS_ADA = """
 os.environ.update(MLFLOW_TRACKING_USERNAME="ada", MLFLOW_TRACKING_PASSWORD="a password of ada")
 assert mlflow.get_run(run.info.run_id).data.params == run.data.params
 """
+WORK, READ = LOG + ACCOUNTS, LOGGED + AS_ADA
 
 
 def changed(backup: Path, target: Path, old: str, new: str) -> Path:

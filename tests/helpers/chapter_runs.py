@@ -13,44 +13,35 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import pandas as pd
 import papermill
 import psutil
 import pytest
+from fake_course import processes_of
 
 from course import store
 from course.chapters import Chapter, before
 from course.checks import Exercise, evaluate, exercises
 from course.execute import CELL_TIMEOUT, Result, kernel_environment, run_chapter, state_folder
 from course.paths import root
-from course.servers import start_server
-from course.session import QUIET_MLFLOW
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server, start_server
 
 # Two passes run side by side on two cores: threads of their own would only wait for each other.
-ONE_THREAD = dict.fromkeys(
-    (
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "LOKY_MAX_CPU_COUNT",
-        "TF_NUM_INTRAOP_THREADS",
-        "TF_NUM_INTEROP_THREADS",
-    ),
-    "1",
-)
-
+ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1"),
+    **dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"),
+}
 
 # Outputs are those of the lock on Linux x86_64; elsewhere, or on other packages, nbval only runs the cells.
 ON_LINUX = (platform.system(), platform.machine()) == ("Linux", "x86_64")
 COMPARE_OUTPUTS = ON_LINUX and os.environ.get("COURSE_COMPARE_OUTPUTS") != "no"
-
-
-# --- the stores -------------------------------------------------------------------------------------------------------
 
 
 class InOrder:
@@ -73,21 +64,18 @@ class InOrder:
         if chapter.number not in self.results:
             self.reach(last(before(chapter)))
             with chapter_environment(), state_folder(self.state):
-                self._keep(run_chapter(chapter))
+                result = run_chapter(chapter)
+            if result.failure:
+                self.failure = f"chapter {chapter.number} did not pass: {result.failure}"
+                pytest.fail(self.failure)
+            self.results[chapter.number] = result
+            if self.copies:
+                store.copy(self.state / "store", self.copies / chapter.number)
         return self.results[chapter.number]
 
     def copy_after(self, chapter: Chapter | None) -> Path | None:
         """The copy of the store as it is after `chapter`; None before the first."""
         return self.copies / chapter.number if chapter and self.reach(chapter) else None
-
-    def _keep(self, result: Result) -> None:
-        if result.failure:
-            self.failure = f"chapter {result.chapter.number} did not pass: {result.failure}"
-            pytest.fail(self.failure)
-        self.results[result.chapter.number] = result
-        if self.copies:
-            self.copies.mkdir(parents=True, exist_ok=True)
-            store.copy(self.state / "store", self.copies / result.chapter.number)
 
     def traces(self) -> list[str]:
         """What the chapters so far should not have left: living processes, unfinished runs, stores of MLflow's own."""
@@ -111,76 +99,39 @@ class UsedServer:
 @contextmanager
 def server_on_a_copy(source: Path, folder: Path):
     """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded."""
-    store.copy(source, folder / "server")
-    _serve_artifacts(folder / "server")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", store.uri(folder / "server")]
-    command += ["--artifacts-destination", store.artifact_root(folder / "server")]
-    with chapter_environment():
-        server = start_server(
-            command,
-            env={**QUIET_MLFLOW, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""},
-            cwd=folder,
-            log=folder / "server.log",
-        )
-    with server:
-        yield UsedServer(server.url, folder / "server" / "mlflow.db", folder / "state")
-
-
-def _serve_artifacts(copied: Path) -> None:
-    """Write the artifact addresses of a copied store as a server hands them out: mlflow-artifacts:/…"""
+    copied = folder / "server"
+    store.copy(source, copied)
+    addresses = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
     with closing(sqlite3.connect(copied / "mlflow.db")) as database, database:
-        for table, column in (
-            ("experiments", "artifact_location"),
-            ("runs", "artifact_uri"),
-            ("logged_models", "artifact_location"),
-        ):
-            database.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, 'mlflow-artifacts:')",
-                (store.artifact_root(copied),),
-            )
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
+        for table, column in addresses.items():
+            update = f"UPDATE {table} SET {column} = replace({column}, ?, 'mlflow-artifacts:')"
+            database.execute(update, (store.artifact_root(copied),))
+    command = mlflow_server(store.uri(copied), "--artifacts-destination", store.artifact_root(copied))
+    with chapter_environment():
+        server = start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=folder, log=folder / "server.log")
+    with server:
+        yield UsedServer(server.url, copied / "mlflow.db", folder / "state")
 
 
 @contextmanager
 def chapter_environment():
     """One thread a kernel, and no variable of a surrounding pytest or of the person who runs it."""
-    outside = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith(("PYTEST_", "MLFLOW_", "COURSE_TRACKING")):
-            del os.environ[name]
-    os.environ.update(ONE_THREAD)
-    try:
+    foreign = ("PYTEST_", "MLFLOW_", "COURSE_TRACKING")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    with patch.dict(os.environ, kept | ONE_THREAD, clear=True):
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(outside)
 
 
-@dataclass(frozen=True)
-class Copy(Chapter):
-    """A chapter whose notebook is a changed copy of the course's."""
-
-    folder: Path
-
-    @property
-    def notebook(self) -> Path:
-        return self.folder / f"{self.name}.ipynb"
-
-
-def changed(chapter: Chapter, folder: Path, change) -> Copy:
-    """A copy of the chapter's notebook after `change(cells)`."""
+def changed(chapter: Chapter, folder: Path, change: Callable) -> Path:
+    """Write a copy of the chapter's notebook after `change(cells)`, and return its path."""
     notebook = nbformat.read(chapter.notebook, as_version=4)
     change(notebook.cells)
     folder.mkdir(parents=True, exist_ok=True)
-    copy = Copy(chapter.number, chapter.name, folder)
-    nbformat.write(notebook, copy.notebook)
-    return copy
+    nbformat.write(notebook, folder / chapter.notebook.name)
+    return folder / chapter.notebook.name
 
 
-def killed(chapter: Chapter, folder: Path, dice: random.Random) -> tuple[Copy, str]:
+def killed(chapter: Chapter, folder: Path, dice: random.Random) -> tuple[Path, str]:
     """A copy whose kernel is killed in the middle of a random cell, at the latest at its end; and where that is."""
     delay = dice.choice([0.02, 0.1, 0.5, 1, 2, 4])
     where = []
@@ -199,24 +150,20 @@ def killed(chapter: Chapter, folder: Path, dice: random.Random) -> tuple[Copy, s
     return changed(chapter, folder, change), where[0]
 
 
-def learners_copy(chapter: Chapter, folder: Path) -> Copy:
-    """A copy as a learner leaves it: each answer is given, in the words of the solution."""
-
-    def change(cells):
-        learners = [cell for cell in cells if "exercise" in tags_of(cell)]
-        solutions = [cell for cell in cells if "solution" in tags_of(cell)]
-        for learner, solution in zip(learners, solutions, strict=True):
-            learner.source = as_answer(solution.source)
-
-    return changed(chapter, folder, change)
+def give_answers(cells) -> None:
+    """Answer each exercise as a learner would, in the words of the solution."""
+    learners = [cell for cell in cells if "exercise" in tags_of(cell)]
+    solutions = [cell for cell in cells if "solution" in tags_of(cell)]
+    for learner, solution in zip(learners, solutions, strict=True):
+        learner.source = as_answer(solution.source)
 
 
-def run_as_learner(chapter: Chapter, server: "UsedServer", folder: Path, market: str) -> None:
+def run_as_learner(chapter: Chapter, server: UsedServer, folder: Path, market: str) -> None:
     """Run a learner's answered copy on that market and server; assert that nothing else changes and all is right."""
     rows_before = rows(server.database)
     with chapter_environment(), state_folder(server.state):
-        copy = learners_copy(chapter, folder)
-        result = run_chapter(copy, {"market": market, "tracking_uri": server.url})
+        copy = changed(chapter, folder, give_answers)
+        result = run_chapter(chapter, {"market": market, "tracking_uri": server.url}, notebook=copy)
         print(f"Chapter {chapter.number} took {result.seconds:.1f} s on {market}")
         assert result.failure is None, f"Chapter {chapter.number} on {market} and a server: {result.failure}"
         assert survivors(server.state) == []
@@ -226,20 +173,23 @@ def run_as_learner(chapter: Chapter, server: "UsedServer", folder: Path, market:
     assert not lost, f"the other market changed rows of the first: {sorted(map(str, lost))[:5]}"
     assert strays() == []
 
-    written = nbformat.read(copy.notebook, as_version=4).cells
+    written = nbformat.read(copy, as_version=4).cells
     executed = [cell for cell in result.notebook.cells if "injected-parameters" not in tags_of(cell)]
     assert [cell.source for cell in executed] == [cell.source for cell in written]
     assert unsolved(result.notebook) == []
     for number, cell in enumerate(executed, 1):
-        text = "".join(output.get("text", "") for output in cell.get("outputs", []))
         if cell.source.startswith("course.check("):
-            assert "right." in text, f"Chapter {chapter.number}, cell {number} on {market}: {text}"
+            assert "right." in printed(cell), f"Chapter {chapter.number}, cell {number} on {market}: {printed(cell)}"
         if "course.begin" in cell.source and cell.cell_type == "code":
-            assert f"Tracking to {server.url}" in text
+            assert f"Tracking to {server.url}" in printed(cell)
 
 
 def tags_of(cell) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def printed(cell) -> str:
+    return "".join(output.get("text", "") for output in cell.get("outputs", []))
 
 
 def as_answer(solution: str) -> str:
@@ -278,9 +228,6 @@ def other_market(chapter: Chapter) -> str:
     return papermill.inspect_notebook(str(chapter.notebook))["market"]["help"].split(" or ")[-1].strip()
 
 
-# --- what must hold afterwards ----------------------------------------------------------------------------------------
-
-
 def statuses(database: Path) -> dict[str, str]:
     """The status of each run by its id."""
     with closing(sqlite3.connect(database)) as connection:
@@ -293,19 +240,9 @@ def unfinished_runs(database: Path) -> list[str]:
 
 def rows(database: Path) -> set[tuple]:
     """What a server's store says about its runs, experiments, models and aliases, one tuple a row."""
-    found = set()
+    tables = ["runs", "params", "metrics", "tags", "experiments", "experiment_tags", "registered_model_aliases"]
     with closing(sqlite3.connect(database)) as connection:
-        for table in (
-            "runs",
-            "params",
-            "metrics",
-            "tags",
-            "experiments",
-            "experiment_tags",
-            "registered_model_aliases",
-        ):
-            found |= {(table, *row) for row in connection.execute(f"SELECT * FROM {table}")}
-    return found
+        return {(table, *row) for table in tables for row in connection.execute(f"SELECT * FROM {table}")}
 
 
 def survivors(folder: Path, seconds: float = 300) -> list[str]:
@@ -314,20 +251,11 @@ def survivors(folder: Path, seconds: float = 300) -> list[str]:
     A step of an MLflow project goes on to its own end when its notebook is killed.
     """
     deadline = time.monotonic() + seconds
-    while found := [*_processes_of(folder)]:
-        if time.monotonic() > deadline:
-            return found
+    while (found := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return []
-
-
-def _processes_of(folder: Path):
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("COURSE_STATE") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                yield f"{process.pid} {' '.join(process.cmdline())[:150]}"
-        except psutil.Error:
-            continue
+    with suppress(psutil.NoSuchProcess):
+        return [f"{process.pid} {' '.join(process.cmdline())[:150]}" for process in found]
+    return survivors(folder, seconds=0)  # one has ended meanwhile
 
 
 def strays() -> list[str]:
@@ -339,42 +267,24 @@ def strays() -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class Checkout:
+def checkout() -> tuple[str, set]:
     """What git sees of the checkout, and what lies in .course."""
-
-    changes: str
-    course: frozenset
-
-    @classmethod
-    def now(cls) -> "Checkout":
-        status = ["git", "status", "--porcelain", "--untracked-files=all"]
-        changes = subprocess.run(status, cwd=root(), capture_output=True, text=True).stdout
-        files = [path for path in sorted((root() / ".course").rglob("*")) if path.is_file()]
-        return cls(changes, frozenset((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-def copy_store(source: Path | None, target: Path) -> None:
-    """Put a copy of a saved store into a state folder. Nothing to copy before the first chapter."""
-    target.mkdir(parents=True, exist_ok=True)
-    if source:
-        store.copy(source, target / "store")
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    changes = subprocess.run(status, cwd=root(), capture_output=True, text=True).stdout
+    files = [path for path in (root() / ".course").rglob("*") if path.is_file()]
+    return changes, {(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
 @contextmanager
 def out_of_the_way(*folders: Path):
     """The originals are gone meanwhile: a copy that still needs them fails."""
-    moved = [(folder, folder.with_name(f"{folder.name}.away")) for folder in folders if folder.exists()]
-    for folder, away in moved:
-        folder.rename(away)
+    moved = {folder: folder.rename(folder.with_name(f"{folder.name}.away")) for folder in folders if folder.exists()}
     try:
         yield
     finally:
-        for folder, away in moved:
+        for folder, away in moved.items():
             away.rename(folder)
 
-
-# --- the exercises ----------------------------------------------------------------------------------------------------
 
 JUNK = {"None": None, "empty": "", "object": object(), "list": [], "table": pd.DataFrame(), "function": len}
 
@@ -399,38 +309,30 @@ def bad_checks(chapter: Chapter, parameters: dict) -> list[str]:
     """What is wrong with the checks of a chapter: answers that pass and should not, and refusals that help nobody."""
     listed = exercises(chapter.number)
     assert listed, f"chapters/checks/{chapter.number}.py lists no exercises"
-    return [problem for exercise in listed for problem in problems(exercise, parameters)]
+    return [f"{exercise.id}: {problem}" for exercise in listed for problem in problems(exercise, parameters)]
 
 
-def problems(exercise: Exercise, parameters: dict) -> list[str]:
-    complaints = []
+def problems(exercise: Exercise, parameters: dict) -> Iterator[str]:
     passed, message = evaluate(exercise, ..., parameters)
     if passed or not message.startswith("not answered yet"):
-        complaints.append(f"{exercise.id}: `...` gives {message!r}")
+        yield f"`...` gives {message!r}"
     for answer in exercise.wrong:
         passed, message = evaluate(exercise, answer, parameters)
         if passed:
-            complaints.append(f"{exercise.id}: the wrong answer {answer!r} passes")
+            yield f"the wrong answer {answer!r} passes"
         elif "Checking it ended in" in message:
-            complaints.append(f"{exercise.id}: the wrong answer {answer!r} breaks the check: {message}")
+            yield f"the wrong answer {answer!r} breaks the check: {message}"
         elif len(message.removeprefix("not yet.")) < 20:
-            complaints.append(f"{exercise.id}: the wrong answer {answer!r} gets no advice: {message!r}")
+            yield f"the wrong answer {answer!r} gets no advice: {message!r}"
     for name, answer in JUNK.items():
         try:
-            passed, _ = evaluate(exercise, answer, parameters)
+            if evaluate(exercise, answer, parameters)[0]:
+                yield f"{name} passes"
         except Exception as error:
-            complaints.append(f"{exercise.id}: {name} raises {type(error).__name__}")
-            continue
-        if passed:
-            complaints.append(f"{exercise.id}: {name} passes")
-    return complaints
+            yield f"{name} raises {type(error).__name__}"
 
 
 def unsolved(notebook: nbformat.NotebookNode) -> list[str]:
     """The cells of an executed notebook whose solution or answer the check did not call right."""
-    wrong = []
-    for number, cell in enumerate(notebook.cells, 1):
-        text = "".join(output.get("text", "") for output in cell.get("outputs", []))
-        if "solution" in tags_of(cell) and "right." not in text:
-            wrong.append(f"cell {number}: {text}")
-    return wrong
+    solutions = [(number, cell) for number, cell in enumerate(notebook.cells, 1) if "solution" in tags_of(cell)]
+    return [f"cell {number}: {printed(cell)}" for number, cell in solutions if "right." not in printed(cell)]

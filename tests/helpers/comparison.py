@@ -7,17 +7,8 @@ from nbformat import NotebookNode
 from nbval.plugin import IPyNbCell, nocolors
 
 # nbval's own list (IPyNbFile.setup): what differs from run to run, and pictures, which it does not compare
-SKIPPED = (
-    "metadata",
-    "traceback",
-    "prompt_number",
-    "output_type",
-    "name",
-    "execution_count",
-    "application/vnd.jupyter.widget-view+json",
-    "image/png",
-    "image/jpeg",
-)
+VARYING = ("metadata", "traceback", "prompt_number", "output_type", "name", "execution_count")
+SKIPPED = (*VARYING, "application/vnd.jupyter.widget-view+json", "image/png", "image/jpeg")
 EXCUSES = ("nbval-ignore-output", "nbval-skip", "raises-exception", "NBVAL_IGNORE_OUTPUT", "NBVAL_SKIP")
 
 

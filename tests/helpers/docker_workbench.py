@@ -1,21 +1,17 @@
 """The workbench in containers for the tests: a project of its own, free ports, gone with its volumes afterwards."""
 
-import base64
 import json
 import os
 import shutil
 import socket
 import subprocess
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
 import pytest
+import requests
 from fake_course import CHECKOUT, clean_environment
-
-from course.servers import _NO_PROXY
 
 HERE = CHECKOUT / "workbench"
 SETTINGS = ("COMPOSE_", "WORKBENCH_", "POSTGRES_", "DEMO_PORT", "API_PORT", "PYSTOCK_")
@@ -34,15 +30,9 @@ def require_docker() -> None:
 
 
 def docker(*arguments: str, seconds: float = 300, check: bool = True, **options) -> subprocess.CompletedProcess:
-    kept = {name: value for name, value in clean_environment().items() if not name.startswith(SETTINGS)}
-    done = subprocess.run(
-        ["docker", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        env=kept | options.pop("env", {}),
-        **options,
-    )
+    env = {name: value for name, value in clean_environment().items() if not name.startswith(SETTINGS)}
+    env |= options.pop("env", {})
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, env=env, **options)
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}\n{done.stdout}{done.stderr}"
     return done
 
@@ -50,16 +40,11 @@ def docker(*arguments: str, seconds: float = 300, check: bool = True, **options)
 def status(url: str, *, user: str = "", method: str = "GET", body: object = None, **headers: str) -> tuple[int, str]:
     """Status and text of the answer. `user` is name:password."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    if user:
-        headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
-    data = None if body is None else json.dumps(body).encode()
-    if data:
-        headers["Content-Type"] = "application/json"
-    try:
-        with _NO_PROXY.open(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+    auth = tuple(user.split(":")) if user else None
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy
+        answer = session.request(method, url, json=body, headers=headers, auth=auth, timeout=30)
+    return answer.status_code, answer.text
 
 
 class Workbench:
@@ -87,10 +72,8 @@ class Workbench:
     def command(self, *arguments: str, demo: bool = False) -> list[str]:
         files = self._files + [HERE / "compose.demo.yaml"][:demo]
         chosen = [word for file in files for word in ("-f", str(file))]
-        return ["compose", "--progress", "plain", "--env-file", str(self._env_file), "-p", self.project] + [
-            *chosen,
-            *arguments,
-        ]
+        own = ["--progress", "plain", "--env-file", str(self._env_file), "-p", self.project]
+        return ["compose", *own, *chosen, *arguments]
 
     def compose(self, *arguments: str, demo: bool = False, settings: dict | None = None, **options):
         env = self.settings | (settings or {})
@@ -107,20 +90,22 @@ class Workbench:
         name = f"{self.project}-{service}-1"
         return json.loads(docker("container", "inspect", name).stdout)[0]
 
+    def published(self, service: str) -> set[tuple[str, str, str]]:
+        """The ports of a service that this machine has: each inside, then the address and the port here."""
+        ports = self.container(service)["NetworkSettings"]["Ports"].items()
+        return {(inside, one["HostIp"], one["HostPort"]) for inside, outside in ports for one in outside or []}
+
     def run(self, service: str, *command: str, env: dict | None = None, **options):
         """A command in the container of a service."""
-        more = [word for name, value in (env or {}).items() for word in ("--env", f"{name}={value}")]
+        more = [f"--env={name}={value}" for name, value in (env or {}).items()]
         return self.compose("exec", "--no-TTY", *more, service, *command, **options)
 
     def python(self, code: str, service: str = "jupyter", **options) -> str:
         """A script in the container of a service; returns what it printed."""
         return self.run(service, "python", "-", input=code, **options).stdout
 
-    def start_python(self, code: str, **env: str) -> subprocess.Popen:
+    def start_python(self, code: str) -> subprocess.Popen:
         """A script in the jupyter container, in the background; its standard output is a pipe of lines."""
-        more = [word for name, value in env.items() for word in ("--env", f"{name}={value}")]
-        words = self.command("exec", "--no-TTY", *more, "jupyter", "python", "-u", "-c", code)
-        outside = clean_environment(**self.settings)
-        return subprocess.Popen(
-            ["docker", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=outside
-        )
+        words = ["docker", *self.command("exec", "--no-TTY", "jupyter", "python", "-u", "-c", code)]
+        env, pipes = clean_environment(**self.settings), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(words, text=True, env=env, **pipes)

@@ -6,12 +6,12 @@ processes that belong to it, grandchildren in sessions of their own included.
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -36,6 +36,12 @@ def clean_environment(**more: str) -> dict[str, str]:
     return kept | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {name: str(value) for name, value in more.items()}
 
 
+def copy_checkout(target: Path) -> None:
+    """Copy what belongs to the course, without what was made in the checkout."""
+    made = (".venv", ".git", ".course", "work", "__pycache__", ".*_cache")
+    shutil.copytree(CHECKOUT, target, ignore=shutil.ignore_patterns(*made))
+
+
 def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
     """Wait for `true()` to hold and return what it returned. `seconds` are those of a usual machine."""
     deadline = time.monotonic() + SLOW * seconds
@@ -47,11 +53,33 @@ def until(true: Callable, seconds: float = 15, what: str = "it") -> object:
         time.sleep(0.1)
 
 
-def status(url: str, **headers: str) -> int:
-    """Return the status of the response to a GET."""
+def status(url: str, method: str = "GET", auth: tuple[str, str] | None = None, **headers: str) -> int:
+    """Return the status of the response."""
     with requests.Session() as session:
         session.trust_env = False  # no proxy
-        return session.get(url, headers=headers, timeout=20).status_code
+        return session.request(method, url, auth=auth, headers=headers, timeout=20).status_code
+
+
+def processes_of(state: Path) -> list[psutil.Process]:
+    """Every living process, but for this one, that works on this state folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            mine = process.environ().get("COURSE_STATE") == str(state)
+            if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@contextmanager
+def open_folder():
+    """A temporary folder that PostgreSQL's account and others may enter, as pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class FakeCourse:
@@ -96,40 +124,28 @@ class FakeCourse:
         with patch.dict(os.environ, self.environment(**env), clear=True), chdir(self.root):
             return CliRunner().invoke(main, [str(word) for word in arguments], input=stdin, catch_exceptions=False)
 
-    def run(self, *arguments: str, seconds: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run `course ARGUMENTS` as a process, to its end."""
-        return self._run([COURSE, *arguments], seconds, env)
+        options = self.options(env)
+        return subprocess.run([COURSE, *arguments], capture_output=True, encoding="utf-8", timeout=300, **options)
 
-    def python(self, code: str, *, seconds: float = 300, **env: str) -> str:
+    def python(self, code: str, **env: str) -> str:
         """Run a script on this course; return what it printed."""
-        done = self._run([sys.executable, "-c", code], seconds, env)
+        command, options = [sys.executable, "-c", code], self.options(env)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300, **options)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def _run(self, command: list[str], seconds: float, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=seconds,
-            cwd=self.root,
-            env=self.environment(**env),
-        )
+    def options(self, env: dict[str, str]) -> dict[str, object]:
+        return {"cwd": self.root, "env": self.environment(**env), "stdin": subprocess.DEVNULL}
 
     @contextmanager
-    def started(self, *command: str, output: str = "output.txt", **env: str):
+    def started(self, *command: str, **env: str):
         """Start a command in the background, its output in a file; afterwards nothing of this course is left alive."""
-        with open(self.root / output, "wb") as file:
+        options = self.options({"PYTHONUNBUFFERED": "1", **env})
+        with open(self.root / "output.txt", "wb") as file:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=self.root,
-                env=self.environment(PYTHONUNBUFFERED="1", **env),
-                start_new_session=True,
+                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **options
             )
         try:
             yield process
@@ -137,20 +153,11 @@ class FakeCourse:
             self.end_all()
             process.wait()
 
-    def output(self, name: str = "output.txt") -> str:
-        return (self.root / name).read_bytes().decode(errors="replace")
+    def output(self) -> str:
+        return (self.root / "output.txt").read_bytes().decode(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
-        """Every living process that works on this course's state."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                mine = process.environ().get("COURSE_STATE") == str(self.state)
-                if mine and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return processes_of(self.state)
 
     def listening(self, *more: psutil.Process) -> set[str]:
         """Return the addresses on which processes of this course listen, and more of them."""
@@ -164,11 +171,6 @@ class FakeCourse:
     def end_all(self) -> None:
         while left := self.processes():
             for process in left:
-                try:
-                    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
-                except psutil.Error:
-                    continue
+                with suppress(psutil.Error):
+                    process.kill()
             time.sleep(0.05)
-
-
-CourseRoot = FakeCourse  # until every test says FakeCourse

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 LEARNERS, STEPS, PARAMETERS = 30, 100, 10
@@ -54,18 +55,21 @@ def measure(bench, learners: int = LEARNERS, **env: str) -> dict:
     server = mlflow.MlflowClient(bench.url)
     experiment = server.create_experiment(f"class-{time.monotonic_ns()}")
     name = server.get_experiment(experiment).name
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     started = []
     for number in range(learners):
         command = [sys.executable, __file__, name, f"learner-{number:02}"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         started.append(subprocess.Popen(command, env=environment, **pipes))
-        if number % 3 == 2:  # their imports, three at a time
-            for process in started[number - 2 :]:
+        if number % 3 == 2 or number == learners - 1:  # their imports, three at a time
+            for process in started[number - number % 3 :]:
                 process.stdout.readline()
-    for process in started[learners - learners % 3 :]:
-        process.stdout.readline()
     memory, done = [], threading.Event()
-    watch = threading.Thread(target=lambda: _watch(bench.folder, memory, done))
+
+    def look() -> None:
+        while not done.wait(1):
+            memory.append(memory_of(bench.folder))
+
+    watch = threading.Thread(target=look)
     watch.start()
     try:
         for process in started:
@@ -106,11 +110,6 @@ def _is_complete(server, run) -> bool:
     return run.info.status == "FINISHED" and whole and "MLmodel" in files
 
 
-def _watch(folder: Path, memory: list, done: threading.Event) -> None:
-    while not done.wait(1):
-        memory.append(memory_of(folder))
-
-
 def memory_of(folder: Path) -> dict[str, float]:
     """The memory of the parts of a running workbench in MiB, each shared page counted once (PSS)."""
     import psutil
@@ -120,11 +119,8 @@ def memory_of(folder: Path) -> dict[str, float]:
     for child in supervisor.children():
         part = "postgres" if "postgres" in child.name() else "mlflow"
         for process in [child, *child.children(recursive=True)]:
-            try:
-                rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-            except (OSError, psutil.Error):
-                continue
-            parts[part] += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) / 1024
+            with suppress(psutil.Error):
+                parts[part] += process.memory_full_info().pss / 2**20
     return parts
 
 

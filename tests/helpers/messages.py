@@ -1,6 +1,5 @@
 """The messages on book/troubleshooting.md, and what the tests share that provoke them."""
 
-import functools
 import os
 import re
 import subprocess
@@ -32,31 +31,11 @@ def assert_on_page(part: str, text: str) -> None:
     assert occurs(message, text), f"{message!r} is not in:\n{text[-3000:]}"
 
 
-def provokes(part: str) -> Callable[[Callable[..., str]], Callable[..., None]]:
-    """Mark a test that returns the real text in which the page's message with `part` in it must occur."""
-
-    def decorate(function: Callable[..., str]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def test(*arguments: object, **fixtures: object) -> None:
-            assert_on_page(part, function(*arguments, **fixtures))
-
-        return test
-
-    return decorate
-
-
 def output(*command: object, cwd: Path | None = None, **env: str | int | Path) -> str:
     """All that a command prints until it ends."""
-    return subprocess.run(
-        [str(word) for word in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        timeout=SECONDS,
-        cwd=cwd,
-        env=clean_environment(**env),
-    ).stdout
+    words, env = [str(word) for word in command], clean_environment(**env)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    return subprocess.run(words, timeout=SECONDS, cwd=cwd, env=env, **pipes).stdout
 
 
 def raised(call: Callable, *arguments: object, **named: object) -> str:
@@ -85,3 +64,11 @@ def learner(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         mlflow.end_run()
     os.environ.clear()
     os.environ.update(outside)
+
+
+@pytest.fixture
+def elsewhere(learner: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Patch this process for another store; after the test it is on the learner's again."""
+    yield monkeypatch
+    monkeypatch.undo()
+    begin("01")

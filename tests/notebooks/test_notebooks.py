@@ -1,15 +1,12 @@
 """Every notebook once, in order, on one store: it runs, shows its committed outputs, and its exercises check right."""
 
+import chapter_runs
 import nbformat
 import pytest
+from comparison import differing, is_compared
 
-pytest.register_assert_rewrite("chapter_runs")
-
-import chapter_runs  # noqa: E402
-from comparison import differing, is_compared  # noqa: E402
-
-from course import store  # noqa: E402
-from course.chapters import all_chapters  # noqa: E402
+from course import store
+from course.chapters import all_chapters
 
 by_chapter = pytest.mark.parametrize("chapter", all_chapters(), ids=lambda chapter: chapter.number)
 pytestmark = pytest.mark.xdist_group("chapters")  # one worker, in order
@@ -22,7 +19,7 @@ def learner(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkout_before():
-    return chapter_runs.Checkout.now()
+    return chapter_runs.checkout()
 
 
 @by_chapter
@@ -45,6 +42,4 @@ def test_chapter_runs_and_shows_its_committed_outputs(chapter, learner, checkout
 
 def test_checkout_is_untouched(learner, checkout_before):
     """After the chapters above, git sees what it saw before them, and .course holds what it held."""
-    after = chapter_runs.Checkout.now()
-    assert after.changes == checkout_before.changes
-    assert after.course == checkout_before.course
+    assert chapter_runs.checkout() == checkout_before

@@ -10,18 +10,16 @@ import os
 import random
 import time
 
+import chapter_runs
 import nbformat
 import pytest
+from comparison import differing, is_compared
+from fake_course import until
+from processors import wide_vector_units
 
-pytest.register_assert_rewrite("chapter_runs")
-
-import chapter_runs  # noqa: E402
-from comparison import differing, is_compared  # noqa: E402
-from fake_course import until  # noqa: E402
-from processors import wide_vector_units  # noqa: E402
-
-from course.chapters import all_chapters, before  # noqa: E402
-from course.execute import run_chapter, state_folder  # noqa: E402
+from course import store
+from course.chapters import all_chapters, before
+from course.execute import run_chapter, state_folder
 
 by_chapter = pytest.mark.parametrize("chapter", all_chapters(), ids=lambda chapter: chapter.number)
 SEED = int(os.environ.get("COURSE_SEED") or time.time_ns() % 1_000_000)
@@ -59,7 +57,7 @@ def test_chapter_runs_to_its_end_after_a_kill(chapter, resumed, tmp_path):
     with chapter_runs.chapter_environment(), state_folder(resumed.state):
         copy, where = chapter_runs.killed(chapter, tmp_path, random.Random(f"{SEED} {chapter.number}"))
         print(f"COURSE_SEED={SEED}: chapter {chapter.number} is killed in {where}")
-        result = run_chapter(copy)
+        result = run_chapter(chapter, notebook=copy)
         assert result.failure and "the kernel died" in result.failure, result
         assert chapter_runs.survivors(resumed.state) == []
         left = chapter_runs.unfinished_runs(database) if database.exists() else []
@@ -75,7 +73,8 @@ def test_nbval_passes_from_the_checkpoint(chapter, resumed, tmp_path):
     """The checkpoint is a copy whose originals are gone."""
     checkpoint = resumed.copy_after(chapter_runs.last(before(chapter)))
     with chapter_runs.chapter_environment(), state_folder(tmp_path / "state"):
-        chapter_runs.copy_store(checkpoint, tmp_path / "state")
+        if checkpoint:  # there is none before the first chapter
+            store.copy(checkpoint, tmp_path / "state" / "store")
         with chapter_runs.out_of_the_way(resumed.state, *[checkpoint] if checkpoint else []):
             done, verdicts = chapter_runs.nbval(chapter)
     code = [cell for cell in nbformat.read(chapter.notebook, as_version=4).cells if cell.cell_type == "code"]
@@ -116,8 +115,8 @@ def test_killed_copy_dies_in_its_cell_and_the_seed_repeats_it(fake, tmp_path):
     with fake.here():
         copy, where = chapter_runs.killed(chapter, tmp_path / "copy", random.Random("a seed"))
         assert chapter_runs.killed(chapter, tmp_path / "again", random.Random("a seed"))[1] == where
-        result = run_chapter(copy)
-        written, original = (nbformat.read(each.notebook, as_version=4).cells for each in (copy, chapter))
+        result = run_chapter(chapter, notebook=copy)
+        written, original = (nbformat.read(path, as_version=4).cells for path in (copy, chapter.notebook))
     assert "the kernel died" in result.failure
     assert where.split(",")[0] in result.failure  # cell 4
     assert sum(a.source != b.source for a, b in zip(written, original)) == 1

@@ -10,9 +10,8 @@ from chapter_runs import ONE_THREAD
 from class_accounts import accounts_in, as_learner, run_learners, variables
 from fake_course import COURSE, clean_environment
 from load_of_30 import LEARNERS, PARAMETERS, STEPS, measure, memory_of
-from mlflow import MlflowClient, MlflowException
+from mlflow import MlflowClient
 
-from course.chapters import all_chapters
 from course.workbench import local as workbench
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the workbench needs Linux or macOS")
@@ -23,7 +22,7 @@ def test_a_class_of_30_at_once():
     bench = workbench.start_workbench()
     try:
         figures = measure(bench)
-        print("\n".join(f"{name:40} {value}" for name, value in figures.items()))
+        print(figures)
         assert figures["failed requests"] == []
         assert figures["metrics acknowledged"] == figures["metrics found"] == LEARNERS * STEPS
         assert figures["runs acknowledged"] == figures["runs found complete"] == LEARNERS
@@ -33,7 +32,7 @@ def test_a_class_of_30_at_once():
 
 
 def test_two_learners_run_the_chapters_at_once(tmp_path):
-    """Each in a workspace of its own on one server with authentication, and neither sees nor can change the other's."""
+    """Each in a workspace of its own on one server with authentication, and neither sees the other's."""
     bench = workbench.start_workbench(auth=True)
     try:
         user, password = workbench.admin(bench.folder)
@@ -45,10 +44,9 @@ def test_two_learners_run_the_chapters_at_once(tmp_path):
         accounts = accounts_in(tmp_path / "names.txt-accounts")
         begun, running = time.monotonic(), []
         for account in accounts:
-            environment = clean_environment(
-                COURSE_STATE=tmp_path / account["learner"], **ONE_THREAD, **variables(account)
-            )
-            with open(tmp_path / f"{account['learner']}.log", "w") as log:
+            state = tmp_path / account["learner"]
+            environment = clean_environment(COURSE_STATE=state, **ONE_THREAD, **variables(account))
+            with open(state.with_suffix(".log"), "w") as log:
                 command = [COURSE, "run", "01-03", "--timeout", "300"]
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
         codes = [process.wait(timeout=900) for process in running]
@@ -56,37 +54,16 @@ def test_two_learners_run_the_chapters_at_once(tmp_path):
         print(f"both: {time.monotonic() - begun:.0f} s; memory, MiB: {memory_of(bench.folder)}", *outputs, sep="\n")
         assert codes == [0, 0]
         for output in outputs:
-            for chapter in all_chapters()[:3]:
-                assert re.search(rf"^{chapter.name} +passed", output, re.MULTILINE), output
-        seen = {}
-        for account in accounts:
+            assert len(re.findall(r"^0[123]_\w+ +passed", output, re.MULTILINE)) == 3, output
+        seen = []
+        for account in accounts:  # that neither can change the other's: test_course_learners.py
             with as_learner(account):
                 client = MlflowClient(bench.url)
-                experiments = client.search_experiments()
-                runs = client.search_runs([one.experiment_id for one in experiments], max_results=5000)
+                experiments = [one.experiment_id for one in client.search_experiments()]
+                runs = client.search_runs(experiments, max_results=5000)
                 assert runs and {run.info.status for run in runs} == {"FINISHED"}
-                models = client.search_registered_models()
-                seen[account["learner"]] = (
-                    {(run.info.experiment_id, run.info.run_id) for run in runs},
-                    {model.name for model in models},
-                )
-        assert not seen["ada"][0] & seen["bob"][0]
-        assert len(seen["ada"][0]) == len(seen["bob"][0]) and seen["ada"][1] == seen["bob"][1]
-        for account, other in ((accounts[0], "bob"), (accounts[1], "ada")):
-            experiment, run = min(seen[other][0])
-            for workspace in ("ada", "bob"):
-                with as_learner(account, MLFLOW_WORKSPACE=workspace):
-                    client = MlflowClient(bench.url)
-                    assert client.search_runs([experiment]) == []
-                    if workspace == other:
-                        assert client.search_experiments() == [] and client.search_registered_models() == []
-                    for attempt in (
-                        lambda client: client.get_run(run),  # noqa: B023
-                        lambda client: client.set_tag(run, "mine", "now"),  # noqa: B023
-                        lambda client: client.delete_run(run),  # noqa: B023
-                        lambda client: client.delete_experiment(experiment),  # noqa: B023
-                    ):
-                        with pytest.raises(MlflowException, match="403|Permission denied"):
-                            attempt(client)
+                seen.append(({run.info.run_id for run in runs}, {m.name for m in client.search_registered_models()}))
+        (hers, her_models), (his, his_models) = seen
+        assert not hers & his and len(hers) == len(his) and her_models == his_models
     finally:
         bench.discard()

@@ -7,20 +7,18 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fake_course import copy_checkout, open_folder
 
 from course.chapters import all_chapters
-from course.paths import root
 
 NOBODY = 65534
 SYSTEM_PYTHON = "/usr/bin/python3"  # one that every user may run; root's own may lie in root's home
 PROVOKED = ("practice", "data-features", "training", "batch")  # where chapters 04, 08, 09 and 10 let runs fail
-PROGRAMS = ("unshare", "setpriv", "ip", "make", "git")
-
+PROGRAMS = ("unshare", "setpriv", "ip", "make")
 REQUIRED = bool(os.environ.get("COURSE_REQUIRE_NETWORK_CUT"))  # set by .ci/run
 
 pytestmark = pytest.mark.xdist_group("offline")  # one worker: the set-up takes minutes
@@ -47,24 +45,15 @@ def clone():
         if REQUIRED:
             pytest.fail(reason)
         pytest.skip(reason)
-    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
-    try:
-        base.chmod(0o755)
+    with open_folder() as base:
         folder, home = base / "Kurs für alle", base / "home"
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=root(), capture_output=True, text=True, check=True).stdout.split("\0")
-        for name in filter(None, names):
-            if (root() / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root() / name, folder / name)
+        copy_checkout(folder)
         home.mkdir()
         done = make(folder, "setup")
         assert done.returncode == 0, done.stdout[-3000:]
         for path in [folder, home, *(path for path in folder.rglob("*") if ".venv" not in path.parts)]:
             os.chown(path, NOBODY, NOBODY)
         yield folder
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def environment(folder: Path, before: tuple[str, ...] = ()) -> dict[str, str]:
@@ -78,16 +67,12 @@ def environment(folder: Path, before: tuple[str, ...] = ()) -> dict[str, str]:
     return env
 
 
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+
 def make(folder: Path, target: str, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*before, "make", target, f"PYTHON={SYSTEM_PYTHON}"],
-        cwd=folder,
-        env=environment(folder, before),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    command = [*before, "make", target, f"PYTHON={SYSTEM_PYTHON}"]
+    return subprocess.run(command, cwd=folder, env=environment(folder, before), **PIPES)
 
 
 def cut_off(command: str) -> tuple[str, ...]:
@@ -96,21 +81,18 @@ def cut_off(command: str) -> tuple[str, ...]:
     return "unshare", "--net", "sh", "-c", f'{shutil.which("ip")} link set lo up && {command} exec {drop} "$@"', "sh"
 
 
-ADDRESSES = "import socket; print(*(name for _, name in socket.if_nameindex()))"
-REACH_OUT = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"
+LOOK = "import os, socket; print(*(name for _, name in socket.if_nameindex()), os.getuid(), os.getgroups(), flush=True)"
+REACH_OUT = "socket.create_connection(('192.0.2.1', 80), timeout=5)"
 
 
 def test_the_network_is_cut():
     """The proof below proves something: nothing but loopback is there, and no way out."""
     if reason := unable():
         pytest.skip(reason)
-    inside = [*cut_off(""), SYSTEM_PYTHON, "-c"]
-    shown = subprocess.run([*inside, ADDRESSES], capture_output=True, text=True)
-    assert shown.stdout.split() == ["lo"], shown
-    reached = subprocess.run([*inside, REACH_OUT], capture_output=True, text=True)
-    assert reached.returncode and "Network is unreachable" in reached.stderr
-    user = subprocess.run([*inside, "import os; print(os.getuid(), os.getgroups())"], capture_output=True, text=True)
-    assert user.stdout.strip() == f"{NOBODY} []"
+    command = [*cut_off(""), SYSTEM_PYTHON, "-c", f"{LOOK}; {REACH_OUT}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"lo {NOBODY} []\n", done
+    assert done.returncode and "Network is unreachable" in done.stderr
 
 
 def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
@@ -141,16 +123,8 @@ def test_the_workbench_starts_and_stops_without_network_as_an_ordinary_user(clon
     before = cut_off("")
     command = [*before, str(clone / ".venv/bin/course"), "workbench", "--no-browser"]
     for attempt in (1, 2):
-        process = subprocess.Popen(
-            command,
-            cwd=clone,
-            env=environment(clone, before),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        own = environment(clone, before)
+        process = subprocess.Popen(command, cwd=clone, env=own, start_new_session=True, **PIPES)
         try:
             said = []
             for line in process.stdout:

@@ -4,6 +4,7 @@ The messages of the course itself: tests/integration/course/test_troubleshooting
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -13,18 +14,18 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import urllib.error
-import urllib.request
 import venv
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
+import requests
 from fake_course import CHECKOUT, COURSE, clean_environment, until
-from messages import NOWHERE, SECONDS, assert_on_page, begin, learner, output, provokes, raised
+from messages import NOWHERE, SECONDS, assert_on_page, begin, elsewhere, learner, output, raised
 from mlflow.models import validate_schema
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.types import ColSpec, Schema
@@ -33,9 +34,10 @@ from sklearn.linear_model import LogisticRegression
 
 from course import store
 from course.chapters import all_chapters
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server
 from course.workbench import local as workbench
 
-__all__ = ["learner"]  # a fixture
+__all__ = ["elsewhere", "learner"]  # fixtures
 pytestmark = [
     pytest.mark.xdist_group("troubleshooting"),  # on one worker: its tests share a store
     pytest.mark.skipif(os.name == "nt", reason="signals and shells of POSIX"),
@@ -47,13 +49,32 @@ def model() -> LogisticRegression:
     return LogisticRegression().fit(pd.DataFrame({"day_01": [0.0, 1.0], "day_02": [1.0, 0.0]}), [0, 1])
 
 
+def shell(command: str) -> str:
+    """What a terminal says in which nothing is installed."""
+    return output(shutil.which("bash"), "-c", command, PATH="/nowhere")
+
+
 CALLS = {
+    "make: command": lambda: shell("make course"),
+    "course: command": lambda: shell("course ui"),
     "Connection refused": lambda: raised(mlflow.MlflowClient(NOWHERE).search_experiments),
     "Failed to resolve": lambda: raised(mlflow.MlflowClient("http://mlflow.invalid:5000").search_experiments),
     "Can not safely convert int64": lambda: raised(
         validate_schema, pd.DataFrame({"Volume": [2]}, dtype="int64"), Schema([ColSpec("double", "Volume")])
     ),
+    "is already active": lambda: in_a_run(mlflow.start_run),
+    "Changing param values": lambda: in_a_run(lambda: [mlflow.log_param("depth", depth) for depth in (3, 5)]),
+    "Untrusted types": lambda: in_a_run(lambda: mlflow.sklearn.log_model(forest(), name="model")),
 }
+
+
+def in_a_run(call) -> str:
+    with mlflow.start_run():
+        return raised(call)
+
+
+def forest() -> RandomForestClassifier:
+    return RandomForestClassifier(n_estimators=2).fit([[0.0], [1.0]], [0, 1])
 
 
 @pytest.mark.parametrize("part", CALLS)
@@ -61,93 +82,57 @@ def test_a_call_without_more(learner, part):
     assert_on_page(part, CALLS[part]())
 
 
-@pytest.fixture
-def damaged(tmp_path):
-    """A package on disk, and the line of a lock that gives it another hash."""
-    with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
-        for file in ("METADATA", "WHEEL", "RECORD"):
-            wheel.writestr(f"thing-1.0.dist-info/{file}", "")
-    (tmp_path / "lock.txt").write_text(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
-    return tmp_path
-
-
 def pip(folder, **env):
     """What install.py calls to get uv."""
-    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", folder / "target"]
-    return output(PYTHON, *install, "-r", folder / "lock.txt", PIP_RETRIES=0, PIP_NO_CACHE_DIR=1, **env)
+    install = [PYTHON, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", folder / "new"]
+    return output(*install, "-r", folder / "lock.txt", PIP_RETRIES=0, PIP_NO_CACHE_DIR=1, **env)
 
 
 def uv(folder, **env):
     """What install.py calls to get everything else."""
-    sync = ["pip", "sync", "--target", folder / "target", "--python", PYTHON, "--require-hashes"]
-    program = shutil.which("uv", path=os.path.dirname(PYTHON))
-    return output(program, *sync, folder / "lock.txt", UV_HTTP_RETRIES=0, UV_CACHE_DIR=folder / "cache", **env)
+    sync = [PYTHON, "-m", "uv", "pip", "sync", "--target", folder / "new", "--python", PYTHON, "--require-hashes"]
+    return output(*sync, folder / "lock.txt", UV_HTTP_RETRIES=0, UV_CACHE_DIR=folder / "cache", **env)
 
 
-@provokes("make: command")
-def test_no_make(tmp_path):
-    return output(shutil.which("bash"), "-c", "make course", PATH=tmp_path)
-
-
-@provokes("No matching distribution found")
 def test_pip_without_network(tmp_path):
     lock = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
     (tmp_path / "lock.txt").write_text(re.search(r"^uv==(?:.*\\\n)*.*\n", lock, re.MULTILINE)[0])
-    return pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull)
+    assert_on_page("No matching distribution found", pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull))
 
 
-@provokes("Failed to fetch")
-def test_uv_without_network(damaged):
-    return uv(damaged, UV_DEFAULT_INDEX=NOWHERE, UV_NO_CONFIG=1)
+def test_a_package_that_cannot_be_had(tmp_path):
+    """There is no network for it, or another file than the lock's hash says."""
+    with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
+        for file in ("METADATA", "WHEEL", "RECORD"):
+            wheel.writestr(f"thing-1.0.dist-info/{file}", "")
+    (tmp_path / "lock.txt").write_text(f"thing==1.0 --hash=sha256:{'0' * 64}\n")
+    assert_on_page("Failed to fetch", uv(tmp_path, UV_DEFAULT_INDEX=NOWHERE, UV_NO_CONFIG=1))
+    assert_on_page("Hash mismatch", uv(tmp_path, UV_NO_INDEX=1, UV_FIND_LINKS=tmp_path))
+    assert_on_page("DO NOT MATCH THE HASHES", pip(tmp_path, PIP_NO_INDEX=1, PIP_FIND_LINKS=tmp_path))
 
 
-@provokes("DO NOT MATCH THE HASHES")
-def test_pip_gets_another_file(damaged):
-    return pip(damaged, PIP_NO_INDEX=1, PIP_FIND_LINKS=damaged)
-
-
-@provokes("Hash mismatch")
-def test_uv_gets_another_file(damaged):
-    return uv(damaged, UV_NO_INDEX=1, UV_FIND_LINKS=damaged)
-
-
-@provokes("course: command")
-def test_another_terminal(tmp_path):
-    return output(shutil.which("bash"), "-c", "course ui", PATH=tmp_path)
-
-
-@provokes("No module named 'course'")
 def test_another_python(tmp_path):
     venv.create(tmp_path / "other")
-    return output(tmp_path / "other" / "bin" / "python", "-c", "import course", cwd=tmp_path)
+    text = output(tmp_path / "other" / "bin" / "python", "-c", "import course", cwd=tmp_path)
+    assert_on_page("No module named 'course'", text)
 
 
-@provokes("out-of-date database schema")
-def test_a_store_of_another_mlflow(learner, empty_store, tmp_path, monkeypatch):
+def test_a_store_of_another_mlflow(elsewhere, empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with closing(sqlite3.connect(tmp_path / "store" / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
-    monkeypatch.setenv("COURSE_STATE", str(tmp_path))
-    try:
-        return raised(begin, "01")
-    finally:
-        monkeypatch.undo()
-        begin("01")
+    elsewhere.setenv("COURSE_STATE", str(tmp_path))
+    assert_on_page("out-of-date database schema", raised(begin, "01"))
 
 
-@provokes("is in maintenance mode")
-def test_an_old_mlruns(learner, tmp_path, monkeypatch):
+def test_an_old_mlruns(elsewhere, tmp_path):
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("experiment_id: '0'\nname: Default\n")
-    monkeypatch.chdir(tmp_path)
+    elsewhere.chdir(tmp_path)
     mlflow.set_tracking_uri(None)  # as in a script that sets none
-    try:
-        return raised(mlflow.search_experiments)
-    finally:
-        begin("01")
+    assert_on_page("is in maintenance mode", raised(mlflow.search_experiments))
 
 
-@provokes("Connection broken")
 def test_a_server_that_dies_in_its_answer(monkeypatch):
     """The answer ends after its head. The client does not make the call again, although it has five retries."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
@@ -159,121 +144,82 @@ def test_a_server_that_dies_in_its_answer(monkeypatch):
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
 
         threading.Thread(target=answer, daemon=True).start()
-        return raised(mlflow.MlflowClient(f"http://127.0.0.1:{server.getsockname()[1]}").search_experiments)
+        text = raised(mlflow.MlflowClient(f"http://127.0.0.1:{server.getsockname()[1]}").search_experiments)
+        assert_on_page("Connection broken", text)
 
 
-@provokes("Permission denied")
-def test_artifacts_on_the_clients_disk(tmp_path):
-    """As an ordinary user: root could make the folder. The same between containers: test_docker_workbench.py."""
-    (tmp_path / "message").touch()
-    (tmp_path / "message").chmod(0o666)
-    with open(tmp_path / "message", "w") as message:
-        if (child := os.fork()) == 0:  # with all modules loaded: another user may not enter root's home
-            try:
-                if os.geteuid() == 0:
-                    os.setuid(65534)
-                LocalArtifactRepository("/srv/artifacts").log_artifact(__file__)
-            except OSError as error:
-                os.write(message.fileno(), f"{type(error).__name__}: {error}".encode())
-            os._exit(0)
-        os.waitpid(child, 0)
-    return (tmp_path / "message").read_text()
+def test_artifacts_on_the_clients_disk():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:  # with all modules loaded
+        assert_on_page("Permission denied", pool.submit(log_as_nobody).result())
 
 
-@pytest.fixture(scope="module")
-def bench():
-    with workbench.start_workbench() as running:
-        yield running
-    shutil.rmtree(running.folder)
+def log_as_nobody() -> str:
+    """What an ordinary user is told. Root could make the folder."""
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    return raised(LocalArtifactRepository("/srv/artifacts").log_artifact, __file__)
 
 
-@provokes("artifact_location cannot")
-def test_an_artifact_location_on_the_workbench(bench):
-    return raised(mlflow.MlflowClient(bench.url).create_experiment, "own", artifact_location="file:///srv/artifacts")
+def test_what_a_workbench_refuses(monkeypatch):
+    bench = workbench.start_workbench()
+    try:
+        create = mlflow.MlflowClient(bench.url).create_experiment
+        assert_on_page("artifact_location cannot", raised(create, "own", artifact_location="file:///srv/artifacts"))
+        monkeypatch.setenv("MLFLOW_WORKSPACE", "ada")
+        assert_on_page("Workspace '", raised(mlflow.MlflowClient(bench.url).search_experiments))
+    finally:
+        bench.discard()
 
 
-@provokes("Workspace '")
-def test_a_workspace_that_is_not_there(bench, monkeypatch):
-    monkeypatch.setenv("MLFLOW_WORKSPACE", "ada")
-    return raised(mlflow.MlflowClient(bench.url).search_experiments)
-
-
-@provokes("DNS rebinding")
 def test_a_server_under_another_name(fake, empty_store):
     fake.use_store(empty_store)
     with fake.started(COURSE, "ui", "--no-browser"):
         shown = until(lambda: re.search(r"http\S+", fake.output()), SECONDS, "the address of the MLflow UI")
-        request = urllib.request.Request(shown[0], headers={"Host": "mlflow.example.org"})
-        with pytest.raises(urllib.error.HTTPError, match="403") as caught:
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10)
-        return caught.value.read().decode()
+        proxies = {"http": ""}
+        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies=proxies, timeout=10).text
+        assert_on_page("DNS rebinding", text)
 
 
-@provokes("address already in use")
 def test_a_taken_port(empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "store")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        serve = ["-m", "mlflow", "server", "--port", taken.getsockname()[1], "--workers", "1"]
-        serve += ["--backend-store-uri", store.uri(tmp_path / "store")]
-        return output(PYTHON, *serve, cwd=tmp_path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
+        command = mlflow_server(store.uri(tmp_path / "store"), port=taken.getsockname()[1])
+        assert_on_page("address already in use", output(*command, cwd=tmp_path, **MLFLOW_SERVER_ENVIRONMENT))
 
 
-@provokes("'None'")
 def test_a_project_without_env_manager(empty_store, tmp_path):
     store.copy(empty_store, tmp_path / "state" / "store")
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "git").symlink_to(shutil.which("git"))  # and no pyenv
     run = [CHECKOUT / "projects" / "stockpred", "--experiment-name", "stockpred"]
     env = {"PATH": tmp_path / "programs", "COURSE_STATE": tmp_path / "state"}
-    return output(COURSE, "mlflow", "run", *run, cwd=tmp_path, **env)
+    assert_on_page("'None'", output(COURSE, "mlflow", "run", *run, cwd=tmp_path, **env))
 
 
-@provokes("NameError")
 def test_a_cell_above_was_not_run():
     notebook = json.loads(all_chapters()[0].notebook.read_text(encoding="utf-8"))
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return raised(exec, next(cell for cell in code if cell.startswith("round(forest.score")), {})
+    assert_on_page("NameError", raised(exec, next(cell for cell in code if cell.startswith("round(forest.score")), {}))
 
 
-@provokes("No module named 'tensorflow'")
 def test_a_machine_without_tensorflow(tmp_path):
     """All of this environment but TensorFlow, and nothing else."""
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith("tensorflow"):
             (tmp_path / entry.name).symlink_to(entry)
     env = clean_environment(PYTHONPATH=str(tmp_path))
-    return subprocess.run([PYTHON, "-S", "-c", "import keras"], capture_output=True, text=True, env=env).stderr
+    text = subprocess.run([PYTHON, "-S", "-c", "import keras"], capture_output=True, text=True, env=env).stderr
+    assert_on_page("No module named 'tensorflow'", text)
 
 
-@provokes("is already active")
-def test_a_run_that_was_not_ended(learner):
-    with mlflow.start_run():
-        return raised(mlflow.start_run)
-
-
-@provokes("Changing param values")
-def test_a_parameter_logged_twice(learner):
-    with mlflow.start_run():
-        mlflow.log_param("depth", 3)
-        return raised(mlflow.log_param, "depth", 5)
-
-
-@provokes("Untrusted types")
-def test_a_forest_logged_with_the_defaults(learner):
-    forest = RandomForestClassifier(n_estimators=2).fit([[0.0], [1.0]], [0, 1])
-    with mlflow.start_run():
-        return raised(mlflow.sklearn.log_model, forest, name="model")
-
-
-@provokes("Deserializing this model")
 def test_a_pickle_where_pickles_are_refused(tmp_path, monkeypatch):
     mlflow.sklearn.save_model(model(), tmp_path / "model", serialization_format="pickle", pip_requirements=[])
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    return raised(mlflow.sklearn.load_model, str(tmp_path / "model"))
+    assert_on_page("Deserializing this model", raised(mlflow.sklearn.load_model, str(tmp_path / "model")))
 
 
-@provokes("Model is missing inputs")
 def test_a_missing_column(learner, tmp_path):
     signature = mlflow.models.infer_signature(pd.DataFrame({"day_01": [0.0], "day_02": [1.0]}))
     mlflow.sklearn.save_model(model(), tmp_path / "model", signature=signature, pip_requirements=[])
-    return raised(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict, pd.DataFrame({"day_01": [0.0]}))
+    text = raised(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict, pd.DataFrame({"day_01": [0.0]}))
+    assert_on_page("Model is missing inputs", text)

@@ -54,20 +54,14 @@ class Class:
         self.done = self.run()
         assert self.done.returncode == 0, self.done.stderr
         self.ada, self.bob = accounts_in(self.accounts)
-        scripts = [
-            subprocess.Popen(
-                [sys.executable, "-c", WORK, account["learner"]],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=clean_environment(COURSE_STATE=folder / account["learner"], **variables(account)),
-            )
-            for account in (self.ada, self.bob)
-        ]
-        outputs = [script.communicate(timeout=400)[0] for script in scripts]
-        for output in outputs:
-            assert "\nmade " in output, output
-        self.ids = [output.split("\nmade ")[1].split() for output in outputs]  # experiment, run, model
+        self.ids = [self.work(account) for account in (self.ada, self.bob)]  # experiment, run, model
+
+    def work(self, account: dict) -> list[str]:
+        env = clean_environment(COURSE_STATE=self.folder / account["learner"], **variables(account))
+        command = [sys.executable, "-c", WORK, account["learner"]]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.split("\nmade ")[1].split()
 
     @property
     def accounts(self) -> Path:
@@ -103,18 +97,10 @@ def test_a_workspace_is_its_learners_alone(two, tmp_path):
         own = MlflowClient(two.bench.url)
         assert [one.name for one in own.search_experiments()] == ["prices"]
         assert own.get_run(two.ids[0][1]).data.metrics == {"error": 0.5}
-    refused = [
-        ("get_run", run),
-        ("get_logged_model", model),
-        ("list_artifacts", run),
-        ("log_metric", run, "error", 0),
-        ("log_text", run, "changed", "note.txt"),
-        ("set_tag", run, "mine", "now"),
-        ("delete_run", run),
-        ("delete_experiment", experiment),
-        ("delete_workspace", "bob"),
-        ("create_workspace", "eve"),
-    ]
+    refused = [(method, run) for method in ("get_run", "list_artifacts", "delete_run")]
+    refused += [("log_metric", run, "error", 0), ("log_text", run, "changed", "note.txt"), ("set_tag", run, "a", "b")]
+    refused += [("get_logged_model", model), ("delete_experiment", experiment)]
+    refused += [("delete_workspace", "bob"), ("create_workspace", "eve")]
     elsewhere = [("get_registered_model", "line"), ("create_registered_model", "a"), ("create_experiment", "a")]
     for workspace in ("ada", "bob", "default"):
         with as_learner(two.ada, MLFLOW_WORKSPACE=workspace):
@@ -129,8 +115,7 @@ def test_a_workspace_is_its_learners_alone(two, tmp_path):
     with as_learner(two.bob):
         client = MlflowClient(two.bench.url)
         assert client.get_run(run).data.metrics == {"error": 0.5}
-        note = client.download_artifacts(run, "note.txt", tmp_path)
-        assert Path(note).read_text() == "mine"
+        assert Path(client.download_artifacts(run, "note.txt", tmp_path)).read_text() == "mine"
 
 
 def test_called_again(two):

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from messages import assert_on_page
 
 from course import store
 
@@ -52,6 +53,7 @@ def test_the_store_in_use(here):
         "To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui",
     ]
     assert out.count("is set to") == 1
+    assert_on_page("MLFLOW_TRACKING_URI is set", out)
     runs = json.loads(out.splitlines()[-1])
     states = {name: state for name, (state, _) in runs.items()}
     assert states == {"interrupted": "KILLED", "here": "FINISHED", "child": "FINISHED"}

@@ -1,12 +1,9 @@
 """The first chapters on the other market, against a server, in the learner's own copy: a smoke test of the passes."""
 
+import chapter_runs
 import pytest
 
-pytest.register_assert_rewrite("chapter_runs")
-
-import chapter_runs  # noqa: E402
-
-from course.chapters import all_chapters  # noqa: E402
+from course.chapters import all_chapters
 
 
 @pytest.fixture(scope="module")

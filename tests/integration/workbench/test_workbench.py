@@ -1,12 +1,9 @@
 """The workbench without Docker: real PostgreSQL, MLflow and JupyterLab, started, stopped, killed, started again."""
 
-import base64
 import os
 import re
-import shutil
 import signal
 import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +11,8 @@ import mlflow
 import psutil
 import pytest
 import sqlalchemy
-from fake_course import COURSE, FakeCourse, status, until
+from fake_course import COURSE, FakeCourse, open_folder, status, until
+from messages import assert_on_page
 
 from course.errors import CourseError
 from course.workbench import local as workbench
@@ -25,14 +23,11 @@ AS_ROOT = os.name != "nt" and os.geteuid() == 0
 
 @pytest.fixture
 def course():
-    """A course that PostgreSQL's account can reach: as root it may not enter pytest's own folders."""
-    base = Path(tempfile.mkdtemp(prefix="course-", dir="/tmp"))
-    base.chmod(0o755)
-    fake = FakeCourse(base / "Kurs für # 100 %alle")
-    fake.chapter("01", "x = 1")
-    yield fake
-    fake.end_all()
-    shutil.rmtree(base, ignore_errors=True)
+    with open_folder() as folder:
+        fake = FakeCourse(folder / "Kurs für # 100 %alle")
+        fake.chapter("01", "x = 1")
+        yield fake
+        fake.end_all()
 
 
 def started(fake, process) -> dict[str, str]:
@@ -43,20 +38,15 @@ def started(fake, process) -> dict[str, str]:
 
 
 def parts(fake) -> dict[str, psutil.Process]:
-    """The main process of each part."""
+    """JupyterLab and the main process of PostgreSQL, whose environment is empty and does not name this course."""
     found = {}
-    for process in psutil.process_iter():  # PostgreSQL's environment is empty, and does not name this course
-        try:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, IndexError):
             words = process.cmdline()
             if words[0].endswith("/postgres") and str(fake.state / "workbench/postgres") in words:
                 found["postgres"] = process
-            elif process.environ().get("COURSE_STATE") == str(fake.state):
-                if words[1:5] == ["-P", "-m", "mlflow", "server"]:
-                    found["mlflow"] = process
-                elif words[1:3] == ["-m", "jupyterlab"]:
-                    found["jupyter"] = process
-        except (psutil.Error, IndexError):
-            continue
+            elif words[1:3] == ["-m", "jupyterlab"] and process.environ().get("COURSE_STATE") == str(fake.state):
+                found["jupyter"] = process
     return found
 
 
@@ -71,9 +61,7 @@ def test_a_workbench_keeps_what_was_logged(course):
         assert (fake.root / "work" / "01_step.ipynb").exists()
         assert modes(fake.root) == before
         assert fake.listening(parts(fake)["postgres"]) == {"127.0.0.1"}
-        address, token = re.fullmatch(
-            r"(http://127\.0\.0\.1:\d+)/lab/tree/work\?token=(\S+)", where["JupyterLab"]
-        ).groups()
+        address, token = where["JupyterLab"].split("/lab/tree/work?token=")
         assert status(f"{address}/api/contents") == 403
         assert status(f"{address}/api/contents", Authorization=f"token {token}") == 200
         assert token not in str([one.cmdline() for one in fake.processes()])
@@ -92,7 +80,8 @@ def test_a_workbench_keeps_what_was_logged(course):
         engine.dispose()
 
         second = fake.run("workbench", "--no-browser")
-        assert second.returncode == 1 and "runs on" in second.stderr and where["MLflow"] in second.stderr, second
+        assert second.returncode == 1 and where["MLflow"] in second.stderr, second
+        assert_on_page("A workbench runs on", second.stderr)
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
         assert process.wait(150) == 0
         fake.alone(1)
@@ -136,14 +125,13 @@ def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
             taken.listen()
         where = started(course, process)
         assert f"Port {usual} is taken by another program: MLflow takes " in course.output()
+        assert_on_page("is taken by another program", course.output())
         name, password = workbench.admin(course.state / "workbench")
         assert (course.state / "workbench" / "accounts.json").stat().st_mode & 0o777 == 0o600
         assert password not in course.output()
         url = f"{where['MLflow']}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-        assert status(url) == 401
-        for tried, answer in ((password, 200), (password + "x", 401)):
-            basic = base64.b64encode(f"{name}:{tried}".encode()).decode()
-            assert status(url, Authorization=f"Basic {basic}") == answer
+        for account, answer in ((None, 401), ((name, password), 200), ((name, password + "x"), 401)):
+            assert status(url, auth=account) == answer
     left = parts(course)
     assert list(left) == ["postgres"], "all else was killed at the end of the block above"
     with course.here(), workbench.start(workbench.folder()) as bench:
@@ -154,8 +142,9 @@ def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
 def test_as_root_a_folder_that_it_cannot_enter_is_named(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that others may enter"):
+    with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that others may") as error:
         workbench.start(closed / "workbench")
+    assert_on_page("PostgreSQL does not run as root", str(error.value))
     assert not (closed / "workbench" / "postgres").exists()
 
 

@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -34,16 +33,13 @@ with open(sys.argv[1], "w", buffering=1) as acknowledged:
 @pytest.mark.parametrize("part", ["mlflow", "postgres"])
 def test_nothing_acknowledged_is_lost(tmp_path, part):
     bench, file = workbench.start_workbench(), tmp_path / "acknowledged"
-    client = subprocess.Popen(
-        [sys.executable, "-c", CLIENT, file],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=clean_environment(MLFLOW_TRACKING_URI=bench.url, **QUIET_MLFLOW),
-    )
+    env = clean_environment(MLFLOW_TRACKING_URI=bench.url, **QUIET_MLFLOW)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, file], env=env, **pipes)
     try:
         until(lambda: file.exists() and file.read_text().count("\n") > 100, 60, "a hundred acknowledged steps")
-        parts = parts_of(bench.folder)
+        supervisor = psutil.Process(int((bench.folder / "logs" / "supervisord.pid").read_text()))
+        parts = supervisor.children(recursive=True)
         next(one for one in parts if is_main(one, part)).send_signal(signal.SIGKILL)
         message = client.communicate(timeout=300)[0].splitlines()[-1]
         assert client.returncode == 1
@@ -61,11 +57,6 @@ def test_nothing_acknowledged_is_lost(tmp_path, part):
     finally:
         client.kill()
         bench.discard()
-
-
-def parts_of(folder: Path) -> list[psutil.Process]:
-    supervisor = psutil.Process(int((folder / "logs" / "supervisord.pid").read_text()))
-    return supervisor.children(recursive=True)
 
 
 def is_main(process: psutil.Process, part: str) -> bool:

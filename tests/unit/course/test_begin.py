@@ -10,6 +10,7 @@ import mlflow
 import psutil
 import pytest
 from fake_course import until
+from messages import assert_on_page
 
 from course import session, store
 
@@ -56,6 +57,7 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
         for name, (maker, chapter) in left.items():
             client.create_run("0", run_name=name, tags={"course.chapter": chapter, "course.session": maker})
         client.create_run("0", run_name="without a session")
+        assert_on_page("RUNNING", str(states()))
 
         session.begin("01")
         ended = {"zombie", "pid of another process", "dead"}
@@ -63,11 +65,8 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
         living.send_signal(signal.SIGKILL)
         session.begin("01")
         session.begin("02")
-        assert {name for name, state in states().items() if state == "RUNNING"} == {
-            "this one",
-            "dead elsewhere",
-            "without a session",
-        }
+        running = {name for name, state in states().items() if state == "RUNNING"}
+        assert running == {"this one", "dead elsewhere", "without a session"}
     finally:
         for process in processes:
             process.kill()
@@ -98,8 +97,10 @@ def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
 def test_a_store_that_does_not_answer_is_named(here, uri):
-    with pytest.raises(session.CourseError, match=f"The tracking store {uri} does not answer: start it, or leave"):
+    with pytest.raises(session.CourseError, match=f"{uri} does not answer: start it, or leave") as refusal:
         session.begin("01", uri)
+    assert_on_page("The tracking store", str(refusal.value))
+    assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("mlflow.db"))
 
 
 def test_parameters_are_kept_for_the_checks(here):

@@ -4,21 +4,42 @@ import subprocess
 import sys
 
 import pytest
+from messages import assert_on_page
+
+PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  # days\ntracking_uri = None')
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "sentence"),
     [
-        (["walk"], "No such command 'walk'."),
-        (["chekpoint"], "No such command 'chekpoint'. Did you mean 'checkpoint'?"),
-        (["run", "--timout", "3"], "No such option '--timout'. Did you mean '--timeout'?"),
-        (["run", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
+        ("--fast", "No such option '--fast'."),
+        ("walk", "No such command 'walk'."),
+        ("chekpoint", "No such command 'chekpoint'. Did you mean 'checkpoint'?"),
+        ("run --timout 3", "No such option '--timout'. Did you mean '--timeout'?"),
+        ("run --timeout 0", "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
+        ("run 07", "There is no chapter 07: the chapters are 01, 02, and a range is written 01-02."),
+        ("run two", "There is no chapter two: the chapters are 01, 02,"),
+        ("run 01-03", "There is no chapter 01-03: the chapters are 01, 02,"),
+        ("run -p ticker=x", "Chapter 01 has no parameter ticker: it has market, window, tracking_uri."),
+        ("run 02 -p market=dax", "Chapter 02 has no parameter market: it has none."),
+        ("run 01 -p market=dax", "market cannot be dax in chapter 01: it is sp500 or nasdaq."),
+        ("run -p market", "The parameter market has no value: write it as market=nasdaq."),
+        ("checkpoint 01-02", "A checkpoint is of one chapter, not of 01-02: name the chapter that you want to"),
+        ("reset", "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
     ],
 )
-def test_a_misspelt_word_is_named(fake, words, message):
-    done = fake.invoke(*words)
-    assert done.exit_code == 2 and f"Error: {message}\n" in done.stderr and not done.stdout
+def test_what_does_not_exist_is_named_beside_what_does(fake, words, sentence):
+    fake.chapter("01", PARAMETERS)
+    fake.chapter("02", "x = 1")
+    done = fake.invoke(*words.split())
+    assert done.exit_code in (1, 2) and f"Error: {sentence}" in done.stderr and not done.stdout
     assert not fake.state.exists()
+
+
+def test_the_messages_on_the_page_of_troubles(fake):
+    fake.chapter("01", PARAMETERS)
+    assert_on_page("There is no chapter", fake.invoke("run", "99").stderr)
+    assert_on_page("market cannot be", fake.invoke("run", "-p", "market=dow").stderr)
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
@@ -27,8 +48,12 @@ def test_help_lists_the_commands(fake, word):
     assert done.exit_code == 0 and "Run CHAPTERS from top to bottom" in done.stdout
 
 
-def test_python_m_course_is_the_same_command(fake):
-    done = subprocess.run(
-        [sys.executable, "-m", "course", "run", "7"], capture_output=True, text=True, env=fake.environment()
-    )
+def test_a_course_without_chapters_or_notebooks(fake):
+    """Said by `python -m course`, too, which is the same command."""
+    command = [sys.executable, "-m", "course", "run", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, env=fake.environment())
     assert done.returncode == 1 and f"Error: There are no chapters under {fake.root}" in done.stderr
+    fake.chapter("01", "x = 1", built=False)
+    done = fake.invoke("run")
+    assert done.exit_code == 1
+    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: `make notebooks` makes it.\n"

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from fake_course import CHECKOUT
+from messages import assert_on_page
 
 from course.doctor import CHECKS
 
@@ -50,37 +51,34 @@ def test_packages_that_differ_from_the_lock_are_named(healthy):
 def test_a_kernel_of_another_python_is_named(healthy):
     folder = healthy.root / "jupyter" / "kernels" / "python3"
     folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(
-        json.dumps({"argv": ["/usr/bin/env", "python3"], "display_name": "other", "language": "python"})
-    )
-    assert doctor(healthy, JUPYTER_PATH=folder.parents[1]) == {
-        "Jupyter starts this environment's kernel": "the kernel python3 that Jupyter finds first starts /usr/bin/env, "
-        f"another Python: remove {folder}"
-    }
+    kernel = {"argv": ["/usr/bin/env", "python3"], "display_name": "other", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(kernel))
+    ((check, failure),) = doctor(healthy, JUPYTER_PATH=folder.parents[1]).items()
+    assert check == "Jupyter starts this environment's kernel"
+    assert "starts /usr/bin/env, another" in failure and failure.endswith(f"remove {folder}")
+    assert_on_page("the kernel python3", failure)
 
 
 def test_a_stray_tracking_uri_is_named(healthy):
-    failures = doctor(healthy, MLFLOW_TRACKING_URI="http://old:5000", COURSE_TRACKING_URI="http://new:5000")
-    assert list(failures) == ["no stray MLFLOW_TRACKING_URI"]
-    assert "MLFLOW_TRACKING_URI is set to http://old:5000" in failures["no stray MLFLOW_TRACKING_URI"]
-    assert "unset it" in failures["no stray MLFLOW_TRACKING_URI"]
+    found = doctor(healthy, MLFLOW_TRACKING_URI="http://old:5000", COURSE_TRACKING_URI="http://new:5000")
+    ((check, failure),) = found.items()
+    assert check == "no stray MLFLOW_TRACKING_URI" and "unset it" in failure
+    assert "MLFLOW_TRACKING_URI is set to http://old:5000" in failure
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "work"])
 def test_an_old_mlruns_is_found(healthy, folder):
     mlruns = (healthy.root / folder / "mlruns").resolve()
     mlruns.mkdir(parents=True)
-    failures = doctor(healthy)
-    assert list(failures) == ["no old ./mlruns"]
-    assert str(mlruns) in failures["no old ./mlruns"] and "mlflow migrate-filestore" in failures["no old ./mlruns"]
+    ((check, failure),) = doctor(healthy).items()
+    assert check == "no old ./mlruns" and str(mlruns) in failure and "mlflow migrate-filestore" in failure
 
 
 def test_a_full_disk_is_found(healthy, monkeypatch):
     usage = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=3e8))
-    failures = doctor(healthy)
-    assert list(failures) == ["disk space"]
-    assert failures["disk space"].startswith("0.3 GB free at ") and failures["disk space"].endswith("free some space")
+    ((check, failure),) = doctor(healthy).items()
+    assert check == "disk space" and failure.startswith("0.3 GB free at ") and failure.endswith("free some space")
 
 
 def test_a_state_folder_that_cannot_be_written_is_named(healthy):

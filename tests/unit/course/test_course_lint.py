@@ -3,7 +3,7 @@
 import jupytext
 import pytest
 from click.testing import CliRunner
-from fake_course import HEADER, CourseRoot
+from fake_course import HEADER, FakeCourse
 from nbformat.v4 import new_output
 
 from course import lint
@@ -78,7 +78,7 @@ OUTPUTS = {  # of the cell that contains the code
 @pytest.fixture(scope="module", autouse=True)
 def files(tmp_path_factory):
     """The files that links of the good chapter lead to."""
-    course = CourseRoot(tmp_path_factory.mktemp("files"))
+    course = FakeCourse(tmp_path_factory.mktemp("files"))
     for path in ("chapters/figures/09_system.svg", "notebooks/08_x.ipynb", "book/glossary.md"):
         (course.root / path).parent.mkdir(exist_ok=True)
         (course.root / path).write_text('# Glossary\n\n### Brier score & skill\n\n<a id="here"></a>\n')
@@ -163,17 +163,10 @@ BROKEN_TEXTS = [
     ('label="heads"', '"r--", c="g", color="tab:red"', "cell 11: colour-blind readers", "'r--'", "'g'", "'tab:red'"),
     ('label="heads"', 'edgecolors=["black", "green"], cmap="RdYlGn_r"', "cannot tell 'green'", "tell 'RdYlGn_r'"),
     ("You counted.", "Just do it simply. Let’s dive in: TODO", "'Just'", "'simply'", "'Let’s dive in'", "'TODO'"),
-    (
-        "You counted.",
-        "In this section, we will \u2b50 a session.",
-        "'In this section, we will'",
-        "'session'",
-        "'\u2b50'",
-    ),
+    ("You counted.", "In this section, we will begin.", "'In this section, we will'"),
+    ("You counted.", "A \u2b50 session.", "'session'", "'\u2b50'"),
     ("# what is left", "# obviously", "cell 20: the text contains 'obviously'"),
     ("0.505, near", "0.506, near", "cell 8: no compared output above prints 0.506"),
-    ("0.505, near", "0.50, near", "prints 0.50,"),
-    ("−0.014", "−0.505", "prints -0.505"),
     ("Begin.", "Begin with 0.505.", "cell 4: no compared output above prints 0.505"),
     ("Look at it.", "[07](../notebooks/07_x.ipynb) had 0.77.", "prints 0.77"),
     ("One coin, which is tossed", "One coin, tossed 0.999 times", "prints 0.999"),
@@ -252,11 +245,8 @@ FOUR_LINES += [("solution =", "1\nsolution ="), ("[exercise]\n", "[exercise]\n# 
         ([], [("Look at it.", "It was 0.77 in [chapter 08](../notebooks/08_x.ipynb).")], {}),
         ([], [("Look at it.", "Others found 0.999 ([Bernoulli](https://example.org)).")], {}),
         ([], [("Now you.", "[a](../book/glossary.md#brier-score--skill) [b](../book/glossary.md#here)")], {}),
-        (
-            [],
-            [("Now you.", '[Up](#toss-it) `[no link](no.md)` <a href="../chapters/figures/09%5Fsystem.svg">c</a>')],
-            {},
-        ),
+        ([], [("Now you.", "[Up](#toss-it) `[no link](no.md)`")], {}),
+        ([], [("Now you.", '<a href="../chapters/figures/09%5Fsystem.svg">c</a>')], {}),
         ([], [LONG], {}),
         (["one code cell in ten has over 10 lines: cell 7 (11 lines), cell 9 (11 lines)"], [LONG, LONGER], {}),
         (["the median code cell has 4 lines, more than 3"], FOUR_LINES, {}),
@@ -275,9 +265,7 @@ def test_a_number_is_found_digit_for_digit():
 
 
 def test_bold_words_are_terms_unless_they_lead():
-    text = (
-        "> **So this means.** A **coin** is **1.5** wide.\n\n**Brier score** counts.\n\n| **A** |\n| --- |\n| **B** |"
-    )
+    text = "> **So this means.** A **coin** is **1.5** wide.\n\n**Brier score** counts.\n\n|**A**|\n|---|\n|**B**|"
     assert [term for block in blocks(text) for term in bold_terms(block)] == ["coin", "Brier score", "B"]
 
 

@@ -1,4 +1,4 @@
-"""The embedded store, its copies, and `course reset`."""
+"""The embedded store, its copies, the learner's copies in work/, `course reset`, and `course ui` on a server."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pandas
 import pytest
 import yaml
 
-from course import store
+from course import lab, store
 
 FOLDERS = {
     "plain": "plain/store",
@@ -86,15 +86,9 @@ def test_a_copy_does_not_need_the_original(tmp_path, empty_store, before, after)
     with mlflow.start_run(experiment_id="0") as run:
         mlflow.log_text("kept", "notes/ü.txt")
         (note,) = original.rglob("ü.txt")
-        source = mlflow.data.from_pandas(pandas.DataFrame({"a": [1.0]}), source=str(note))
-        mlflow.log_input(source)
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=Model(),
-            artifacts={"note": str(note)},
-            pip_requirements=[],
-            registered_model_name="echo",
-        )
+        mlflow.log_input(mlflow.data.from_pandas(pandas.DataFrame({"a": [1.0]}), source=str(note)))
+        files, echo = {"note": str(note)}, {"pip_requirements": [], "registered_model_name": "echo"}
+        logged = mlflow.pyfunc.log_model(name="model", python_model=Model(), artifacts=files, **echo)
     assert "\\xFC" in next(original.rglob("MLmodel")).read_text() or "ü" not in str(original)
     store.copy(original, copied)
     shutil.rmtree(tmp_path / "1")
@@ -179,16 +173,31 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
 
 def test_reset_renews_a_notebook_and_keeps_the_learners(fake):
     chapter = fake.chapter("01", "x = 1")
+    mine = fake.root / "work" / "01_step.ipynb"
     assert fake.invoke("reset", "1").stdout == "work/01_step.ipynb is the course's again.\n"
-    chapter = fake.root / "work" / "01_step.ipynb"
     for number in (1, 2):
-        chapter.write_text(f"mine {number}")
-        done = fake.invoke("reset", "01")
-        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in done.stdout
-        assert (fake.root / "work" / f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
-        assert nbformat.read(chapter, as_version=4).cells
-    chapter.write_text("mine 3")
-    (fake.root / "notebooks" / "01_step.ipynb").unlink()
+        mine.write_text(f"mine {number}")
+        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in fake.invoke("reset", "01").stdout
+        assert mine.with_name(f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
+        assert nbformat.read(mine, as_version=4).cells
+    mine.write_text("mine 3")
+    (fake.root / "notebooks" / f"{chapter.name}.ipynb").unlink()
     done = fake.invoke("reset", "01")
     assert done.exit_code == 1 and "01_step.ipynb is missing in notebooks/" in done.stderr
-    assert chapter.read_text() == "mine 3"
+    assert mine.read_text() == "mine 3"
+
+
+def test_missing_notebooks_are_copied_to_work_and_others_stay(fake):
+    fake.chapter("01", "x = 1")
+    fake.chapter("02", "x = 1")
+    with fake.here():
+        assert lab.copy_notebooks() == ["01_step", "02_step"]
+        (fake.root / "work" / "01_step.ipynb").write_text("mine")
+        (fake.root / "work" / "02_step.ipynb").unlink()
+        assert lab.copy_notebooks() == ["02_step"]
+        assert (fake.root / "work" / "01_step.ipynb").read_text() == "mine"
+
+
+def test_ui_of_a_server_in_use_is_its_own(fake):
+    done = fake.invoke("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
+    assert done.stdout == "The store in use is a server, and shows itself: http://127.0.0.1:9\n"
