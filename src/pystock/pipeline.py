@@ -1,7 +1,7 @@
-"""What the pipelines share: steps as child runs of one parent, and one at a time at the same work.
+"""What the pipelines in projects/ share: steps as child runs of one parent, and one at a time at the same work.
 
-The scripts in projects/ are the pipelines. Each entry point is one run; `main` has a child run for each of its steps.
-All of them have the tags `pipeline` (the project), `step` (the entry point) and `outcome` (done or skipped).
+Each entry point is one run; `main` has a child run for each of its steps. All have the tags `pipeline` (the project),
+`step` (the entry point) and `outcome` (done or skipped).
 """
 
 import sys
@@ -32,23 +32,19 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
     """Open the run of an entry point: the one that `mlflow run` has started, or a new one if the script runs alone.
 
     `about` are tags (market, target …) that it shares with the steps. Yields a function with which `main` opens those:
-    `with step("train_model"): …`. A step that fails fails the parent, which names it in the tags `failed_step` and
-    `failed_because`. With `claim`, a text that names the work, a second process that starts the same work ends at once
-    and names the first. An error whose message is meant for people, a ValueError or an MlflowException, ends the script
-    with that message; any other shows where it happened.
+    `with step("train_model"): …`. A failing step fails the parent, which names it in the tags `failed_step` and
+    `failed_because`. `claim` names the work for `claim_work`. A ValueError or an MlflowException, whose message is for
+    people, ends the script with that message; any other error shows where it happened.
     """
     tags = {"pipeline": pipeline, **about, "git_commit": runs.git_commit()}
 
     @contextmanager
     def step(name: str) -> Iterator[Run]:
-        parent = active_run_id()
         try:
             with mlflow.start_run(run_name=name, nested=True, tags=tags | {"step": name}) as child:
                 yield child
         except BaseException as error:
-            failure = {"failed_step": name, "failed_because": first_line(error, most=500)}
-            for tag, value in failure.items():
-                mlflow.MlflowClient().set_tag(parent, tag, value)
+            mlflow.set_tags({"failed_step": name, "failed_because": first_line(error, most=500)})  # on the parent
             raise
 
     try:
@@ -65,71 +61,53 @@ def run(pipeline: str, entry_point: str, about: dict[str, str], *, claim: str | 
 def end_step(outcome: str, said: str, **tags: str) -> None:
     """Print and log how the active run's step has ended: a sentence, and `outcome` and `tags` on the run.
 
-    `outcome` is done or skipped; a skipped step has the tag `made_by`, the id of the run that made what it would have
-    made.
+    `outcome` is done or skipped; the tag `made_by` of a skipped step is the run that made what it would have made.
     """
-    run_id, client = active_run_id(), mlflow.MlflowClient()
-    step = client.get_run(run_id).data.tags["step"]
-    for tag, value in {"outcome": outcome, "said": said, **tags}.items():
-        client.set_tag(run_id, tag, value)
+    step = mlflow.get_run(active_run_id()).data.tags["step"]
+    mlflow.set_tags({"outcome": outcome, "said": said, **tags})
     print(f"{step}: {said}", flush=True)
-
-
-# Runs in the store -----------------------------------------------------------------------------------------------
 
 
 def active_run_id() -> str:
     """Return the id of the active run. Raises PipelineError if there is none."""
-    active = mlflow.active_run()
-    if active is None:
-        raise PipelineError("No run is active: call this inside `with mlflow.start_run():`.")
-    run_id: str = active.info.run_id
-    return run_id
+    if active := mlflow.active_run():
+        return str(active.info.run_id)
+    raise PipelineError("No run is active: call this inside `with mlflow.start_run():`.")
 
 
 def existing_run(run_id: str | None) -> Run | None:
     """Return a run that exists and was not deleted, else None."""
     try:
-        run = mlflow.MlflowClient().get_run(run_id) if run_id else None
+        run = mlflow.get_run(run_id) if run_id else None
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        return None
+        run = None
     return run if run and run.info.lifecycle_stage == "active" else None
 
 
 def finished_runs(tags: dict[str, str]) -> Iterator[Run]:
     """Yield the finished runs with these tags, from all experiments, newest first."""
     conditions = ["attributes.status = 'FINISHED'", *(f"tags.{name} = '{value}'" for name, value in tags.items())]
+    wanted, order = " and ".join(conditions), ["attributes.start_time DESC"]
     yield from mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string=" and ".join(conditions),
-        order_by=["attributes.start_time DESC"],
-        max_results=20,
-        output_format="list",
+        search_all_experiments=True, filter_string=wanted, order_by=order, max_results=20, output_format="list"
     )
-
-
-# One at a time ---------------------------------------------------------------------------------------------------
 
 
 def claim_work(work: str) -> None:
     """Take the lock `work` for the active run, until it ends. Raises PipelineError, naming the holder, if it is held.
 
     Lamport's bakery algorithm (1974, Communications of the ACM 17, 453-455): each RUNNING run with the tag `claim` is
-    in the queue, its `ticket` is one higher than all that it sees, and the lowest ticket is served. A later run sees
-    the ticket of an earlier one; of two at the same time both see both. Clocks play no part in it.
+    in the queue, its `ticket` is one higher than all that it sees, and the lowest ticket is served.
     """
     client, run_id = mlflow.MlflowClient(), active_run_id()
     client.set_tag(run_id, "process", processes.this_process())
     client.set_tag(run_id, "ticket", "0")  # none yet: this run may have had one for other work
     client.set_tag(run_id, "claim", work)
-    others = [other for other in _queue(work) if other.info.run_id != run_id]
-    mine = 1 + max((_ticket(other) for other in others), default=0)
+    mine = 1 + max((_ticket(other) for other in _others(work, run_id)), default=0)
     client.set_tag(run_id, "ticket", str(mine))
-    for other in _queue(work):
-        if other.info.run_id == run_id:
-            continue
+    for other in _others(work, run_id):
         if processes.is_over(other.data.tags["process"]):
             if client.get_run(other.info.run_id).info.status == "RUNNING":  # it may have ended itself just now
                 _end(client, other)
@@ -142,14 +120,14 @@ def claim_work(work: str) -> None:
             client.set_tag(run_id, "outcome", "refused")
             machine = other.data.tags["process"].partition(" ")[0]
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.info.start_time / 1000))
-            raise PipelineError(
-                f"the run {other.info.run_id} on {machine} has been at {work} since {since}: wait until it has ended. "
-                "If it died on another machine, end it with MlflowClient().set_terminated(RUN_ID, 'KILLED')."
-            )
+            fix = "If it died on another machine, end it with MlflowClient().set_terminated(RUN_ID, 'KILLED')."
+            holder = f"the run {other.info.run_id} on {machine} has been at {work} since {since}"
+            raise PipelineError(f"{holder}: wait until it has ended. {fix}")
 
 
-def _queue(work: str) -> list[Run]:
-    waiting = f"attributes.status = 'RUNNING' and tags.claim = '{work}'"
+def _others(work: str, run_id: str) -> list[Run]:
+    """Return all runs in the queue but one."""
+    waiting = f"attributes.status = 'RUNNING' and tags.claim = '{work}' and attributes.run_id != '{run_id}'"
     return mlflow.search_runs(search_all_experiments=True, filter_string=waiting, output_format="list")
 
 

@@ -16,7 +16,7 @@ from environments import IMPORTANT, OPTIONS, check_training, locked, outcome
 from fake_course import CHECKOUT, until
 
 from course import store
-from course.servers import start_server
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server, start_server
 from pystock.data import load
 from pystock.features import dataset
 from pystock.pipeline import PipelineError, claim_work
@@ -32,13 +32,10 @@ def server(tmp_path_factory, empty_store):
     require_docker()
     folder = tmp_path_factory.mktemp("server")
     store.copy(empty_store, folder / "store")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", store.uri(folder / "store"), "--artifacts-destination", str(folder / "files")]
-    before = mlflow.get_tracking_uri()
-    with start_server(command, env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}) as started:
-        mlflow.set_tracking_uri(started.url)
+    command = mlflow_server(store.uri(folder / "store"), "--artifacts-destination", str(folder / "files"))
+    with start_server(command, env=MLFLOW_SERVER_ENVIRONMENT) as started:
+        mlflow.set_tracking_uri(started.url)  # conftest.py ends it
         yield started.url
-        mlflow.set_tracking_uri(before)
 
 
 def locally(project, server, *arguments):
@@ -47,21 +44,16 @@ def locally(project, server, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def all_runs(experiment, **tags):
-    """The runs of an experiment with these tags, the newest first."""
-    asked = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-    return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")
-
-
 def newest(experiment, **tags):
-    return all_runs(experiment, **tags)[0]
+    """The newest run of an experiment with these tags."""
+    asked = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")[0]
 
 
 def test_the_base_image_holds_what_projects_need_and_no_more(record_property):
     image = base_image()
     total, ours = megabytes(image), megabytes(image) - megabytes("python:3.12-slim")
-    sizes = f"our layers {ours:.0f} MB, with the stand-in base python:3.12-slim {total:.0f} MB"
-    record_property("measured", f"pystock: {sizes}")
+    record_property("measured", f"pystock: our layers {ours:.0f} MB, with python:3.12-slim {total:.0f} MB")
     assert packages(image) == {name: locked()[name] for name in packages(image)}
     heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv"]
     code = f"""
@@ -85,7 +77,7 @@ def test_pystock_training_logs_from_a_container_what_it_logs_without(server):
     model = mlflow.pyfunc.load_model(f"models:/{evaluated.data.tags['model']}")
     other = mlflow.pyfunc.load_model(f"models:/{newest('here', step='evaluate_model').data.tags['model']}")
     pd.testing.assert_frame_equal(model.predict(X), other.predict(X), check_exact=True)
-    assert "docker" in {run.data.tags.get("mlflow.project.env") for run in all_runs("container")}
+    assert newest("container", step="main").data.tags["mlflow.project.env"] == "docker"
     registered = newest("container", step="register_model")
     assert registered.info.status == "FINISHED" and registered.data.tags["model"] == evaluated.data.tags["model"]
 
@@ -191,13 +183,11 @@ def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
     client = mlflow.MlflowClient(store.uri(tmp_path / "store"))
     experiment = client.create_experiment("file", artifact_location=store.artifact_root(tmp_path / "store"))
     command = ["mlflow", "run", str(copy), "--build-image", "--experiment-id", experiment, "-P", "trees=5"]
-    env = environment(store.uri(tmp_path / "store"))
+    options = {"env": environment(store.uri(tmp_path / "store")), "capture_output": True, "text": True, "timeout": 400}
     with IMAGES:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr
-    command += ["-A", "user=0:0"]
-    with IMAGES:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, **options)
+        assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr
+        done = subprocess.run([*command, "-A", "user=0:0"], **options)
     assert done.returncode == 0, done.stderr[-3000:]
     (model,) = client.search_logged_models([experiment])
     assert model.status.value == "READY" and model.model_id in model.artifact_location
@@ -214,16 +204,8 @@ def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
         ("docker", {}, "projects/docker holds no MLproject: "),
         ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container shares a server"),
         ("stockpred", {"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, "MLFLOW_TRACKING_URI is sqlite:///a.db, but a contai"),
-        (
-            "stockpred",
-            {"PATH": "/nowhere"},
-            "there is no command docker: install Docker, or run the project with --env-",
-        ),
-        (
-            "stockpred",
-            {"DOCKER_HOST": "unix:///nowhere"},
-            "Docker does not answer (Cannot connect to the Docker daemon ",
-        ),
+        ("stockpred", {"PATH": "/nowhere"}, "there is no command docker: install Docker, or run the project with -"),
+        ("stockpred", {"DOCKER_HOST": "unix:///nowhere"}, "Docker does not answer (Cannot connect to the Docker d"),
         ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built is not built: type `docker build -f projec"),
     ],
 )

@@ -1,5 +1,6 @@
 """What the processes of test_pystock_pipeline.py and test_training_pipeline.py do: race for work, hold it, or die."""
 
+import multiprocessing
 import os
 import time
 
@@ -12,22 +13,29 @@ from pystock import pipeline, training
 from pystock.registry import promotion
 
 # Every call of the client by which a registration and its promotion write.
-WRITES = (
-    "create_experiment",
-    "create_model_version",
-    "create_registered_model",
-    "create_run",
-    "delete_model_version",
-    "delete_registered_model_alias",
-    "log_batch",
-    "log_param",
-    "set_model_version_tag",
-    "set_registered_model_alias",
-    "set_registered_model_tag",
-    "set_tag",
-    "set_terminated",
-    "update_model_version",
-)
+WRITES = ["create_experiment", "create_model_version", "create_registered_model", "create_run", "delete_model_version"]
+WRITES += ["delete_registered_model_alias", "log_batch", "log_param", "set_model_version_tag", "set_tag"]
+WRITES += ["set_registered_model_alias", "set_registered_model_tag", "set_terminated", "update_model_version"]
+
+
+def forkserver(*modules):
+    """Processes that begin with everything imported, which takes longer than their work."""
+    context = multiprocessing.get_context("forkserver")
+    always = ["pipeline_processes", "mlflow.store.tracking.sqlalchemy_store", "alembic.script"]
+    context.set_forkserver_preload([*always, *modules])
+    return context
+
+
+def race(processes, number, target, *arguments):
+    """What so many processes put into their queue; they do `target`, and wait for each other at a barrier."""
+    barrier, results = processes.Barrier(number), processes.SimpleQueue()
+    started = [processes.Process(target=target, args=(*arguments, barrier, results)) for _ in range(number)]
+    for each in started:
+        each.start()
+    outcomes = [results.get() for _ in started]
+    for each in started:
+        each.join()
+    return outcomes
 
 
 def use(uri, artifacts):

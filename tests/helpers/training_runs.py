@@ -5,11 +5,10 @@ import tempfile
 from pathlib import Path
 
 import mlflow
+import pytest
 
 from course import store
-from pystock import evaluation, training
-from pystock.data import load
-from pystock.features import dataset
+from pystock import training
 
 PROJECTS = Path(__file__).resolve().parents[2] / "projects"
 QUESTION = {"market": "sp500", "target": "big_move", "features": "volatility"}
@@ -30,21 +29,32 @@ def leave():
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
 
 
-def trained_store(folder, empty_store):
-    """Make a store with a data run and one model, trained on its table and evaluated; returns it and the two ids."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, empty_store):
+    """A store with a data run and one model, trained on its table and evaluated: never written to. And the two ids."""
+    folder = tmp_path_factory.mktemp("trained") / "store"
     store.copy(empty_store, folder)
     use(folder)
     made = data_run()
     model = in_a_run(training.train, **QUESTION, **FAST).model
     in_a_run(training.evaluate, model)
-    return folder, made, model
+    yield folder, made, model
+    leave()
+
+
+@pytest.fixture
+def tracked(trained, tmp_path):
+    """A copy of it, and the two ids."""
+    folder, made, model = trained
+    store.copy(folder, tmp_path / "store")
+    use(tmp_path / "store")
+    yield made, model
+    leave()
 
 
 def data_run(table=None, **tags):
     """A run as feature_set_generation leaves it; returns its id."""
-    if table is None:
-        X, y = dataset(load(end=evaluation.TEST_END), "big_move", "volatility")
-        table = X.assign(big_move=y)
+    table = training.table("embedded", **QUESTION) if table is None else table
     about = {"pipeline": "pystock-data-features", "step": "feature_set_generation", "outcome": "done"}
     tags = about | QUESTION | tags
     with mlflow.start_run(tags=tags) as run, tempfile.TemporaryDirectory() as folder:

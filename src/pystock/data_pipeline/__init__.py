@@ -5,29 +5,8 @@
 """
 
 from pystock.data_pipeline import contract, profile, stages
-from pystock.data_pipeline.steps import (
-    END,
-    LOOK_BACK,
-    Result,
-    TooManyBad,
-    check,
-    load_raw,
-    make_features,
-    read_quarantine,
-)
+from pystock.data_pipeline.steps import END, LOOK_BACK, Result, TooManyBad, check, load_raw, make_features
 from pystock.pipeline import PipelineError
 
-__all__ = [
-    "END",
-    "LOOK_BACK",
-    "PipelineError",
-    "Result",
-    "TooManyBad",
-    "check",
-    "contract",
-    "load_raw",
-    "make_features",
-    "profile",
-    "read_quarantine",
-    "stages",
-]
+__all__ = ["END", "LOOK_BACK", "PipelineError", "Result", "TooManyBad"]
+__all__ += ["check", "contract", "load_raw", "make_features", "profile", "stages"]

@@ -1,8 +1,7 @@
 """What the rows of the stage staging promise, and what becomes of those that do not keep it.
 
-`CONTRACT` is a pandera schema of single rows, with the rules of `pystock.data`. `examine` adds what needs more than the
-row: the days on which the exchange trades, and days that stand there twice. Rows that break a rule are bad and go to
-quarantine with the reason; what is odd, and yet a fact, is a flag on a good row. `to_yaml` is all of it as a text.
+`CONTRACT` is a pandera schema of single rows, and `examine` adds the rules that need more than the row. Rows that break
+a rule are bad and go to quarantine with the reason; what is odd, and yet a fact, is a flag on a good row.
 """
 
 import functools
@@ -28,27 +27,24 @@ TABLE_RULES = {
     "same": "the day stands there twice, with the same values: the first is kept",
     "different": "the day stands there more than once, with different values: nobody knows which is right",
 }
-EXACT = 2**53  # above it float64 leaves out whole numbers
 
 
 def _latest() -> pd.Timestamp:
     return pd.Timestamp.now("UTC").tz_localize(None) + pd.Timedelta(hours=14)  # the earliest time zone's today
 
 
+RULES = {
+    "the date is no date (YYYY-MM-DD)": lambda rows: rows["Date"].notna(),
+    "the day lies before 1900 or in the future": lambda rows: rows["Date"].between("1900-01-01", _latest()),
+    **ROW_RULES,
+    "the volume is too large to be one": lambda rows: rows["Volume"] <= 2**53,  # above it float64 has gaps
+}
 CONTRACT = pa.DataFrameSchema(
     columns={"Date": pa.Column("datetime64[us]", nullable=True)}
     | {name: pa.Column(float, nullable=True) for name in COLUMNS},
     index=pa.Index(int, name="line"),
     # `nullable`, since what is missing is a matter of the rules, which say it in words
-    checks=[
-        pa.Check(rule, error=reason, ignore_na=False)
-        for reason, rule in {
-            "the date is no date (YYYY-MM-DD)": lambda rows: rows["Date"].notna(),
-            "the day lies before 1900 or in the future": lambda rows: rows["Date"].between("1900-01-01", _latest()),
-            **ROW_RULES,
-            "the volume is too large to be one": lambda rows: rows["Volume"] <= EXACT,
-        }.items()
-    ],
+    checks=[pa.Check(rule, error=reason, ignore_na=False) for reason, rule in RULES.items()],
     strict=True,
     ordered=True,
 )
@@ -83,18 +79,13 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     sound = rows[~rows.index.isin(reasons.index)]
     known = sound["Date"] if before is None else pd.concat([before.index.to_series(), sound["Date"]])
     sessions = trading_days(exchange, known.min(), known.max()) if len(known) else pd.DatetimeIndex([])
-    closed = sound.index[~sound["Date"].isin(sessions)]
-    sound = sound.drop(closed)
-    again = sound["Date"].duplicated(keep=False)
-    same = again & sound.duplicated(keep=False) & ~_differs(sound)
-    reasons = pd.concat(
-        [
-            reasons,
-            pd.Series(TABLE_RULES["calendar"].replace("the exchange", exchange), closed, dtype=object),
-            pd.Series(TABLE_RULES["same"], sound.index[same & sound["Date"].duplicated()], dtype=object),
-            pd.Series(TABLE_RULES["different"], sound.index[again & ~same], dtype=object),
-        ]
-    )
+    distinct = sound["Date"][~sound.duplicated()]
+    different = sound["Date"].isin(distinct[distinct.duplicated()])
+    broken = {"calendar": ~sound["Date"].isin(sessions), "different": different, "same": sound.duplicated()}
+    for rule, breaks in broken.items():
+        reason = TABLE_RULES[rule].replace("the exchange", exchange)
+        reasons = pd.concat([reasons, pd.Series(reason, sound.index[breaks], dtype=object)])
+    reasons = reasons[~reasons.index.duplicated()]  # the first of several
     good = sound.drop(reasons.index, errors="ignore").sort_values("Date").set_index("Date")
     good["Volume"] = good["Volume"].astype("int64")
     quarantine = raw.loc[reasons.index.sort_values()]
@@ -104,14 +95,15 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     missing = sessions.difference(anchored.index)
     if len(anchored):
         missing = missing[(missing > anchored.index[0]) & (missing < anchored.index[-1])]
-    _no_long_gap(anchored.index, missing, exchange)
-    flags = pd.DataFrame(
-        {
-            "stale_open": anchored["Open"] == anchored["Close"].shift(),
-            "no_volume": anchored["Volume"] == 0,
-            "after_missing": pd.Series(missing.searchsorted(anchored.index), anchored.index).diff() > 0,
-        }
-    )
+    lost = pd.Series(missing.searchsorted(anchored.index), anchored.index).diff()  # missing days before each row
+    gaps = anchored.index.to_series().diff().dt.days
+    for day in gaps.index[(gaps > LONGEST_GAP) & (lost > 0)]:  # leaving out a row cannot fix it
+        raise PipelineError(
+            f"the prices have a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on "
+            f"{lost[day]:.0f}: get the missing days, or a shorter history that begins after it."
+        )
+    stale, silent = anchored["Open"] == anchored["Close"].shift(), anchored["Volume"] == 0
+    flags = pd.DataFrame({"stale_open": stale, "no_volume": silent, "after_missing": lost > 0})
     return Examined(good.join(flags.loc[good.index]), quarantine, missing)
 
 
@@ -126,34 +118,14 @@ def _broken_rules(rows: pd.DataFrame) -> pd.Series:
     return pd.Series([], pd.Index([], dtype="int64"), dtype=object)
 
 
-def _differs(rows: pd.DataFrame) -> pd.Series:
-    """Return by row whether there is a row of the same day with other values."""
-    distinct = rows.drop_duplicates()["Date"]
-    return rows["Date"].isin(distinct[distinct.duplicated()])
-
-
-def _no_long_gap(days: pd.DatetimeIndex, missing: pd.DatetimeIndex, exchange: str) -> None:
-    """Check gaps as `pystock.data` does, but with holidays known: leaving out a row cannot fix a long gap."""
-    gaps = days.to_series().diff().dt.days
-    for day in gaps.index[gaps > LONGEST_GAP]:
-        first = day - pd.Timedelta(days=gaps[day])
-        lost = int(((missing > first) & (missing < day)).sum())
-        if lost:
-            raise PipelineError(
-                f"the prices have a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on "
-                f"{lost}: get the missing days, or a shorter history that begins after it."
-            )
-
-
 def trading_days(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.DatetimeIndex:
     """Return the days from `first` to `last`, both included, on which the exchange traded."""
     days = _sessions(exchange, first.year, last.year)
     return days[(days >= first) & (days <= last)]
 
 
-@functools.lru_cache(4)
+@functools.lru_cache(4)  # of whole years, so that many markets share one answer, which takes half a second
 def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
-    """Return the trading days of whole years, so that many markets share one answer, which takes half a second."""
     with warnings.catch_warnings():
         # exchange_calendars 4.13 takes `.values` of dates with a time zone in its own code; its answer is right
         warnings.filterwarnings("ignore", "Series.values returning an ndarray", pd.errors.Pandas4Warning)
@@ -168,33 +140,27 @@ def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
             ) from None
         except (ValueError, exchange_calendars.errors.CalendarError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
-            raise PipelineError(
-                f"the calendar {exchange} does not cover {first} to {last} ({reason}): begin the prices later, "
-                "or choose another calendar."
-            ) from None
+            message = f"the calendar {exchange} does not cover {first} to {last} ({reason})"
+            raise PipelineError(f"{message}: begin the prices later, or choose another calendar.") from None
     return calendar.sessions.as_unit("us")
 
 
 def to_yaml(exchange: str = "XNYS") -> str:
     """Return the contract as a text for those who deliver or use the data."""
-    return yaml.safe_dump(
-        {
-            "table": "staging: the daily prices of one market, a row a day, in order of date, no day twice",
-            "index": {"Date": {"type": "date", "calendar": exchange}},
-            "columns": {
-                name: {"type": "int64" if name == "Volume" else "float64", "unit": UNITS[name]} for name in COLUMNS
-            },
-            "flags": {name: {"type": "bool", "true if": meaning} for name, meaning in FLAGS.items()},
-            "a row is bad, and goes to quarantine, if": [
-                *(check.error for check in CONTRACT.checks),
-                *(rule.replace("the exchange", exchange) for rule in TABLE_RULES.values()),
-            ],
-            "the pipeline stops if": [
-                f"more than {MOST_BAD:.0%} of the rows are bad",
-                f"a gap between two rows is longer than {LONGEST_GAP} days and {exchange} traded in it",
-            ],
+    text = {
+        "table": "staging: the daily prices of one market, a row a day, in order of date, no day twice",
+        "index": {"Date": {"type": "date", "calendar": exchange}},
+        "columns": {
+            name: {"type": "int64" if name == "Volume" else "float64", "unit": UNITS[name]} for name in COLUMNS
         },
-        sort_keys=False,
-        allow_unicode=True,
-        width=120,
-    )
+        "flags": {name: {"type": "bool", "true if": meaning} for name, meaning in FLAGS.items()},
+        "a row is bad, and goes to quarantine, if": [
+            *(check.error for check in CONTRACT.checks),
+            *(rule.replace("the exchange", exchange) for rule in TABLE_RULES.values()),
+        ],
+        "the pipeline stops if": [
+            f"more than {MOST_BAD:.0%} of the rows are bad",
+            f"a gap between two rows is longer than {LONGEST_GAP} days and {exchange} traded in it",
+        ],
+    }
+    return yaml.safe_dump(text, sort_keys=False, allow_unicode=True, width=120)

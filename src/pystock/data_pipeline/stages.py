@@ -2,9 +2,8 @@
 
     STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
 
-Each of these folders holds Parquet files and `manifest.json`. A part is written once and never touched again; the
-manifest names the parts that make the table, and is replaced atomically and last. So a reader finds the old table or
-the new one, whole, also after a crash. Parts that no manifest names are removed by the next write.
+Each of these folders holds Parquet files and `manifest.json`, which names the parts that make the table and is replaced
+atomically and last. So a reader finds the old table or the new one, also after a crash.
 """
 
 import hashlib
@@ -22,77 +21,57 @@ from typing import Any
 import filelock
 import pandas as pd
 
-from pystock import runs
+from pystock.errors import reason
 from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
 
 SCHEMA_VERSION = "1"  # of the tables and the manifest; another one makes every stage anew
 MOST_PARTS = 30  # then they are written as one again, so that a year of daily appends does not end in 250 files
-STAGES = ("raw", "staging", "training")
 
 
 def stage_folder(stages: str | Path, market: str, stage: str, question: str | None = None) -> Path:
     """Return the folder of a stage of a market; of the stage training that of a `question`, TARGET-FEATURES.
 
-    PipelineError for an unknown stage, and for a market that cannot be a file name.
+    Raises PipelineError for a market that cannot be the name of a folder.
     """
-    if stage not in STAGES:
-        raise PipelineError(f"{stage!r} is no stage: choose one of {', '.join(STAGES)}.")
     if not re.fullmatch(r"[A-Za-z0-9^][A-Za-z0-9._-]*", market):
         raise PipelineError(f"{market!r} is no name of a market: use letters, digits, dot, hyphen and underscore.")
-    if (stage == "training") != bool(question):
-        raise PipelineError(
-            f"the stage {stage} has {'a' if stage == 'training' else 'no'} question: say which, or none."
-        )
-    folder = Path(stages) / market / stage
-    return folder / question if question else folder
+    return Path(stages) / market / stage / (question or "")
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:
-    """Return what `manifest.json` of a stage says; None if there is none. PipelineError if it cannot be read."""
+    """Return the content of `manifest.json`; None if there is none. Raises PipelineError if it cannot be read."""
+    path = Path(folder) / "manifest.json"
     try:
-        content: dict[str, Any] = json.loads((Path(folder) / "manifest.json").read_bytes())
-        return content
-    except FileNotFoundError:
-        return None
+        content: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"{Path(folder) / 'manifest.json'} cannot be read ({runs.reason(error)}): remove it, and the next run "
-            "makes the stage anew."
-        ) from None
+        fix = "remove it, and the next run makes the stage anew"
+        raise PipelineError(f"{path} cannot be read ({reason(error)}): {fix}.") from None
+    return content
 
 
 def read(folder: Path) -> pd.DataFrame:
     """Return the table of a stage: all parts that its manifest names, in order.
 
     raw has the index `line` (the line in the source) and text in the columns `Date`, `Open` …, `Volume`; staging and
-    training have the DatetimeIndex `Date`, in order. PipelineError if there is no table or a part is damaged.
+    training have the DatetimeIndex `Date`, in order. Raises PipelineError if there is no table or a part is damaged.
     """
     folder = Path(folder)
     found = manifest(folder)
-    while True:
-        if found is None:
-            raise PipelineError(f"{folder} holds no table yet: run the step of the data pipeline that makes it.")
-        try:
-            return pd.concat([_read_part(folder, part) for part in found["parts"]])
-        except FileNotFoundError as error:
-            now = manifest(folder)
-            if now == found:
-                raise PipelineError(
-                    f"{error.filename} is missing though the manifest names it: run the step with --force."
-                ) from None
-            found = now  # the table was replaced, and the old parts removed, while we read
-
-
-def _read_part(folder: Path, part: dict[str, Any]) -> pd.DataFrame:
-    path = folder / part["file"]
+    if found is None:
+        raise PipelineError(f"{folder} holds no table yet: run the step of the data pipeline that makes it.")
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise
+        return pd.concat([_read_part(folder / part["file"], part["sha256"]) for part in found["parts"]])
     except OSError as error:
-        raise PipelineError(f"{path} cannot be read ({runs.reason(error)}): check the disk.") from None
-    if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        if manifest(folder) != found:  # the table was replaced, and the old parts removed, while we read
+            return read(folder)
+        fix = "run the step that makes it with --force, or check the disk"
+        raise PipelineError(f"{error.filename} cannot be read ({reason(error)}): {fix}.") from None
+
+
+def _read_part(path: Path, sha256: str) -> pd.DataFrame:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise PipelineError(f"{path} is damaged, its checksum is another: run the step that makes it with --force.")
     return pd.read_parquet(io.BytesIO(data))
 
@@ -104,20 +83,16 @@ def intact(folder: Path, manifest: dict[str, Any]) -> bool:
 
 
 def digest(table: pd.DataFrame) -> str:
-    """Return 32 hexadecimal digits for the table: names, types and all values, of the index too.
-
-    The same for the same table, whatever parts it is kept in.
-    """
+    """Return 32 hexadecimal digits for the table, whatever its parts: names, types and all values, of the index too."""
     sha = hashlib.sha256()
     for name, column in {"": table.index, **{name: table[name] for name in table}}.items():
         values = column.to_numpy()
         if values.dtype == object:
             lengths = [len(value) for value in values]  # with them "ab", "c" differs from "a", "bc"
-            values_as_bytes = f"{lengths}{''.join(values)}".encode("utf-8", "surrogatepass")
+            content = f"{lengths}{''.join(values)}".encode("utf-8", "surrogatepass")
         else:
-            values_as_bytes = values.tobytes()
-        sha.update(f"{name}|{values.dtype}|{len(values)}|".encode())
-        sha.update(values_as_bytes)
+            content = values.tobytes()
+        sha.update(f"{name}|{values.dtype}|{len(values)}|".encode() + content)
     return sha.hexdigest()[:32]
 
 
@@ -127,43 +102,41 @@ def write(
     """Make `table` the table of a stage, and return its manifest: `about`, rows, digest, and the parts.
 
     With `kept`, the manifest that is there, only the rows beyond those that it names are written, as one more part;
-    the caller vouches that the others are the same. PipelineError if the disk refuses; then the old table stays.
+    the others must be the same. Raises PipelineError if the disk refuses; then the old table stays.
     """
-    old = kept["parts"] if kept else []
+    old = kept["parts"] if kept and len(kept["parts"]) < MOST_PARTS else []
     rows = sum(part["rows"] for part in old)
-    if len(old) >= MOST_PARTS:
-        old, rows = [], 0
-    try:
+    with refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _clear(folder)
         parts = [*old, _write_part(folder, table.iloc[rows:])] if rows < len(table) else old
         whole = {**about, "rows": len(table), "digest": digest(table), "schema_version": SCHEMA_VERSION, "parts": parts}
         write_atomically(folder / "manifest.json", (json.dumps(whole, indent=2) + "\n").encode())
-    except OSError as error:
-        raise PipelineError(
-            f"{folder} cannot be written ({runs.reason(error)}), and is as it was before: make room or give rights, "
-            "then run again."
-        ) from None
     return whole
 
 
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Raise what the system refuses while `path` is written as a PipelineError."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{path} cannot be written ({reason(error)}), and is as it was before"
+        raise PipelineError(f"{problem}: make room or give rights, then run again.") from None
+
+
 def _write_part(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    rows.to_parquet(buffer)
-    data = buffer.getvalue()
+    data: bytes = rows.to_parquet()
     sha = hashlib.sha256(data).hexdigest()
-    first, last = (
-        f"{label:%Y%m%d}" if isinstance(label, pd.Timestamp) else str(label) for label in rows.index[[0, -1]]
-    )
-    name = f"part-{first}-{last}-{sha[:12]}.parquet"
+    labels = rows.index.strftime("%Y%m%d") if isinstance(rows.index, pd.DatetimeIndex) else rows.index
+    name = f"part-{labels[0]}-{labels[-1]}-{sha[:12]}.parquet"
     write_atomically(folder / name, data)
     return {"file": name, "rows": len(rows), "bytes": len(data), "sha256": sha}
 
 
 def _clear(folder: Path) -> None:
     """Remove what an interrupted write has left, and the parts of tables that were replaced."""
-    found = manifest(folder)
-    named = {part["file"] for part in found["parts"]} if found else set()
+    named = {part["file"] for part in (manifest(folder) or {"parts": []})["parts"]}
     for path in [*folder.glob("part-*.parquet"), *folder.glob("*.new")]:
         if path.name not in named:
             path.unlink()
@@ -182,11 +155,10 @@ def locked(stages: str | Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         who = owner.read_text() if owner.exists() else "another process"
-        raise PipelineError(
-            f"a data pipeline is at work in {stages} ({who}): wait until it has ended, or name another folder."
-        ) from None
+        fix = "wait until it has ended, or name another folder"
+        raise PipelineError(f"a data pipeline is at work in {stages} ({who}): {fix}.") from None
     except OSError as error:
-        raise PipelineError(f"{stages} cannot be used ({runs.reason(error)}): name another folder of stages.") from None
+        raise PipelineError(f"{stages} cannot be used ({reason(error)}): name another folder of stages.") from None
     try:
         if lock.lock_counter == 1:
             now = time.strftime("%Y-%m-%d %H:%M:%S")

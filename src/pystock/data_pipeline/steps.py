@@ -4,12 +4,12 @@
     check          raw -> staging       good rows as numbers, with flags; the bad ones in STAGES/MARKET/quarantine.csv
     make_features  staging -> training  a table for each question: features, and last the next day's outcome
 
-Each step is skipped where what it would be made from is unchanged: its input, its parameters, the schema's version, and
-the code that does it. Where the input has only grown at its end, the new rows alone are computed, and the table is the
-same to the last bit as if all had been. Everything else that changes makes the stage of that market anew.
+Each step is skipped if its input, its parameters, the schema's version and the code are unchanged. If the input has
+only grown at its end, only the new rows are computed, and the table is the same to the last bit as if all had been. Any
+other change makes the stage of that market anew.
 
-The functions need no MLflow: `made_by` is the id of the run to be named in the manifest, and `alive` says whether such
-a run still counts. `pystock.data_pipeline.tracking` holds what the entry points of projects/pystock-data-features log.
+The functions need no MLflow: `made_by` is the id of the run to be named in the manifest, and `alive` tells whether such
+a run still counts. `pystock.data_pipeline.tracking` logs what they return.
 """
 
 import hashlib
@@ -18,12 +18,13 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pystock import data, runs
+from pystock import data, price_rules, runs
 from pystock import features as feature_sets
 from pystock.data_pipeline import contract
 from pystock.data_pipeline import stages as disk
@@ -32,18 +33,18 @@ from pystock.pipeline import PipelineError
 from pystock.price_rules import COLUMNS
 
 END = "2014-12-31"  # the last day that the course's tables know; 2015 to 2018 is its production
-# How many days a row of features looks back, its own not counted. A feature set that is not named here is always
-# computed whole.
+# How many days a row of features looks back, its own not counted; a feature set that is not named is computed whole.
 LOOK_BACK = {"flags": 14, "volatility": 66}
-_CODE = {"raw": [data, disk], "staging": [data, contract, disk], "training": [feature_sets, disk]}  # and this module
+_CODE = {"raw": [data], "staging": [data, contract], "training": [feature_sets]}  # and what all three use
+Place = str | Path
+Alive = Callable[[str], bool]
 
 
 class Result(NamedTuple):
     """What a step did for one market.
 
-    `outcome` is done or skipped, `said` one sentence about it, `new_rows` the rows that were computed now.
-    `findings` are counts: of check rows, bad, duplicates, missing_days and the flags; of load_raw new, late, revised
-    and withdrawn days.
+    `outcome` is done or skipped, `said` one sentence about it, `new_rows` the number of rows computed now. `findings`
+    are counts: of check rows, bad, duplicates, missing_days and flags; of load_raw new, late, revised and withdrawn.
     """
 
     market: str
@@ -63,18 +64,11 @@ class TooManyBad(PipelineError):
         self.findings = findings
 
 
-Alive = Callable[[str], bool]
-
-
-def _always(run_id: str) -> bool:
-    return True
-
-
 def names(market: str) -> list[str]:
-    """Return the names of markets in a text, separated by commas. PipelineError for none, and for an invalid name."""
+    """Return the names of markets in a text, separated by commas. Raises PipelineError for none and an invalid name."""
     found = list(dict.fromkeys(name.strip() for name in market.split(",") if name.strip()))
     if not found:
-        raise PipelineError("no market is named: give one, several with commas, or all.")
+        raise PipelineError("no market is named: give one, several with commas, or all for a folder of MARKET.csv.")
     for name in found:
         disk.stage_folder("", name, "raw")  # which refuses a name that makes no folder
     return found
@@ -82,21 +76,17 @@ def names(market: str) -> list[str]:
 
 def markets_of(market: str, source: str) -> list[str]:
     """Return the markets that `market` names: as for `names`, or `all`, which is every CSV file of the source."""
-    place = _place(source)
+    place = _file_or_folder(source)
     if market == "all":
-        if place is None:
-            raise PipelineError(f"{source} is one ticker: give its market a name, all is for files.")
-        files = [place] if place.is_file() else place.glob("*.csv")
-        market = ",".join(sorted(path.stem for path in files))
-        if not market:
-            raise PipelineError(f"{place} holds no CSV file: name a folder that holds MARKET.csv for each market.")
+        files = [] if place is None else [place] if place.is_file() else sorted(place.glob("*.csv"))
+        market = ",".join(path.stem for path in files)
     found = names(market)
     if len(found) > 1 and (place is None or place.is_file()):
         raise PipelineError(f"{source} is the source of one market, not of {len(found)}: name one, or a folder.")
     return found
 
 
-def _place(source: str) -> Path | None:
+def _file_or_folder(source: str) -> Path | None:
     """Return the file or folder of a source; None for a live ticker."""
     if source.startswith("yahoo:"):
         return None
@@ -106,60 +96,43 @@ def _place(source: str) -> Path | None:
     return place
 
 
-# raw ----------------------------------------------------------------------------------------------------------------
-
-
 def load_raw(
-    stages: str | Path,
-    market: str,
-    source: str = "embedded",
-    *,
-    force: bool = False,
-    made_by: str = "",
-    alive: Alive = _always,
+    stages: Place, market: str, source: str = "embedded", *, force: bool = False, made_by: str = "", alive: Alive = bool
 ) -> Result:
     """Take the rows of `market` from `source` into the stage raw, as they stand there, sound or not.
 
     `source` is `embedded`, a CSV file, a folder that holds MARKET.csv, or `yahoo:TICKER`: always the whole history.
-    Raises PipelineError or DataError for a source that is missing or no table of prices; raw stays as it was then.
+    Raises PipelineError or DataError for a source that is missing or no table of prices; raw stays as it was.
     """
-    folder = disk.stage_folder(stages, market, "raw")
     with disk.locked(stages):
-        stage = _Stage(folder, market, "raw", {"source": source}, force, made_by, alive)
-        name, digest, read = _source(market, source)
-        if not stage.must_be_made_from(digest):
-            return stage.skipped()
-        table, before = read(), stage.table_before()
+        stage = _Stage(stages, market, "raw", {"source": source}, force, made_by, alive)
+        name, table = _source(market, source)
+        digest = disk.digest(table)
+        if skipped := stage.skipped(digest):
+            return skipped
+        before = stage.before
         changes = {} if before is None else _changes(before, table)
         base = before if before is not None and before.equals(table.iloc[: len(before)]) else None
-        how = stage.appended("new row", base, table) or f"{len(table):,} rows taken"
+        how = f"{len(table):,} rows taken" if base is None else _appended("new row", base, table)
         for kind, days in changes.items():
             if days and kind != "new":
                 how += f", {_count(len(days), kind + ' day')} ({', '.join(days[:3])}{' …' if len(days) > 3 else ''})"
         findings = {kind: len(days) for kind, days in changes.items()}
         facts = {"source": name, "made_from": {"source": name, "digest": digest}}
-        return stage.write(table, base, how, findings, _dates(table["Date"]).dropna(), facts)
+        return stage.write(table, base, how, findings, facts)
 
 
-def _source(market: str, source: str) -> tuple[str, str, Callable[[], pd.DataFrame]]:
-    """Return where the prices of a market are, a digest of them, and a function that reads them."""
-    place = _place(source)
+def _source(market: str, source: str) -> tuple[str, pd.DataFrame]:
+    """Return where the prices of a market are, and the rows of the stage raw."""
+    place = _file_or_folder(source)
     if place is None:
-        ticker = source.removeprefix("yahoo:")
         yesterday = pd.Timestamp.now("UTC").normalize() - pd.Timedelta(days=1)  # today's day is still trading
-        prices = data.download(ticker, "1999-01-04", f"{yesterday:%Y-%m-%d}")
-        text = prices.to_csv(date_format="%Y-%m-%d")
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-        return source, _hash(text.encode()), lambda: data.as_rows(table, source, "choose other days")
+        prices = data.download(source.removeprefix("yahoo:"), "1999-01-04", f"{yesterday:%Y-%m-%d}")
+        text = io.StringIO(prices.to_csv(date_format="%Y-%m-%d"))
+        return source, data.as_rows(pd.read_csv(text, dtype=str, keep_default_na=False), source, "choose other days")
     path = place if place.is_file() else place / f"{market}.csv"
     name = f"data/{market}.csv" if source == "embedded" else path.as_posix()
-    try:
-        found = _hash(path.read_bytes())
-    except OSError as error:
-        raise PipelineError(
-            f"{path} cannot be read ({error.strerror}): name a market that the source has, or another source."
-        ) from None
-    return name, found, lambda: data.read_rows(path, "correct the file, or name another source")
+    return name, data.read_rows(path, "correct the file, or name another source")
 
 
 def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
@@ -167,12 +140,12 @@ def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
 
     A number that is only written in another way, 1219.1 for 1219.10, is no revision.
     """
-    columns = before.columns.drop("Date")
     before, now = (table.drop_duplicates("Date", keep="last").set_index("Date") for table in (before, now))
     added, last = now.index.difference(before.index), before.index.max()
     both = now.index.intersection(before.index)
-    values = (table.loc[both, columns].apply(_as_values) for table in (before, now))
-    revised = both[next(values).ne(next(values)).any(axis=1)]
+    texts = [table.loc[both] for table in (before, now)]
+    numbers = [table.apply(pd.to_numeric, errors="coerce") for table in texts]
+    revised = both[(texts[0].ne(texts[1]) & numbers[0].ne(numbers[1])).any(axis=1)]
     return {
         "new": list(added[added > last]),
         "late": list(added[added <= last]),
@@ -181,49 +154,37 @@ def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
-def _as_values(texts: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(texts, errors="coerce")
-    return numbers.astype(object).where(numbers.notna(), texts)
-
-
-# staging --------------------------------------------------------------------------------------------------------------
-
-
 def check(
-    stages: str | Path,
-    market: str,
-    *,
-    exchange: str = "XNYS",
-    force: bool = False,
-    made_by: str = "",
-    alive: Alive = _always,
+    stages: Place, market: str, *, exchange: str = "XNYS", force: bool = False, made_by: str = "", alive: Alive = bool
 ) -> Result:
     """Separate raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
 
     `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
     the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
     """
-    folder, quarantine_file = disk.stage_folder(stages, market, "staging"), Path(stages) / market / "quarantine.csv"
+    quarantine_file = Path(stages) / market / "quarantine.csv"
     with disk.locked(stages):
-        stage = _Stage(folder, market, "staging", {"exchange": exchange}, force, made_by, alive, quarantine_file)
-        raw = _input(disk.stage_folder(stages, market, "raw"), "load_raw_data")
-        if not stage.must_be_made_from(raw["digest"]):
-            return stage.skipped()
-        rows, before = disk.read(disk.stage_folder(stages, market, "raw")), stage.table_before()
-        base = before if before is not None and _has_only_later_days(rows, stage.made_from) else None
+        stage = _Stage(stages, market, "staging", {"exchange": exchange}, force, made_by, alive, quarantine_file)
+        raw = stage.input("raw", "load_raw_data")
+        if skipped := stage.skipped(raw["digest"]):
+            return skipped
+        rows = disk.read(disk.stage_folder(stages, market, "raw"))
+        days, known = _dates(rows["Date"]), stage.made_from.get("rows", 0)
+        late = (days.iloc[known:] <= days.iloc[:known].max()).any()  # then the days before it may be flagged otherwise
+        base = None if late else stage.table_that_grows(rows)
         if base is None:
-            good, bad, days = contract.examine(rows, exchange)
-            missing = list(days.strftime("%Y-%m-%d"))
+            good, bad, missing_days = contract.examine(rows, exchange)
+            missing = list(missing_days.strftime("%Y-%m-%d"))
+            how = f"{len(good):,} good rows computed{_differing(stage.before, good)}"
         else:
-            new = contract.examine(rows.iloc[stage.made_from["rows"] :], exchange, base.tail(1))
+            new = contract.examine(rows.iloc[known:], exchange, base.tail(1))
             good = pd.concat([base, new.good])
             bad = pd.concat([read_quarantine(quarantine_file), new.quarantine])
             missing = [*stage.manifest["missing_days"], *new.missing_days.strftime("%Y-%m-%d")]
-        how = stage.appended("new good row", base, good)
-        how = how or f"{len(good):,} good rows computed{_differing(before, good)}"
-        findings = _findings(rows, good, bad, missing)
-        quarantine = bad.to_csv().encode()
-        _write_quarantine(quarantine_file, quarantine)
+            how = _appended("new good row", base, good)
+        findings, quarantine = _findings(rows, good, bad, missing), bad.to_csv().encode()
+        with disk.refusals(quarantine_file):
+            write_atomically(quarantine_file, quarantine)
         if len(bad) > contract.MOST_BAD * len(rows):
             raise TooManyBad(
                 f"{len(bad):,} of the {len(rows):,} rows of {market} are bad ({len(bad) / len(rows):.1%}, at most "
@@ -233,13 +194,7 @@ def check(
             )
         facts = {"source": raw["source"], "made_from": {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}}
         facts |= {"findings": findings, "missing_days": missing, "quarantine": _hash(quarantine)}
-        return stage.write(good, base, f"{how}, {_in_words(findings)}", findings, good.index, facts)
-
-
-def _has_only_later_days(rows: pd.DataFrame, made_from: dict[str, Any]) -> bool:
-    """Return whether raw still begins with the rows that staging was made from, and all others are of later days."""
-    days, known = _dates(rows["Date"]), made_from["rows"]
-    return _begins_with(rows, made_from) and not (days.iloc[known:] <= days.iloc[:known].max()).any()
+        return stage.write(good, base, f"{how}, {_in_words(findings)}", findings, facts)
 
 
 def _findings(rows: pd.DataFrame, good: pd.DataFrame, bad: pd.DataFrame, missing: list[str]) -> dict[str, int]:
@@ -251,30 +206,16 @@ def _findings(rows: pd.DataFrame, good: pd.DataFrame, bad: pd.DataFrame, missing
 def read_quarantine(path: Path) -> pd.DataFrame:
     """Return the bad rows as `contract.examine` returns them."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return table.set_index(pd.Index(table.pop("line").astype("int64"), name="line"))
-
-
-def _write_quarantine(path: Path, text: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise PipelineError(f"{path} cannot be written ({error.strerror}): make room or give rights.") from None
+    return table.set_index(table.pop("line").astype("int64"))
 
 
 def _in_words(findings: dict[str, int]) -> str:
-    bad, missing, stale, silent = (findings[name] for name in ("bad", "missing_days", "stale_open", "no_volume"))
-    return (
-        f"{_count(bad, 'bad row')} in quarantine, {_count(missing, 'missing day')}, {_count(stale, 'stale open')}, "
-        f"{_count(silent, 'day')} without volume"
-    )
-
-
-# training -------------------------------------------------------------------------------------------------------------
+    things = {"bad": "bad row", "missing_days": "missing day", "stale_open": "stale open", "no_volume": "day"}
+    return "{} in quarantine, {}, {}, {} without volume".format(*(_count(findings[key], things[key]) for key in things))
 
 
 def make_features(
-    stages: str | Path,
+    stages: Place,
     market: str,
     target: str = "big_move",
     features: str = "volatility",
@@ -282,74 +223,54 @@ def make_features(
     end: str = END,
     force: bool = False,
     made_by: str = "",
-    alive: Alive = _always,
+    alive: Alive = bool,
 ) -> Result:
     """Make the table of a question from staging: `pystock.features.dataset` of the prices up to `end`, "" for all.
 
     The index is `Date`, the last column the target (int64), the others the features (float64). Raises PipelineError or
     ValueError for an unknown target or feature set, and where the history is too short for one row.
     """
-    for functions, name, kind in (
-        (feature_sets.TARGETS, target, "target"),
-        (feature_sets.FEATURES, features, "feature set"),
-    ):
+    known = {"target": (target, feature_sets.TARGETS), "feature set": (features, feature_sets.FEATURES)}
+    for kind, (name, functions) in known.items():
         if name not in functions:
             raise PipelineError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
-    folder = disk.stage_folder(stages, market, "training", f"{target}-{features}")
     parameters = {"target": target, "features": features, "end": end}
     with disk.locked(stages):
-        stage = _Stage(folder, market, "training", parameters, force, made_by, alive)
-        staging_folder = disk.stage_folder(stages, market, "staging")
-        staging = _input(staging_folder, "check_verify_data")
-        prices = _until(disk.read(staging_folder), end, market)
+        stage = _Stage(stages, market, "training", parameters, force, made_by, alive)
+        staging = stage.input("staging", "check_verify_data")
+        days = disk.read(disk.stage_folder(stages, market, "staging"))
+        prices = days.loc[: pd.Timestamp(end)] if end else days
+        if prices.empty:
+            raise PipelineError(f"{market} has no day up to {end}: choose an end after {days.index[0]:%Y-%m-%d}.")
         digest = disk.digest(prices)
-        if not stage.must_be_made_from(digest):
-            return stage.skipped()
-        before = stage.table_before()
-        can_append = before is not None and features in LOOK_BACK and _begins_with(prices, stage.made_from)
-        base = before if can_append else None
+        if skipped := stage.skipped(digest):
+            return skipped
+        base = stage.table_that_grows(prices) if features in LOOK_BACK else None
+        start = 0 if base is None else _window(prices, base.index[-1], LOOK_BACK[features])
+        X, y = feature_sets.dataset(prices[COLUMNS].iloc[start:], target, features)
+        table = X.assign(**{target: y})
         if base is None:
-            table = _table(prices, target, features)
+            how = f"{len(table):,} rows computed{_differing(stage.before, table)}"
         else:
-            first = prices.index.get_loc(base.index[-1]) + 1  # its outcome was not known then, and is now
-            recent = _table(prices.iloc[_window(prices, first, LOOK_BACK[features]) :], target, features)
-            table = pd.concat([base, recent[recent.index > base.index[-1]]])
-        how = stage.appended("new row", base, table) or f"{len(table):,} rows computed{_differing(before, table)}"
+            table = pd.concat([base, table[table.index > base.index[-1]]])
+            how = _appended("new row", base, table)
         made_from = {"stage": "staging", "rows": len(prices), "last_day": f"{prices.index[-1]:%Y-%m-%d}"}
         made_from |= {"digest": digest, "staging": staging["digest"]}
-        return stage.write(table, base, how, {}, table.index, {"source": staging["source"], "made_from": made_from})
+        return stage.write(table, base, how, {}, {"source": staging["source"], "made_from": made_from})
 
 
-def _until(staging: pd.DataFrame, end: str, market: str) -> pd.DataFrame:
-    try:
-        prices = staging.loc[: pd.Timestamp(end)] if end else staging
-    except ValueError:
-        raise PipelineError(f"{end!r} is no date: write it as '2014-12-31', or leave it empty for all days.") from None
-    if prices.empty:
-        raise PipelineError(f"{market} has no day up to {end}: choose an end after {staging.index[0]:%Y-%m-%d}.")
-    return prices
-
-
-def _table(prices: pd.DataFrame, target: str, features: str) -> pd.DataFrame:
-    X, y = feature_sets.dataset(prices[COLUMNS], target, features)
-    return X.assign(**{target: y})
-
-
-def _window(prices: pd.DataFrame, first: int, look_back: int) -> int:
-    """Return where to begin so that the rows from `first` on have the features that they have in the whole history."""
-    begin = max(first - look_back, 0)
+def _window(prices: pd.DataFrame, last: pd.Timestamp, look_back: int) -> int:
+    """Return where to begin so that the rows after the day `last` have the features that the whole history gives."""
+    begin = max(prices.index.get_loc(last) + 1 - look_back, 0)
     traded = (prices["Volume"].iloc[: begin + 1] > 0).to_numpy().nonzero()[0]
     return int(traded[-1]) if len(traded) else 0  # a volume that is missing counts as the last one before it
-
-
-# What the three share ---------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Stage:
     """One stage of one market: what its manifest says that it was made from, and what it would be made from now."""
 
-    folder: Path
+    stages: Place
     market: str
     name: str
     parameters: dict[str, str]
@@ -359,21 +280,21 @@ class _Stage:
     quarantine: Path | None = None
 
     def __post_init__(self) -> None:
+        question = "{target}-{features}".format(**self.parameters) if self.name == "training" else ""
+        self.folder = disk.stage_folder(self.stages, self.market, self.name, question)
         self.manifest: dict[str, Any] = disk.manifest(self.folder) or {}
         self.made_from: dict[str, Any] = self.manifest.get("made_from", {})
         self.code = _code(self.name, self.parameters)
         self.changes = self._changes()  # apart from the input
-        self.why = ""
 
     def _changes(self) -> list[str]:
         old, quarantine, version = self.manifest, self.quarantine, disk.SCHEMA_VERSION
         if self.force or not old:
             return ["it was forced" if self.force else "there was none"]
-        before = old["parameters"]
         changes = [
-            f"the parameter {name} is {value or 'empty'} and was {before.get(name) or 'empty'}"
+            f"the parameter {name} is {value or 'empty'} and was {before or 'empty'}"
             for name, value in self.parameters.items()
-            if before.get(name) != value
+            if (before := old["parameters"].get(name)) != value
         ]
         stale = {
             f"the schema's version is {version} and was {old['schema_version']}": old["schema_version"] != version,
@@ -386,36 +307,40 @@ class _Stage:
         }
         return changes + [text for text, is_so in stale.items() if is_so]
 
-    def must_be_made_from(self, digest: str) -> bool:
-        """Return whether the stage is not up to date with an input of that digest; `why` says so in words."""
-        what = "the source" if self.name == "raw" else "its input"
-        moved = [f"{what} has changed"] if self.made_from.get("digest") != digest else []
-        self.why = " and ".join(self.changes or moved)
-        return bool(self.why)
+    def skipped(self, digest: str) -> Result | None:
+        """Return the result of having nothing to do if the stage is up to date with an input of that digest."""
+        self.why = " and ".join(self.changes)
+        if not self.changes and self.made_from["digest"] != digest:
+            self.why = f"{'the source' if self.name == 'raw' else 'its input'} has changed"
+        if self.why:
+            return None
+        rows = self.manifest["rows"]
+        said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
+        return Result(self.market, self.name, "skipped", said, self.manifest, 0, self.manifest.get("findings", {}))
 
-    def table_before(self) -> pd.DataFrame | None:
-        """Return the table that is there, for new rows to be appended; None if more than the input has changed."""
+    def input(self, name: str, step: str) -> dict[str, Any]:
+        """Return the manifest of the stage that this one is made from."""
+        folder = disk.stage_folder(self.stages, self.market, name)
+        if (found := disk.manifest(folder)) is None:
+            raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
+        return found
+
+    @cached_property
+    def before(self) -> pd.DataFrame | None:
+        """The table that is there; None if more than the input has changed."""
         return None if self.changes else disk.read(self.folder)
 
-    def skipped(self) -> Result:
-        rows, findings = self.manifest["rows"], self.manifest.get("findings", {})
-        said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
-        return Result(self.market, self.name, "skipped", said, self.manifest, 0, findings)
-
-    @staticmethod
-    def appended(thing: str, base: pd.DataFrame | None, table: pd.DataFrame) -> str:
-        return "" if base is None else f"{_count(len(table) - len(base), thing)} appended to {len(base):,}"
+    def table_that_grows(self, rows: pd.DataFrame) -> pd.DataFrame | None:
+        """Return the table that is there if its input, now `rows`, has only got more rows at the end, else None."""
+        known = self.made_from.get("rows", 0)
+        has_grown = len(rows) > known and disk.digest(rows.iloc[:known]) == self.made_from.get("digest")
+        return self.before if has_grown else None
 
     def write(
-        self,
-        table: pd.DataFrame,
-        base: pd.DataFrame | None,
-        how: str,
-        findings: dict[str, int],
-        days: pd.Series | pd.Index,
-        facts: dict[str, Any],
+        self, table: pd.DataFrame, base: pd.DataFrame | None, how: str, findings: dict[str, int], facts: dict[str, Any]
     ) -> Result:
         """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
+        days = _dates(table["Date"]).dropna() if "Date" in table else table.index
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
         about: dict[str, Any] = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
         about |= {"made_by": self.made_by, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -426,34 +351,22 @@ class _Stage:
         return Result(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
-def _begins_with(table: pd.DataFrame, made_from: dict[str, Any]) -> bool:
-    """Return whether a table has the rows that a stage was made from, and more behind them."""
-    known = made_from["rows"]
-    return bool(len(table) > known and disk.digest(table.iloc[:known]) == made_from["digest"])
-
-
 def _code(stage: str, parameters: dict[str, str]) -> str:
     """Return a digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
-    texts = [Path(str(module.__file__)).read_bytes() for module in _CODE[stage]] + [Path(__file__).read_bytes()]
+    files = [module.__file__ for module in (*_CODE[stage], price_rules, disk)] + [__file__]
+    texts = [Path(str(file)).read_bytes() for file in files]
     if stage == "training":
         for function in (feature_sets.TARGETS[parameters["target"]], feature_sets.FEATURES[parameters["features"]]):
             try:
                 texts.append(inspect.getsource(function).encode())
             except (OSError, TypeError):  # typed into a prompt, or not written in Python
-                texts.append(repr(getattr(getattr(function, "__code__", None), "co_code", function)).encode())
+                texts.append(repr(function).encode())
     return runs.code_digest(*texts)
-
-
-def _input(folder: Path, step: str) -> dict[str, Any]:
-    found = disk.manifest(folder)
-    if found is None:
-        raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
-    return found
 
 
 def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
     """Return in brackets by how many days a table differs from the one before it, and from which day on."""
-    if before is None or list(before.columns) != list(now.columns):
+    if before is None:
         return ""
     both = before.index.intersection(now.index)
     differ = both[(before.loc[both] != now.loc[both]).any(axis=1)]
@@ -466,6 +379,10 @@ def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
 
 def _dates(column: pd.Series) -> pd.Series:
     return pd.to_datetime(column, format="%Y-%m-%d", errors="coerce")
+
+
+def _appended(thing: str, base: pd.DataFrame, table: pd.DataFrame) -> str:
+    return f"{_count(len(table) - len(base), thing)} appended to {len(base):,}"
 
 
 def _count(number: int, thing: str) -> str:

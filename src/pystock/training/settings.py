@@ -1,6 +1,6 @@
 """The settings of the model families: their defaults, and what they may be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from pystock.pipeline import PipelineError
@@ -45,32 +45,28 @@ def parse_settings(family: str, given: str | Mapping[str, object] = "") -> dict[
         raise PipelineError(f"There is no family {family!r}: choose one of {', '.join(SETTINGS)}.")
     known = SETTINGS[family]
     settings = {name: setting.default for name, setting in known.items()}
-    pairs = given.items() if isinstance(given, Mapping) else _pairs(given)
-    for name, value in pairs:
+    pairs = [f"{name}={value}" for name, value in given.items()] if isinstance(given, Mapping) else given.split(",")
+    for pair in filter(None, map(str.strip, pairs)):
+        name, equals, text = map(str.strip, pair.partition("="))
+        if not equals:
+            raise PipelineError(f"The setting {pair!r} has no value: write it as max_depth=2,years=5.")
         if name not in known:
             raise PipelineError(f"{family} has no setting {name!r}: its settings are {', '.join(known)}.")
-        settings[name] = _typed(f"The setting {name}", known[name], str(value))
+        settings[name] = _typed(name, known[name], text)
     return settings
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise PipelineError(f"The setting {pair!r} has no value: write it as max_depth=2,years=5.")
-        yield name.strip(), value.strip()
-
-
-def _typed(what: str, setting: Setting, text: str) -> Value:
+def _typed(name: str, setting: Setting, text: str) -> Value:
     if setting.words:
         if text not in setting.words:
-            raise PipelineError(f"{what} is {text!r}: choose one of {', '.join(setting.words)}.")
+            raise PipelineError(f"The setting {name} is {text!r}: choose one of {', '.join(setting.words)}.")
         return text
     kind: type[int] | type[float] = int if isinstance(setting.default, int) else float
     try:
         value = kind(text)
     except ValueError:
-        raise PipelineError(f"{what} is {text!r}: give a {'whole ' if kind is int else ''}number.") from None
+        number = "whole number" if kind is int else "number"
+        raise PipelineError(f"The setting {name} is {text!r}: give a {number}.") from None
     if not setting.low <= value <= setting.high:  # not a number fails here too
-        raise PipelineError(f"{what} is {text}: give a value from {setting.low:g} to {setting.high:g}.")
+        raise PipelineError(f"The setting {name} is {text}: give a value from {setting.low:g} to {setting.high:g}.")
     return value

@@ -1,8 +1,8 @@
 """The steps of the training pipeline: fit a model, score it, and bring it to the registry's gate.
 
-Each step works inside an active run, one of its own, and finds what it needs in the tracking store: `train` in the run
-that made the table, `evaluate` and `register` in the logged model, its source run and that run's tags. So a step may
-run on another machine than the one before it. A step whose result exists already is skipped, and says so.
+Each step works inside an active run of its own, and finds what it needs in the tracking store: `train` in the run that
+made the table, `evaluate` and `register` in the logged model and the tags of its source run. A step whose result exists
+already is skipped.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelInput, Metric, Run
+from mlflow.entities import LoggedModel, LoggedModelInput, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -35,8 +35,7 @@ YEAR = 252  # trading days
 class StepResult(NamedTuple):
     """What a step did: `outcome` is done or skipped, `said` a sentence, `made_by` the run that made the result.
 
-    `model` is the model's id. `found` holds the metrics of `evaluate`; name, version (int), gate (passed or refused)
-    and reasons of `register`.
+    `found` holds the metrics of `evaluate`; name, version (int), gate (passed or refused) and reasons of `register`.
     """
 
     step: str
@@ -45,9 +44,6 @@ class StepResult(NamedTuple):
     model: str
     made_by: str
     found: Mapping[str, Value] = {}
-
-
-# The steps -------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -66,24 +62,22 @@ def train(
 ) -> StepResult:
     """Fit a model on the rows up to `train_end`, and log it as a decision model into the active run.
 
-    `data` is the id of a run of feature_set_generation, `newest` or `embedded`; where `newest` finds none, the
-    embedded prices are taken. `settings`: see `parse_settings`. The model learns from the last `years` before
-    `train_end`. Skipped where a finished run has made a model with the same fingerprint: the same rows, parameters,
-    library versions and code. Raises PipelineError without an active run, and as `parse_settings` and `table`.
+    `data` is the id of a run of feature_set_generation, `newest` or `embedded`; if `newest` finds none, the embedded
+    prices are taken. `settings`: see `parse_settings`. The model learns from the last `years` before `train_end`.
+    Skipped if a finished run has made a model from the same rows, parameters, library versions and code. Raises
+    PipelineError without an active run, and as `parse_settings` and `table`.
     """
-    run = _begin("train_model", market=market, target=target, features=features)
+    run_id = _begin("train_model", market=market, target=target, features=features)
     chosen = parse_settings(family, settings)
     if not 0 <= threshold <= 1:
         raise PipelineError(f"The threshold is {threshold:g}: give a probability, from 0 to 1.")
     note = ""
-    if data == "newest":
-        data = newest_data_run(market, target, features) or "embedded"
-        if data == "embedded":
-            question = f"{target} on {features} for {market}"
-            note = f"; no run of {DATA_PIPELINE} in this store has made {question}, so the embedded prices were taken"
-    rows = table(data, market, target, features)
+    if data == "newest" and not (data := newest_data_run(market, target, features) or ""):
+        data, question = "embedded", f"{target} on {features} for {market}"
+        note = f"; no run of {DATA_PIPELINE} in this store has made {question}, so the embedded prices were taken"
     if data != "embedded":
         data = find_data_run(data, market, target, features).info.run_id
+    rows = table(data, market, target, features)
     params: dict[str, Value] = {"family": family, **chosen, "threshold": threshold, "seed": seed}
     train_end, test_end = (f"{pd.Timestamp(day):%Y-%m-%d}" for day in (train_end, test_end))  # the gate reads these
     params |= {"train_end": train_end, "test_end": test_end}
@@ -98,7 +92,8 @@ def train(
     from pystock.models import log_decision_model
 
     X, _, y, _ = time_split(rows.drop(columns=target), rows[target], train_end, test_end)
-    _log_params(params | {"train_rows": len(X)})
+    logged = MlflowClient().get_run(run_id).data.params  # by `mlflow run`, perhaps in another spelling
+    mlflow.log_params({name: value for name, value in params.items() if name not in logged} | {"train_rows": len(X)})
     mlflow.log_input(data_set(X.assign(**{target: y}), data, market, target, features), context="training")
     hyperparameters: dict[str, Any] = {name: None if value == "none" else value for name, value in chosen.items()}
     if family == "xgboost":  # logistic regression draws nothing at random
@@ -108,21 +103,20 @@ def train(
     tags = {"market": market, "target": target, "features": features, "family": family}
     model = log_decision_model(fitted, X, threshold=threshold, tags=tags).model_id
     said = f"{family} learned from {len(X[past])} days up to {X.index[-1]:%Y-%m-%d}: model {model}{note}"
-    return _end(StepResult("train_model", "done", said, model, run.info.run_id))
+    return _end(StepResult("train_model", "done", said, model, run_id))
 
 
 def evaluate(model: str, *, force: bool = False) -> StepResult:
     """Score a model of `train` on its held-out days, and log scores and predictions into the active run.
 
-    The held-out days are those after the model's own `train_end`, up to its `test_end`. Logged: `nine_metrics`,
-    `pystock.evaluation.score_table` with its intervals, both linked to the model and to the held-out data set, and
-    test_predictions.csv (date, probability, decision, outcome). The Brier skill and its interval are also written into
-    the model's source run, to which a registered version leads. Skipped if a finished run has scored the same model
-    with the same code. Raises PipelineError as `train`, and for an id that is not of a model of `train`.
+    The held-out days are those after the model's own `train_end`, up to its `test_end`. Logged: `nine_metrics` and
+    `score_table`, linked to the model and to the held-out data set; test_predictions.csv (date, probability, decision,
+    outcome); and the Brier skill also into the model's source run, to which a registered version leads. Skipped if a
+    finished run has scored the model with the same code. Raises PipelineError as `train`, and for any other model.
     """
     source, tags = _source(model)
     question = [tags[name] for name in ("market", "target", "features")]
-    run = _begin("evaluate_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
+    run_id = _begin("evaluate_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
     fingerprint = _digest(model, CODE["score"])
     mlflow.set_tags({"model": model, "data_run": tags["data_run"], "fingerprint": fingerprint})
     earlier = {"step": "evaluate_model", "outcome": "done", "model": model, "fingerprint": fingerprint}
@@ -143,15 +137,12 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
     held_out = data_set(rows.loc[X_test.index], tags["data_run"], *question)
     mlflow.log_input(held_out, context="evaluation", model=LoggedModelInput(model))
     mlflow.log_metrics(scores, model_id=model, dataset=held_out)
-    predictions = pd.DataFrame(
-        {"probability": probability, "decision": answer["decision"].to_numpy(), "outcome": y_test}
-    ).rename_axis("date")
+    predictions = answer[["probability", "decision"]].set_axis(X_test.index).assign(outcome=y_test).rename_axis("date")
     mlflow.log_text(predictions.to_csv(lineterminator="\n"), "test_predictions.csv")
-    skill = [scores[f"brier_skill_{end}"] for end in ("value", "low", "high")]
-    written = [Metric(f"brier_skill_{end}", value, 0, 0) for end, value in zip(("value", "low", "high"), skill)]
-    MlflowClient().log_batch(source.info.run_id, metrics=written)
-    said = "Brier skill {:+.3f} [{:+.3f}, {:+.3f}] on {} held-out days".format(*skill, len(y_test))
-    return _end(StepResult("evaluate_model", "done", said, model, run.info.run_id, scores))
+    skill = {name: scores[name] for name in ("brier_skill_value", "brier_skill_low", "brier_skill_high")}
+    mlflow.log_metrics(skill, step=0, run_id=source.info.run_id)
+    said = "Brier skill {:+.3f} [{:+.3f}, {:+.3f}] on {} held-out days".format(*skill.values(), len(y_test))
+    return _end(StepResult("evaluate_model", "done", said, model, run_id, scores))
 
 
 def register(model: str, *, promote: bool = True, force: bool = False) -> StepResult:
@@ -159,43 +150,42 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> StepRe
 
     The name is that of target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version,
     however often this is called. One that passes is promoted (`pystock.registry.promote`), or without `promote` put
-    into Staging. One that does not is kept in Development with the reasons (tags `gate` and `reasons`, description):
-    no error. The gate evaluates it on the days after its `train_end`, but never before the test years. An error before
-    the verdict removes the version again; what a killed process left is judged by the next call. Skipped if there is a
-    verdict already (`force`: ask for it again).
-
-    Raises PipelineError as `evaluate`, for a model that was not evaluated, if another process is registering this
-    model, and if no verdict could be reached.
+    into Staging; one that does not is kept in Development with the reasons (tags `gate` and `reasons`, description).
+    The gate evaluates it on the days after its `train_end`, but never before the test years. An error before the
+    verdict removes the version again; what a killed process left is judged by the next call. Skipped if there is a
+    verdict, unless `force`. Raises PipelineError as `evaluate`, for a model that was not evaluated, if another process
+    is registering it, and if no verdict could be reached.
     """
     source, tags = _source(model)
-    run = _begin("register_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
+    run_id = _begin("register_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
     mlflow.set_tags({"model": model, "data_run": tags["data_run"]})
     if "brier_skill_low" not in source.data.metrics:
         raise PipelineError(f"The model {model} has no scores yet: run evaluate_model on it first.")
     name = named(f"pystock-{tags['target'].replace('_', '-')}", tags["market"])
     claim_work(f"the registration of {model}")
     client = MlflowClient()
-    version = _version_of(client, name, model)
+    versions = client.search_model_versions(f"name = '{name}'")
+    version = next((each for each in versions if model_id_of(each) == model), None)
     state = version.tags if version else {}
     judged = "gate" in state
     if version and not force and judged and not (promote and state.get("lifecycle") == "Staging"):
         said = f"the model {model} is version {version.version} of {name} already: {version.description}"
-        return _end(_registered("skipped", said, model, state.get("pipeline_run", ""), version))
+        return _registered("skipped", said, model, state.get("pipeline_run", ""), version)
     if version is None:
-        version = _new_version(client, name, model, source.info.run_id, run.info.run_id)
+        version = _new_version(client, name, model, source.info.run_id, run_id)
     try:
         evaluate_after = max(tags["train_end"], TRAIN_END)
-        said = _ask_gate(client, version, promote, f"the run {run.info.run_id} of {PIPELINE}", evaluate_after)
+        said = _ask_gate(client, version, promote, f"the run {run_id} of {PIPELINE}", evaluate_after)
     except BaseException:
         if not judged and not _is_champion(client, version) and not _was_promoted(client, version):
             client.delete_model_version(name, version.version)
         raise
     version = client.get_model_version(name, version.version)
-    return _end(_registered("done", said, model, run.info.run_id, version))
+    return _registered("done", said, model, run_id, version)
 
 
 def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: str, evaluate_after: str) -> str:
-    """Ask the gate, act on its verdict and record it; returns the sentence that says so."""
+    """Ask the gate, act on its verdict and record it; return the sentence that says so."""
     from pystock import registry  # late: with the gate it imports half of what there is, and a skipped step needs none
 
     name, number, failed = version.name, int(version.version), []
@@ -235,12 +225,6 @@ def _new_version(client: MlflowClient, name: str, model: str, source_run: str, r
     return client.create_model_version(name, f"models:/{model}", source_run, tags=tags, model_id=model)
 
 
-def _version_of(client: MlflowClient, name: str, model: str) -> ModelVersion | None:
-    """Return the version of a name that is this model; None if there is none."""
-    versions = client.search_model_versions(f"name = '{name}'")
-    return next((each for each in versions if model_id_of(each) == model), None)
-
-
 def _is_champion(client: MlflowClient, version: ModelVersion) -> bool:
     return str(client.get_registered_model(version.name).aliases.get("champion")) == str(version.version)
 
@@ -255,18 +239,14 @@ def _was_promoted(client: MlflowClient, version: ModelVersion) -> bool:
 def _registered(outcome: str, said: str, model: str, made_by: str, version: ModelVersion) -> StepResult:
     verdict: dict[str, Value] = {"name": version.name, "version": int(version.version)}
     verdict |= {"gate": version.tags["gate"], "reasons": version.tags.get("reasons", "")}
-    return StepResult("register_model", outcome, said, model, made_by, verdict)
+    return _end(StepResult("register_model", outcome, said, model, made_by, verdict))
 
 
-# Small parts -----------------------------------------------------------------------------------------------------
-
-
-def _begin(step: str, **about: str) -> Run:
-    run = mlflow.active_run()
-    if run is None:
-        raise PipelineError(f"No run is active, and {step} logs into one: call it inside `with mlflow.start_run():`.")
+def _begin(step: str, **about: str) -> str:
+    """Tag the active run, and return its id."""
+    run_id = active_run_id()
     mlflow.set_tags({"pipeline": PIPELINE, "step": step, "git_commit": runs.git_commit(), **about})
-    return run
+    return run_id
 
 
 def _end(result: StepResult) -> StepResult:
@@ -278,15 +258,10 @@ def _end(result: StepResult) -> StepResult:
 def _source(model: str) -> tuple[Run, dict[str, str]]:
     """Return the run that made a model, and its tags and parameters."""
     fix = "give the id of a model that train_model has made (`m-…`)"
-    try:
-        logged = MlflowClient().get_logged_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise PipelineError(f"The model {model} does not exist in this store, or was deleted: {fix}.") from None
-    source = existing_run(logged.source_run_id)
-    if source is None or not _ready(logged):
-        raise PipelineError(f"The model {model} was not finished, or its run was deleted: {fix}.")
+    logged = _finished_model(model)
+    source = existing_run(logged.source_run_id) if logged else None
+    if source is None:
+        raise PipelineError(f"The model {model} does not exist in this store, or it or its run was deleted: {fix}.")
     tags = source.data.tags | source.data.params
     needed = ("market", "target", "features", "family", "data_run", "threshold", "train_end", "test_end")
     if missing := [name for name in needed if name not in tags]:
@@ -297,42 +272,31 @@ def _source(model: str) -> tuple[Run, dict[str, str]]:
 def _same_model(fingerprint: str) -> tuple[str, str] | None:
     """Return the newest model with that fingerprint, and the run that made it; its data run must still exist."""
     for run in finished_runs({"step": "train_model", "outcome": "done", "fingerprint": fingerprint}):
-        data_run = run.data.tags["data_run"]
-        if data_run != "embedded" and existing_run(data_run) is None:
-            continue
-        try:
-            if _ready(MlflowClient().get_logged_model(run.data.tags["model"])):
-                return run.data.tags["model"], run.info.run_id
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        data_run, model = run.data.tags["data_run"], run.data.tags["model"]
+        if (data_run == "embedded" or existing_run(data_run)) and _finished_model(model):
+            return model, run.info.run_id
     return None
 
 
-def _ready(logged: LoggedModel) -> bool:
-    return bool(logged.status.value == "READY")
-
-
-def _log_params(params: dict[str, Value]) -> None:
-    """Log parameters into the active run, but for those that `mlflow run` has logged there in another spelling."""
-    logged = MlflowClient().get_run(active_run_id()).data.params
-
-    def same(name: str, value: Value) -> bool:
-        try:
-            return name in logged and type(value)(logged[name]) == value
-        except ValueError:
-            return False
-
-    mlflow.log_params({name: value for name, value in params.items() if not same(name, value)})
+def _finished_model(model: str) -> LoggedModel | None:
+    """Return a logged model that exists and is complete, else None."""
+    try:
+        logged = MlflowClient().get_logged_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return logged if logged.status.value == "READY" else None
 
 
 def _libraries(family: str) -> dict[str, str]:
     """Return the installed versions of what fits and stores a model of the family."""
-    versions = {}
-    for package in {"logistic": ("scikit-learn", "scipy", "skops"), "xgboost": ("xgboost-cpu", "xgboost")}[family]:
+    own = {"logistic": ("scikit-learn", "scipy", "skops"), "xgboost": ("xgboost-cpu", "xgboost")}[family]
+    installed = {}
+    for package in ("mlflow", "numpy", "pandas", *own):
         with contextlib.suppress(PackageNotFoundError):  # XGBoost comes under one of two names
-            versions[package] = version(package)
-    return versions | {package: version(package) for package in ("mlflow", "numpy", "pandas")}
+            installed[package] = version(package)
+    return installed
 
 
 def _code(*modules: str) -> str:

@@ -65,9 +65,9 @@ def find_data_run(run_id: str, market: str, target: str, features: str) -> Run:
     if tags.get("step") != "feature_set_generation" or run.info.status != "FINISHED":
         what = f"{run.info.status.lower()} run of {tags.get('step', 'no step of a pipeline')}"
         raise PipelineError(f"The run {run_id} is a {what} and holds no table: {fix}.")
-    made = {name: tags.get(name) for name in ("market", "target", "features")}
-    if made != {"market": market, "target": target, "features": features}:
-        has = ", ".join(f"{name} {value}" for name, value in made.items())
+    made = [tags.get(name) for name in ("market", "target", "features")]
+    if made != [market, target, features]:
+        has = "market {}, target {}, features {}".format(*made)
         raise PipelineError(f"The data run {run_id} holds another table ({has}): {fix}.")
     return run
 

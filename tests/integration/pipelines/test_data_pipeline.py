@@ -49,85 +49,57 @@ with stages.locked(sys.argv[1]):
 
 def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     command = [sys.executable, "-c", HOLDER, tmp_path]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
         refusal = rf"at work in .* \(process {holder.pid} on .*, since 20"
         with pytest.raises(PipelineError, match=refusal), stages.locked(tmp_path):
             pass
-    finally:
         holder.kill()
-        holder.wait()
-        holder.stdin.close()
-        holder.stdout.close()
     with stages.locked(tmp_path), stages.locked(tmp_path):  # and one may nest
         assert (tmp_path / ".lock-owner").read_text().startswith(f"process {os.getpid()} on ")
 
 
-# A kill at each moment of a pipeline that takes in new days: one fork of a prepared process for each.
+# A kill at each second moment of a pipeline that takes in new days: in the middle of the bytes, or after a call. Each
+# is in a fork of one prepared process.
 KILLED = """
-import builtins, os, shutil, signal, sys
+import io, os, shutil, signal, sys
 from pathlib import Path
-from pystock import files
-from pystock.data_pipeline import contract
-from pystock.data_pipeline import steps as data_pipeline
-from pystock.data_pipeline import stages
+import pandas as pd
+from pystock import data_pipeline, files
 
 base, source, work = map(Path, sys.argv[1:])
-contract.trading_days("XNYS", *(__import__("pandas").Timestamp(day) for day in ("2014-01-01", "2015-12-31")))
+data_pipeline.contract.trading_days("XNYS", pd.Timestamp("2014-01-01"), pd.Timestamp("2015-12-31"))
+moment = seen = 0
 
-def run(folder):
-    data_pipeline.load_raw(folder, "sp500", str(source))
-    data_pipeline.check(folder, "sp500")
-    data_pipeline.make_features(folder, "sp500", end="")
-
-def counted(moment):
-    # die at the given moment: in the middle of the bytes, or after a call, which is before the next one
-    seen = 0
-    def now():
-        nonlocal seen
+def with_a_moment_after(call):
+    def replaced(*arguments):
+        global seen
+        answer = call(*arguments)
         seen += 1
         if seen == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-    def around(call):
-        def replaced(*arguments, **options):
-            answer = call(*arguments, **options)
-            now()
-            return answer
-        return replaced
-    class Half:
-        def __init__(self, file): self.file = file
-        def __enter__(self): return self
-        def __exit__(self, *error): self.file.close()
-        def __getattr__(self, name): return getattr(self.file, name)
-        def write(self, data):
-            self.file.write(data[: len(data) // 2])
-            self.file.flush()
-            now()
-            self.file.write(data[len(data) // 2 :])
-    os.fsync, os.replace = around(os.fsync), around(os.replace)
-    Path.unlink = around(Path.unlink)
-    files.open = lambda *arguments: Half(builtins.open(*arguments))
-    return lambda: seen
+        return answer
+    return replaced
 
-moment = -1
-while True:
-    moment += 2  # every second moment
+class Halves(io.FileIO):
+    def write(self, data):
+        with_a_moment_after(super().write)(data[: len(data) // 2])
+        super().write(data[len(data) // 2 :])
+
+status = signal.SIGKILL
+while os.WIFSIGNALED(status):
+    moment += 1 if moment == 0 else 2
     folder = work / f"{moment:03d}"
     shutil.copytree(base, folder)
-    child = os.fork()
-    if child == 0:
-        try:
-            counted(moment)
-            run(folder)
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), flush=True)
-            os._exit(1)
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print(moment, status, flush=True)
-        break
+    if os.fork() == 0:
+        os.fsync, os.replace = with_a_moment_after(os.fsync), with_a_moment_after(os.replace)
+        Path.unlink, files.open = with_a_moment_after(Path.unlink), Halves
+        data_pipeline.load_raw(folder, "sp500", str(source))
+        data_pipeline.check(folder, "sp500")
+        data_pipeline.make_features(folder, "sp500", end="")
+        os._exit(0)
+    status = os.wait()[1]
+print(moment, status)
 """
 
 
@@ -148,9 +120,9 @@ def test_a_kill_at_any_moment_leaves_the_old_tables_or_the_new_ones(tmp_path):
         """The digests of the tables as they can be read, which the manifests must confirm."""
         places = {stage: folder / "sp500" / stage for stage in ("raw", "staging")}
         places["training"] = folder / "sp500" / "training" / "big_move-volatility"
-        for place in places.values():
-            assert stages.digest(stages.read(place)) == stages.manifest(place)["digest"]
-        return {stage: stages.manifest(place)["digest"] for stage, place in places.items()}
+        digests = {stage: stages.digest(stages.read(place)) for stage, place in places.items()}
+        assert digests == {stage: stages.manifest(place)["digest"] for stage, place in places.items()}
+        return digests
 
     before = take(days[:-10], base)
     # New days alone, and with a day withdrawn in the middle, so that all tables are written anew
@@ -158,11 +130,10 @@ def test_a_kill_at_any_moment_leaves_the_old_tables_or_the_new_ones(tmp_path):
         new, spot = take(rows, tmp_path / f"whole-{name}"), work / name
         spot.mkdir()
         source.write_text("".join([lines[0], *rows]))
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, base, source, spot], capture_output=True, text=True, timeout=400
-        )
+        command = [sys.executable, "-c", KILLED, base, source, spot]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         last, status = map(int, done.stdout.split())
-        assert status == 0 and done.returncode == 0 and last > 20, done.stdout + done.stderr
+        assert status == 0 and last > 20, done.stdout + done.stderr
         states = [held(spot / f"{moment:03d}") for moment in range(1, last + 1, 2)]
         for state in states:
             assert all(state[stage] in (before[stage], new[stage]) for stage in state)

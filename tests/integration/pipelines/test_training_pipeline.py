@@ -1,7 +1,6 @@
 """The training pipeline in processes of its own: projects, kills, races, and the same bits twice."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,15 +8,14 @@ import sys
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 import yaml
-from pipeline_processes import die, register
-from promotions import passes
-from training_runs import PROJECTS, QUESTION, data_run, in_a_run, leave, trained_store, use, versions
+from pipeline_processes import die, forkserver, race, register
+from promotions import champion, passes
+from training_runs import PROJECTS, in_a_run, use, versions
 
 from course import store
-from pystock import pipeline, registry, training
+from pystock import registry, training
 from pystock.registry import promotion
 
 needs_fork = pytest.mark.skipif(os.name == "nt", reason="processes that begin with everything imported, and are killed")
@@ -28,61 +26,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_store):
-    """A store with a data run and one model, trained on its table and evaluated: never written to. And the two ids."""
-    yield trained_store(tmp_path_factory.mktemp("trained") / "store", empty_store)
-    leave()
-
-
-@pytest.fixture
-def tracked(trained, tmp_path):
-    """A copy of it, and the two ids."""
-    folder, made, model = trained
-    store.copy(folder, tmp_path / "store")
-    use(tmp_path / "store")
-    yield made, model
-    leave()
-
-
-def script(name, *arguments, project=training.PIPELINE):
-    """An entry point, called itself, and not by `mlflow run`."""
-    settings = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
-    settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), settings["PATH"]])  # MLflow calls `python`
-    return subprocess.run(
-        [sys.executable, name, *arguments],
-        cwd=PROJECTS / project,
-        env=settings,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=600,
-    )
-
-
-def test_a_failing_step_fails_the_parent_and_registers_nothing(tracked):
-    rows = training.table("embedded", **QUESTION)
-    made = data_run(rows.assign(realised_22=np.nan))
-    done = script("main.py", "--data", made)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("pystock-training, main: The table "), done
-    (parent,) = mlflow.search_runs(
-        filter_string="tags.step = 'main'", output_format="list", search_all_experiments=True
-    )
-    assert parent.info.status == "FAILED" and parent.data.tags["failed_step"] == "train_model"
-    assert parent.data.tags["failed_because"].startswith(f"The table training/sp500.parquet of the data run {made} has")
-    assert not versions()
-
-
-# A registry without half-registered models -----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
 def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pipeline_processes", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"]
-        + ["alembic.script", "pystock.registry"]
-    )
-    return context
+    return forkserver("mlflow.store.model_registry.sqlalchemy_store", "pystock.registry")
 
 
 @needs_fork
@@ -107,15 +52,11 @@ def test_killed_anywhere_the_next_call_leaves_one_version_with_a_verdict(trained
         in_a_run(training.register, model)
         (version,) = versions()
         assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production"), f"write {write}"
-        assert (
-            mlflow.MlflowClient().get_model_version_by_alias("pystock-big-move", "champion").source
-            == f"models:/{model}"
-        )
+        assert champion("pystock-big-move") == int(version.version) and version.source == f"models:/{model}"
         outcomes = list(registry.history("pystock-big-move")["outcome"])
         assert sum(each.startswith("promoted") for each in outcomes) == 1, outcomes
         write += stride
     assert write > 15 and killed_with_a_version > 10 / stride
-    mlflow.set_tracking_uri(None)
 
 
 @needs_fork
@@ -125,23 +66,13 @@ def test_two_at_once_make_one_version(trained, tmp_path, processes):
         place = tmp_path / str(number)
         store.copy(folder, place)
         use(place)
-        barrier, results = processes.Barrier(3), processes.SimpleQueue()
-        arguments = (store.uri(place), store.artifact_root(place), model, barrier, results)
-        started = [processes.Process(target=register, args=arguments) for _ in range(3)]
-        for each in started:
-            each.start()
-        outcomes = [results.get() for _ in started]
-        for each in started:
-            each.join()
+        outcomes = race(processes, 3, register, store.uri(place), store.artifact_root(place), model)
         told = [each for each in outcomes if f"has been at the registration of {model} since" in each]
         assert outcomes.count("done") + outcomes.count("skipped") + len(told) == 3, outcomes
         in_a_run(training.register, model)
         assert len(versions()) == len(registry.history("pystock-big-move")) == 1
         assert versions()[0].tags["gate"] == "passed"
-    mlflow.set_tracking_uri(None)
 
-
-# The same input, the same result ---------------------------------------------------------------------------------
 
 AGAIN = """
 import hashlib, json, sys, mlflow
@@ -165,9 +96,8 @@ def test_two_fresh_processes_give_the_same_bits(empty_store, tmp_path):
     for number in ("1", "2"):
         store.copy(empty_store, tmp_path / number)
         uri = store.uri(tmp_path / number)
-        done = subprocess.run(
-            [sys.executable, "-c", AGAIN, uri], capture_output=True, text=True, timeout=600, cwd=tmp_path
-        )
+        command = [sys.executable, "-c", AGAIN, uri]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("result ")]
         results.append({family: rest for family, *rest in lines})
@@ -176,9 +106,6 @@ def test_two_fresh_processes_give_the_same_bits(empty_store, tmp_path):
     for family in first:
         assert first[family][:2] == second[family][:2]
     assert first["xgboost"][2] == second["xgboost"][2]  # the model's file; a skops archive holds a time
-
-
-# As projects -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -208,7 +135,6 @@ def test_the_command_and_its_rerun(here):
     assert wrong.returncode != 0
     assert "argument --settings: The setting years is 0: give a value from 1 to 100." in wrong.stderr
     assert not list(here.root.rglob("mlruns"))
-    mlflow.set_tracking_uri(None)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a workflow on Linux")
@@ -236,15 +162,22 @@ def test_the_whole_pipeline_as_the_workflow_calls_it(here):
     assert parent.data.tags["outcome"] == "done"
     (version,) = versions("pystock-big-move-nasdaq")
     assert (version.tags["gate"], version.tags["lifecycle"]) == ("passed", "Production")
-    mlflow.set_tracking_uri(None)
 
 
 def test_a_pipeline_that_fails_is_named_by_the_run_of_both(tracked, tmp_path):
+    env = os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])  # MLflow calls `python`
+
+    def last_line(*arguments):
+        command = [sys.executable, "main.py", *arguments]
+        options = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 600}
+        done = subprocess.run(command, cwd=PROJECTS / "pystock-pipeline", env=env, **options)
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stderr.splitlines()[-1]
+
     wrong = tmp_path / "prices.csv"
     wrong.write_text("day,price\n2010-01-04,100\n")
-    done = script("main.py", "--source", wrong, "--stages", tmp_path / "stages", project="pystock-pipeline")
-    assert done.returncode == 1, done.stdout + done.stderr
-    said = done.stderr.splitlines()[-1]
+    said = last_line("--source", wrong, "--stages", tmp_path / "stages")
     assert said.startswith("pystock-pipeline, main: pystock-data-features, load_raw_data failed: "), said
     asked = {"search_all_experiments": True, "output_format": "list"}
     (parent,) = mlflow.search_runs(filter_string="tags.pipeline = 'pystock-pipeline'", **asked)
@@ -252,13 +185,4 @@ def test_a_pipeline_that_fails_is_named_by_the_run_of_both(tracked, tmp_path):
     assert parent.data.tags["failed_step"] == "pystock-data-features, load_raw_data"
     assert str(wrong) in parent.data.tags["failed_because"]
     # where the project says no before it has begun a step
-    done = script("main.py", "--source", tmp_path / "none.csv", project="pystock-pipeline")
-    assert done.returncode == 1 and "pystock-pipeline, main: pystock-data-features" in done.stderr.splitlines()[-1]
-
-
-def test_who_comes_second_is_told(tracked):
-    """`main` claims its question: here a run of it stands for the process that came first."""
-    with pipeline.run(training.PIPELINE, "main", QUESTION, claim="pystock-training sp500 big_move volatility"):
-        done = script("main.py", "--data", "embedded", "--family", "logistic")
-    assert done.returncode == 1
-    assert "has been at pystock-training sp500 big_move volatility since" in done.stderr
+    assert "pystock-pipeline, main: pystock-data-features" in last_line("--source", tmp_path / "none.csv")

@@ -1,13 +1,12 @@
 """The lock of a pipeline on its work, by real processes that race and die, on SQLite and over HTTP."""
 
-import multiprocessing
 import os
 import signal
-import sys
 
 import mlflow
+import promotions
 import pytest
-from pipeline_processes import hold, work
+from pipeline_processes import forkserver, hold, race, work
 
 from course import servers, store
 from pystock import pipeline
@@ -17,9 +16,7 @@ needs_fork = pytest.mark.skipif(os.name == "nt", reason="processes that begin wi
 
 @pytest.fixture(scope="module")
 def forked():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline_processes", "mlflow.store.tracking.sqlalchemy_store", "alembic.script"])
-    return context
+    return forkserver()
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +24,17 @@ def server(tmp_path_factory, empty_store):
     """An MLflow server on a store of its own."""
     folder = tmp_path_factory.mktemp("server") / "store"
     store.copy(empty_store, folder)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", store.uri(folder), "--artifacts-destination", str(folder / "artifacts")]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    started = servers.launch(command, env=settings, cwd=folder, log=folder / "server.log")
-    yield started.wait_until_healthy().url
-    started.stop()
+    command = servers.mlflow_server(store.uri(folder), "--artifacts-destination", str(folder / "artifacts"))
+    with servers.start_server(command, env=servers.MLFLOW_SERVER_ENVIRONMENT, cwd=folder) as started:
+        yield started.url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("http", marks=[needs_fork, pytest.mark.xdist_group("pipeline")])])
 def tracked(request, tmp_path, empty_store, monkeypatch):
     """The tracking URI of a store."""
-    store.copy(empty_store, tmp_path / "store")
-    uri = store.uri(tmp_path / "store") if request.param == "sqlite" else request.getfixturevalue("server")
-    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)
-    monkeypatch.setenv(store.ARTIFACT_ROOT_VARIABLE, store.artifact_root(tmp_path / "store"))
-    mlflow.set_tracking_uri(uri)
-    yield uri
-    mlflow.end_run()
-    mlflow.set_tracking_uri(None)
+    http = request.param == "http"
+    uri = request.getfixturevalue("server") if http else promotions.own_store(empty_store, tmp_path)
+    yield from promotions.using(uri, tmp_path, monkeypatch)
 
 
 def found(filter_string=""):
@@ -55,14 +44,8 @@ def found(filter_string=""):
 
 @needs_fork
 def test_of_many_at_once_no_two_hold_the_work(tracked, forked, tmp_path):
-    name, barrier, results = f"race of {os.getpid()}", forked.Barrier(4), forked.SimpleQueue()
-    arguments = (tracked, store.artifact_root(tmp_path / "store"), name, barrier, results)
-    started = [forked.Process(target=work, args=arguments) for _ in range(4)]
-    for each in started:
-        each.start()
-    outcomes = [results.get() for _ in started]
-    for each in started:
-        each.join()
+    name = f"race of {os.getpid()}"
+    outcomes = race(forked, 4, work, tracked, store.artifact_root(tmp_path / "store"), name)
     held = sorted(outcome[1:] for outcome in outcomes if outcome[0] == "held")
     told = [outcome[1] for outcome in outcomes if outcome[0] == "told"]
     assert held, outcomes

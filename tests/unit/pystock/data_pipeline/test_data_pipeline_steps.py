@@ -1,47 +1,48 @@
 """The data pipeline: appended days equal the full computation, each disorder of the source has its outcome, and what
 the steps leave in MLflow."""
 
-import json
 import re
 import shutil
 import sys
 from argparse import Namespace
-from itertools import pairwise
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import mlflow
 import pandas as pd
+import promotions
 import pytest
 import yaml
 from fake_course import CHECKOUT
+from mlflow.utils.file_utils import local_file_uri_to_path
 
-from course import store
-from pystock import data, features, pipeline, runs
+from pystock import data, features, pipeline, price_rules, processes
 from pystock.data import DataError
-from pystock.data_pipeline import contract, profile, stages
-from pystock.data_pipeline import steps as data_pipeline
-from pystock.data_pipeline import tracking as data_runs
-from pystock.data_pipeline.steps import TooManyBad, check, load_raw, make_features
+from pystock.data_pipeline import check, contract, load_raw, make_features, profile, stages, steps, tracking
 from pystock.pipeline import PipelineError
 
 PROJECT = CHECKOUT / "projects" / "pystock-data-features"
 SKIPPED, DONE = ["skipped"] * 3, ["done"] * 3
+QUESTION = "big_move-volatility"
+FIRST, LAST = "2014-07-01", "2015-07-01"
+EMBEDDED = {market: (data.embedded_folder() / f"{market}.csv").read_text().splitlines() for market in data.MARKETS}
 
 
 class Source:
     """A price file that can be changed, the end of the embedded one at first, and the pipeline on it."""
 
-    def __init__(self, folder: Path, market: str = "sp500", first: str = "2014-07-01", last: str = "2015-07-01"):
+    def __init__(self, folder: Path, market: str = "sp500", first: str = FIRST, last: str = LAST):
         folder.mkdir(exist_ok=True)
         self.market, self.path, self.stages = market, folder / f"{market}.csv", folder / "stages"
-        self.head, *lines = (data.embedded_folder() / f"{market}.csv").read_text().splitlines()
-        self.lines = [line for line in lines if first <= line[:10] <= last]
+        self.quarantine = self.stages / market / "quarantine.csv"
+        self.lines = [line for line in EMBEDDED[market][1:] if first <= line[:10] <= last]
 
     def write(self, lines: list[str] | None = None) -> "Source":
-        self.path.write_text("\n".join([self.head, *(self.lines if lines is None else lines)]) + "\n")
+        self.path.write_text("\n".join([EMBEDDED[self.market][0], *(self.lines if lines is None else lines)]) + "\n")
         return self
 
-    def run(self, *, target="big_move", names="volatility", end="", **options) -> list[data_pipeline.Result]:
+    def run(self, *, target="big_move", names="volatility", end="", **options) -> list[steps.Result]:
         """The results of the three steps."""
         return [
             load_raw(self.stages, self.market, str(self.path), **options),
@@ -49,20 +50,25 @@ class Source:
             make_features(self.stages, self.market, target, names, end=end, **options),
         ]
 
-    def table(self, stage: str, question: str = "big_move-volatility") -> pd.DataFrame:
-        return stages.read(stages.stage_folder(self.stages, self.market, stage, question * (stage == "training")))
+    def fresh(self) -> "Source":
+        """The same file, computed by a pipeline that has seen nothing before."""
+        other = Source(self.path.parent / "fresh", self.market)
+        shutil.copy(self.path, other.path)
+        other.run()
+        return other
 
-    def day(self, date: str) -> int:
+    def folder(self, stage: str) -> Path:
+        """The folder of raw, staging, or the table of a question."""
+        name, question = (stage, None) if stage in ("raw", "staging") else ("training", stage)
+        return stages.stage_folder(self.stages, self.market, name, question)
+
+    def at(self, date: str) -> int:
         return next(at for at, line in enumerate(self.lines) if line.startswith(date))
 
-    def bytes(self, *parts: str) -> dict[str, bytes]:
+    def bytes(self, *parts: str) -> dict[Path, bytes]:
         """All files below some of the folders of the stages."""
-        return {
-            str(path): path.read_bytes()
-            for part in parts
-            for path in (self.stages / self.market / part).rglob("*")
-            if path.is_file()
-        }
+        paths = [path for part in parts for path in (self.stages / self.market / part).rglob("*")]
+        return {path: path.read_bytes() for path in paths if path.is_file()}
 
 
 @pytest.fixture
@@ -74,20 +80,20 @@ def outcomes(results) -> list[str]:
     return [result.outcome for result in results]
 
 
-def manifest(source: Source, stage: str, question: str | None = None) -> dict:
-    return stages.manifest(stages.stage_folder(source.stages, source.market, stage, question))
-
-
 def same(one: Source, other: Source, *questions: str) -> None:
     """Fail unless all stages hold the same tables, to the last bit, with the same digest and the same findings."""
-    for stage, question in [("raw", None), ("staging", None), *(("training", question) for question in questions)]:
-        tables = [each.table(stage, question or "") for each in (one, other)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True, check_freq=False)
-        digests = {manifest(each, stage, question)["digest"] for each in (one, other)}
-        assert digests == {stages.digest(tables[0])}
+    for stage in ("raw", "staging", *(questions or [QUESTION])):
+        folders = [each.folder(stage) for each in (one, other)]
+        digests = {stages.digest(stages.read(folder)) for folder in folders}
+        assert len(digests | {stages.manifest(folder)["digest"] for folder in folders}) == 1, stage
+    staged = [stages.manifest(each.folder("staging")) for each in (one, other)]
     for key in ("findings", "missing_days", "rows"):
-        assert manifest(one, "staging")[key] == manifest(other, "staging")[key]
-    assert len({(each.stages / each.market / "quarantine.csv").read_bytes() for each in (one, other)}) == 1
+        assert staged[0][key] == staged[1][key]
+    assert one.quarantine.read_bytes() == other.quarantine.read_bytes()
+
+
+def spoiled(line: str) -> str:
+    return line.replace(",", ",x", 1)
 
 
 # The table is that of pystock.features
@@ -109,55 +115,55 @@ def test_the_table_of_the_embedded_data_is_that_of_the_features(market, tmp_path
 # New days
 
 
-@pytest.mark.parametrize("market", data.MARKETS)
-def test_new_days_day_by_day_equal_the_full_computation(market, tmp_path):
-    """Across NASDAQ's day without volume, 2015-05-12: before it, on it, after it."""
-    whole = Source(tmp_path / "whole", market, last="2015-05-20").write()
-    for names in features.FEATURES:
-        whole.run(names=names)
-    daily = Source(tmp_path / "daily", market, last="2015-05-20")
-    for last in range(daily.day("2015-05-08"), len(daily.lines) + 1):
-        daily.write(daily.lines[:last])
-        for names in features.FEATURES:
-            raw, staging, training = daily.run(names=names)
-            if last > daily.day("2015-05-08"):
-                assert training.new_rows == 1 and (staging.new_rows, raw.new_rows) in ((1, 1), (0, 0))
-    same(daily, whole, "big_move-volatility", "big_move-flags")
-    assert whole.table("staging")["no_volume"].sum() == (market == "nasdaq")
+def spread(lines: list[str], at: int) -> list[str]:
+    """Three bad rows, a day that comes twice and a missing one."""
+    lines = [*lines[:at], spoiled(lines[at]), *lines[at + 1 :]]
+    lines[at + 2 : at + 4] = [lines[at + 2].replace(",", ",-", 1), lines[at + 3], lines[at + 3]]
+    return [*lines[: at + 6], *lines[at + 7 :]]
 
 
-@pytest.mark.parametrize("market", data.MARKETS)
-def test_new_days_in_bulk_equal_the_full_computation(market, tmp_path):
-    """Cuts all over the file: in the days that the longest look back needs, in the middle, at the end."""
-    whole = Source(tmp_path / "whole", market, first="2014-09-02", last="2015-12-31").write()
-    for target in features.TARGETS:
-        whole.run(target=target)
-    bulk = Source(tmp_path / "bulk", market, first="2014-09-02", last="2015-12-31")
-    no_volume = bulk.day("2015-05-12")
-    cuts = [68, 69, 80, 134, 135, no_volume, no_volume + 1, no_volume + 2, 240, 300, len(bulk.lines)]
-    for before, cut in pairwise([0, *cuts]):
-        bulk.write(bulk.lines[:cut])
-        for target in features.TARGETS:
-            results = bulk.run(target=target)
-        assert results[2].new_rows == (cut - before if before else cut - 67)
-    same(bulk, whole, "big_move-volatility", "direction-volatility")
+def silent(lines: list[str], at: int) -> list[str]:
+    """No volume for longer than the look back."""
+    return [line.rpartition(",")[0] + ",0" if at <= day < at + 110 else line for day, line in enumerate(lines)]
 
 
-def test_a_volume_that_is_missing_for_longer_than_the_look_back(tmp_path):
-    whole, daily = Source(tmp_path / "whole", last="2015-04-01"), Source(tmp_path / "daily", last="2015-04-01")
-    lines = [line.rpartition(",")[0] + ",0" if 60 <= at < 170 else line for at, line in enumerate(whole.lines)]
-    whole.write(lines).run()
-    for cut in (160, 165, 171, len(lines)):
-        daily.write(lines[:cut]).run()
-    same(daily, whole, "big_move-volatility")
-    assert whole.table("training")["volume_change"].eq(0).sum() > 100
+# The place that matters, what is done to the lines there, where the file ends each time, and bad rows, missing days and
+# days without volume. On 2015-05-12 NASDAQ has none; the first ends lie in the days that the longest look back needs.
+APPENDED = {
+    "day by day": ("2015-05-12", None, lambda at: range(at - 2, at + 8), (0, 0, 0)),
+    "in bulk": ("2015-05-12", None, lambda at: [68, 69, 80, 134, 135, at, at + 1, at + 2, 450], (0, 0, 0)),
+    "no volume": ("2013-12-02", silent, lambda at: [at + 100, at + 105, at + 111], (0, 0, 110)),
+    "bad, twice, missing": ("2015-03-03", spread, lambda at: range(at - 1, at + 9), (3, 3, 0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "market"), [*product(APPENDED, ["sp500"]), *product(["day by day", "in bulk"], ["nasdaq"])]
+)
+def test_appended_days_equal_the_full_computation(kind, market, tmp_path):
+    day, change, cuts, expected = APPENDED[kind]
+    whole, growing = (Source(tmp_path / name, market, first="2013-09-03") for name in ("whole", "growing"))
+    at = whole.at(day)
+    lines = change(whole.lines, at) if change else whole.lines
+    questions, computed = {QUESTION: ("big_move", "volatility"), "direction-flags": ("direction", "flags")}, Counter()
+    for target, names in questions.values():
+        whole.write(lines).run(target=target, names=names)
+    for cut in [*cuts(at), len(lines)]:
+        growing.write(lines[:cut])
+        for question, (target, names) in questions.items():
+            computed[question] += growing.run(target=target, names=names)[2].new_rows
+    same(growing, whole, *questions)
+    if change is not spread:  # whose day that comes twice is no later day
+        assert computed == {name: stages.manifest(whole.folder(name))["rows"] for name in questions}
+    findings = stages.manifest(whole.folder("staging"))["findings"]
+    assert [findings[name] for name in ("bad", "missing_days")] == list(expected[:2])
+    assert findings["no_volume"] == expected[2] + (market == "nasdaq")
 
 
 @pytest.mark.parametrize("names", features.FEATURES)
-def test_the_look_back_is_as_long_as_it_must_be_and_no_longer(names, monkeypatch):
+def test_the_look_back_is_as_long_as_it_must_be_and_no_longer(names):
     prices = data.load("sp500", end="2000-12-31")
-    whole = features.FEATURES[names](prices)
-    days = data_pipeline.LOOK_BACK[names]
+    whole, days = features.FEATURES[names](prices), steps.LOOK_BACK[names]
     assert features.FEATURES[names](prices.iloc[300 - days :]).iloc[days:].equals(whole.iloc[300:])
     assert not features.FEATURES[names](prices.iloc[301 - days :]).iloc[days - 1 :].equals(whole.iloc[300:])
 
@@ -165,15 +171,15 @@ def test_the_look_back_is_as_long_as_it_must_be_and_no_longer(names, monkeypatch
 def test_bad_and_missing_days_among_the_new_ones(tmp_path):
     """Also those that lie at the seam: the row before the new ones is bad, or the first new day is missing."""
     whole, daily = (Source(tmp_path / name, first="2013-09-03") for name in ("whole", "daily"))
-    lines, at = list(whole.lines), whole.day("2015-03-03")
-    lines[at] = lines[at].replace(",", ",x", 1)
+    lines, at = list(whole.lines), whole.at("2015-03-03")
+    lines[at] = spoiled(lines[at])
     lines[at + 2 : at + 4] = [lines[at + 2].replace(",", ",-", 1), lines[at + 3], lines[at + 3]]
     del lines[at + 6]
     whole.write(lines).run()
     for cut in [*range(at - 1, at + 9), len(lines)]:
         daily.write(lines[:cut]).run()
-    same(daily, whole, "big_move-volatility")
-    findings = stages.manifest(daily.stages / "sp500" / "staging")["findings"]
+    same(daily, whole)
+    findings = stages.manifest(daily.folder("staging"))["findings"]
     assert (findings["bad"], findings["duplicates"], findings["missing_days"]) == (3, 1, 3)
 
 
@@ -188,138 +194,80 @@ def test_history_is_not_computed_again(source, monkeypatch):
 
 
 def test_the_end_hides_later_days(source):
-    results = source.run(end="2015-01-30")
-    assert (
-        results[2].manifest["last_day"] == "2015-01-29" and results[2].manifest["made_from"]["last_day"] == "2015-01-30"
-    )
+    made = source.run(end="2015-01-30")[2].manifest
+    assert (made["last_day"], made["made_from"]["last_day"]) == ("2015-01-29", "2015-01-30")
     assert outcomes(source.write(source.lines[:-1]).run(end="2015-01-30")) == ["done", "done", "skipped"]
     results = source.run(end="2015-02-27")
     assert outcomes(results) == ["skipped", "skipped", "done"]
     assert "the parameter end is 2015-02-27 and was 2015-01-30" in results[2].said
     with pytest.raises(PipelineError, match="no day up to 2010-01-01"):
         source.run(end="2010-01-01")
-    with pytest.raises(PipelineError, match="'soon' is no date"):
-        source.run(end="soon")
 
 
-# What else can happen to days
+# What else can happen to days: the lines before and after, what is found, and what is said
+
+LINES = [line for line in EMBEDDED["sp500"][1:] if FIRST <= line[:10] <= LAST]
+AT = next(at for at, line in enumerate(LINES) if line.startswith("2015-03-03"))
+WITHOUT = [*LINES[:AT], *LINES[AT + 1 :]]
+REVISED = re.sub(r"(\d+)$", r"\g<1>7", LINES[AT])  # another volume
+OTHER_VOLUME = re.sub(r"\d+$", "7", LINES[-1])
+DISORDER = {
+    "late": (WITHOUT, LINES, {"late": 1}, {"missing_days": 0}, "2 days differ from before, from 2015-03-03 on"),
+    "late, at the end": (WITHOUT, [*WITHOUT, LINES[AT]], {"late": 1}, {"missing_days": 0}, "2 days differ from before"),
+    "revised": (LINES, [*LINES[:AT], REVISED, *LINES[AT + 1 :]], {"revised": 1}, {}, "1 day differs from before, from"),
+    "withdrawn": (LINES, LINES[:-1], {"withdrawn": 1}, {"missing_days": 0}, "1 day differs from before"),
+    "missing": (LINES, WITHOUT, {"withdrawn": 1}, {"missing_days": 1, "after_missing": 1, "bad": 0}, "2 days differ"),
+    "other spelling": (LINES, [re.sub(r"(\d\.\d+)", r"\g<1>0", line) for line in LINES], {}, {"bad": 0}, " anew,"),
+    "twice": (LINES, [*LINES, LINES[-1]], {}, {"bad": 1, "duplicates": 1}, " anew,"),
+    "two values": (LINES, [*LINES, OTHER_VOLUME], {"revised": 1}, {"bad": 2, "duplicates": 2}, "1 day differs"),
+}
 
 
-def test_a_late_day_is_taken_in_and_what_follows_is_computed_anew(source):
-    at = source.day("2015-03-03")
-    assert source.write([*source.lines[:at], *source.lines[at + 1 :]]).run()[1].findings["missing_days"] == 1
-    raw, staging, training = source.write().run()
-    assert raw.findings == {"new": 0, "late": 1, "revised": 0, "withdrawn": 0} and "1 late day (2015-03-03)" in raw.said
-    assert staging.findings["missing_days"] == 0 and staging.new_rows == len(source.lines)
-    assert "anew (2 days differ from before, from 2015-03-03 on)" in staging.said  # the next one is no longer flagged
-    assert "from 2015-03-03 on" in training.said
-    same(source, fresh(source), "big_move-volatility")
+@pytest.mark.parametrize("kind", DISORDER)
+def test_disorder_is_found_and_what_follows_is_computed_anew(source, kind):
+    before, after, changes, findings, said = DISORDER[kind]
+    source.write(before).run()
+    raw, staging, training = source.write(after).run()
+    assert raw.findings == {"new": 0, "late": 0, "revised": 0, "withdrawn": 0} | changes
+    assert findings.items() <= staging.findings.items() and said in staging.said, staging.said
+    for change in changes:
+        assert f"1 {change} day (20" in raw.said
+    assert (staging.outcome, staging.new_rows) == ("done", staging.manifest["rows"])
+    assert training.outcome == ("skipped" if said == " anew," else "done")
+    same(source, source.fresh())
 
 
-def test_a_late_day_at_the_end_of_the_file_is_taken_in_too(source):
-    at = source.day("2015-03-03")
-    source.write([*source.lines[:at], *source.lines[at + 1 :]]).run()
-    raw, staging, _ = source.write([*source.lines[:at], *source.lines[at + 1 :], source.lines[at]]).run()
-    assert raw.new_rows == 1 and staging.new_rows == len(source.lines)
-    assert staging.manifest["digest"] == fresh(source.write()).run()[1].manifest["digest"]
-
-
-def fresh(source: Source) -> Source:
-    """The same file, computed by a pipeline that has seen nothing before."""
-    other = Source(source.path.parent / "fresh", source.market)
-    shutil.copy(source.path, other.path)
-    other.run()
-    return other
-
-
-def test_a_revised_value_is_counted_and_computed_anew(source):
-    source.run()
-    at = source.day("2015-03-03")
-    day, opening, *others = source.lines[at].split(",")
-    source.lines[at] = ",".join([day, str(float(opening) - 1), *others])
-    if float(others[1]) > float(opening) - 1:  # the low stays the lowest
-        source.lines[at] = ",".join([day, str(float(opening) - 1), others[0], str(float(opening) - 2), *others[2:]])
-    raw, staging, training = source.write().run()
-    assert raw.findings["revised"] == 1 and "1 revised day (2015-03-03)" in raw.said
-    assert "anew (1 day differs from before, from 2015-03-03 on)" in staging.said
-    assert training.outcome == "done" and "from 2015-03-03 on" in training.said
-    same(source, fresh(source), "big_move-volatility")
-
-
-def test_a_number_in_another_spelling_is_no_revision(source):
-    source.run()
-    at = source.day("2015-03-03")
-    source.lines[at] = re.sub(r"(\d\.\d+)", r"\g<1>0", source.lines[at])
-    raw, _, training = source.write().run()
-    assert raw.findings["revised"] == 0 and raw.outcome == "done" and training.outcome == "skipped"
-    same(source, fresh(source), "big_move-volatility")
-
-
-def test_a_withdrawn_day(source):
-    source.run()
-    del source.lines[-1]
-    raw, staging, training = source.write().run()
-    assert raw.findings["withdrawn"] == 1 and outcomes([raw, staging, training]) == DONE
-    same(source, fresh(source), "big_move-volatility")
-
-
-def test_a_missing_day_is_listed_and_flagged_and_not_bad(source):
-    del source.lines[source.day("2015-03-03")]
-    findings = source.write().run()[1].findings
-    assert (findings["missing_days"], findings["after_missing"], findings["bad"]) == (1, 1, 0)
-    staging = source.table("staging")
-    assert list(staging.index[staging["after_missing"]]) == [pd.Timestamp("2015-03-04")]
-    assert stages.manifest(source.stages / "sp500" / "staging")["missing_days"] == ["2015-03-03"]
-
-
-def test_a_day_twice_and_a_day_with_two_values(source):
-    source.run()
-    different = source.lines[-1].rpartition(",")[0] + ",7"
-    results = source.write([*source.lines, source.lines[-1]]).run()
-    assert outcomes(results) == ["done", "done", "skipped"] and results[1].findings["duplicates"] == 1
-    assert results[1].manifest["rows"] == len(source.lines)
-    results = source.write([*source.lines, different]).run()
-    assert results[1].findings["duplicates"] == 2 and results[1].manifest["rows"] == len(source.lines) - 1
-    quarantine = data_pipeline.read_quarantine(source.stages / "sp500" / "quarantine.csv")
-    assert list(quarantine.index) == [len(source.lines) + 1, len(source.lines) + 2]
-    assert list(quarantine["Volume"]) == [source.lines[-1].rpartition(",")[2], "7"]
+def test_a_missing_day_is_listed_and_of_a_day_with_two_values_both_rows_are_in_quarantine(source):
+    source.write([*WITHOUT, OTHER_VOLUME]).run()
+    assert stages.manifest(source.folder("staging"))["missing_days"] == ["2015-03-03"]
+    quarantine = steps.read_quarantine(source.quarantine)
+    assert list(quarantine.index) == [len(LINES), len(LINES) + 1]
+    assert list(quarantine["Volume"]) == [LINES[-1].rpartition(",")[2], "7"]
 
 
 # Bad rows, and a source that is none
 
 
-def test_bad_rows_up_to_one_per_cent_go_to_quarantine(source):
-    source.lines = source.lines[:200]
-    source.lines[50] = source.lines[50].replace(",", ",x", 1)
-    day, _, *others = source.lines[100].split(",")
-    source.lines[100] = ",".join([day, "ten", *others])
-    results = source.write().run()
-    assert results[1].findings["bad"] == 2 and results[1].manifest["rows"] == len(source.lines) - 2
-    quarantine = data_pipeline.read_quarantine(source.stages / "sp500" / "quarantine.csv")
-    assert quarantine.loc[102, ["Date", "Open"]].tolist() == [day, "ten"] and quarantine.loc[102, "reason"]
-
-
 def test_more_than_one_per_cent_bad_stops_before_anything_downstream_changes(source):
     lines = list(source.lines)
-    source.run()
+    source.lines[10], source.lines[50] = (spoiled(source.lines[at]) for at in (10, 50))
+    results = source.write().run()  # 2 of 253 are 0.8 %
+    assert results[1].findings["bad"] == 2 and results[1].manifest["rows"] == len(lines) - 2
+    bad = steps.read_quarantine(source.quarantine).loc[12]
+    assert bad["Open"].startswith("x") and bad["reason"] == "a value is missing or no number"
     downstream = source.bytes("staging", "training")
-    for at in (10, 50, 90):  # 3 of 253 are 1.2 %
-        source.lines[at] = source.lines[at].replace(",", ",x", 1)
-    with pytest.raises(TooManyBad) as caught:
-        source.write().run()
-    message = str(caught.value)
-    assert message.startswith(
-        f"3 of the {len(lines)} rows of sp500 are bad (1.2%, at most 1% may be), the first in line 12"
-    )
-    assert caught.value.findings["bad"] == 3 and source.bytes("staging", "training") == downstream
-    assert len(data_pipeline.read_quarantine(source.stages / "sp500" / "quarantine.csv")) == 3
-    with pytest.raises(TooManyBad):  # it is not forgotten
-        source.run()
-    source.lines = lines
-    results = source.write().run()
+    source.lines[90] = spoiled(source.lines[90])
+    for _ in range(2):  # it is not forgotten
+        with pytest.raises(steps.TooManyBad) as caught:
+            source.write().run()
+        said = f"3 of the {len(lines)} rows of sp500 are bad (1.2%, at most 1% may be), the first in line 12"
+        assert str(caught.value).startswith(said) and caught.value.findings["bad"] == 3
+        assert source.bytes("staging", "training") == downstream
+        assert len(steps.read_quarantine(source.quarantine)) == 3
+    results = source.write(lines).run()
     assert "the quarantine file is missing or not of these rows" in results[1].said
-    assert data_pipeline.read_quarantine(source.stages / "sp500" / "quarantine.csv").empty
-    same(source, fresh(source), "big_move-volatility")
+    assert steps.read_quarantine(source.quarantine).empty
+    same(source, source.fresh())
 
 
 def test_a_source_that_is_no_table_changes_nothing(source):
@@ -331,35 +279,30 @@ def test_a_source_that_is_no_table_changes_nothing(source):
     assert source.bytes("raw", "staging", "training") == before
 
 
-def test_a_gap_stops(source):
-    at = source.day("2015-03-03")
-    with pytest.raises(PipelineError, match="a gap of 13 days before 2015-03-11"):
-        source.write([*source.lines[: at - 2], *source.lines[at + 6 :]]).run()
-
-
 def test_sources(tmp_path):
     source = Source(tmp_path)
-    with pytest.raises(PipelineError, match="sp500.csv does not exist"):
+    with pytest.raises(PipelineError, match=r"sp500.csv does not exist"):
         source.run()
     source.write()
-    assert (
-        data_pipeline.markets_of("all", str(tmp_path)) == ["sp500"] == data_pipeline.markets_of("all", str(source.path))
-    )
-    assert data_pipeline.markets_of("all", "embedded") == ["nasdaq", "sp500"]
-    assert data_pipeline.markets_of("b, a,b", str(tmp_path)) == ["b", "a"]
+    for market, place, found in (
+        ("all", tmp_path, ["sp500"]),
+        ("all", source.path, ["sp500"]),
+        ("all", "embedded", ["nasdaq", "sp500"]),
+        ("b, a,b", tmp_path, ["b", "a"]),
+    ):
+        assert steps.markets_of(market, str(place)) == found
     assert load_raw(source.stages, "sp500", str(tmp_path)).manifest["source"] == source.path.as_posix()
-    refusals = {
-        ("all", "yahoo:^GSPC"): "one ticker",
-        ("a,b", "yahoo:^GSPC"): "the source of one market, not of 2",
-        ("a,b", str(source.path)): "the source of one market, not of 2",
-        (",", str(tmp_path)): "no market is named",
-        ("../a", str(tmp_path)): "no name of a market",
-        ("all", str(tmp_path / "none")): "does not exist",
-    }
-    for (market, place), reason in refusals.items():
+    for market, place, reason in (
+        ("all", "yahoo:^GSPC", "no market is named"),
+        ("a,b", "yahoo:^GSPC", "the source of one market, not of 2"),
+        ("a,b", source.path, "the source of one market, not of 2"),
+        (",", tmp_path, "no market is named"),
+        ("../a", tmp_path, "no name of a market"),
+        ("all", tmp_path / "none", "does not exist"),
+    ):
         with pytest.raises(PipelineError, match=reason):
-            data_pipeline.markets_of(market, place)
-    with pytest.raises(PipelineError, match="dax.csv cannot be read"):
+            steps.markets_of(market, str(place))
+    with pytest.raises(DataError, match=r"dax.csv is missing: .* or name another source"):
         load_raw(source.stages, "dax", str(tmp_path))
 
 
@@ -376,27 +319,20 @@ def test_a_live_ticker(tmp_path, monkeypatch):
 # When a step is skipped
 
 
-def test_an_unchanged_rerun_is_skipped_and_changes_no_file(source):
+def test_what_is_unchanged_is_skipped_unless_it_is_forced(source):
     assert outcomes(source.run()) == DONE
     before = source.bytes("")
+    source.path.touch()  # a copy with another time is no change
     results = source.run()
     assert outcomes(results) == SKIPPED and source.bytes("") == before
     assert results[1].findings["rows"] == len(source.lines) and "skipped, input, parameters and code" in results[1].said
-    source.path.touch()  # a copy with another time is no change
-    assert outcomes(source.run()) == SKIPPED
-
-
-def test_force(source):
-    source.run()
-    results = source.run(force=True)
-    assert outcomes(results) == DONE and all(result.said.endswith("since it was forced") for result in results)
-
-
-def test_another_question_runs_the_feature_step_alone(source):
-    source.run()
     for question in ({"target": "direction"}, {"names": "flags"}):
         assert outcomes(source.run(**question)) == ["skipped", "skipped", "done"]
-    assert outcomes(source.run()) == SKIPPED  # and the first table is still there
+    assert outcomes(source.run()) == SKIPPED  # the first table is still there
+    results = source.run(force=True)
+    assert outcomes(results) == DONE and all(result.said.endswith("since it was forced") for result in results)
+    result = check(source.stages, "sp500", exchange="24/7")
+    assert "the parameter exchange is 24/7 and was XNYS" in result.said and result.findings["missing_days"] == 113
 
 
 def test_another_feature_set_of_ones_own(source, monkeypatch):
@@ -415,34 +351,29 @@ def test_another_feature_set_of_ones_own(source, monkeypatch):
 
 def test_changed_code_and_another_schema(source, monkeypatch):
     source.run()
-    other = source.path.with_name("contract.py")
-    shutil.copy(contract.__file__, other)
-    monkeypatch.setattr(contract, "__file__", str(other))
-    assert outcomes(source.run()) == SKIPPED
-    other.write_text(other.read_text() + "# another word\n")
-    results = source.run()
-    assert outcomes(results) == ["skipped", "done", "skipped"] and "since the code has changed" in results[1].said
+    for module, expected in ((contract, ["skipped", "done", "skipped"]), (price_rules, DONE)):
+        other = source.path.with_name("module.py")
+        shutil.copy(module.__file__, other)
+        monkeypatch.setattr(module, "__file__", str(other))
+        assert outcomes(source.run()) == SKIPPED
+        other.write_text(other.read_text() + "# another word\n")
+        results = source.run()
+        assert outcomes(results) == expected and "since the code has changed" in results[1].said
+        monkeypatch.undo()
+        source.run()
     monkeypatch.setattr(stages, "SCHEMA_VERSION", "2")
     results = source.run()
     assert outcomes(results) == DONE and "the schema's version is 2 and was 1" in results[0].said
 
 
-def test_another_calendar_runs_the_check(source):
-    source.run()
-    result = check(source.stages, "sp500", exchange="24/7")
-    assert "the parameter exchange is 24/7 and was XNYS" in result.said and result.findings["missing_days"] == 113
-    result = check(source.stages, "sp500", exchange="XNYS")
-    assert "the parameter exchange is XNYS and was 24/7" in result.said
-
-
 def test_files_that_are_gone_are_made_again(source):
     source.run()
     for stage, index in (("raw", 0), ("staging", 1)):
-        next((source.stages / "sp500" / stage).glob("part-*")).unlink()
+        next(source.folder(stage).glob("part-*")).unlink()
         results = source.run()
         assert results[index].outcome == "done" and "a file of it is missing or cut" in results[index].said
         assert outcomes(results).count("done") == 1  # the others find the digest that they know
-    (source.stages / "sp500" / "quarantine.csv").unlink()
+    source.quarantine.unlink()
     assert outcomes(source.run()) == ["skipped", "done", "skipped"]
 
 
@@ -476,123 +407,105 @@ def test_the_profile_shows_what_was_found():
         assert text in page, text
     assert "http" not in page and len(page) < 500_000
     share = profile.shares_of_stale_opens(good)
-    bars = profile.stale_opens_by_year(good).axes[0]
-    assert [
-        bar.get_height() for bar in bars.patches
-    ] == share.tolist() and bars.get_ylabel() == "stale opens (% of days)"
+    bars = profile.stale_opens_by_year(share).axes[0]
+    assert [bar.get_height() for bar in bars.patches] == share.tolist()
+    assert bars.get_ylabel() == "stale opens (% of days)"
     marks = profile.closes_and_volumes(good).axes[1].lines[1].get_xdata()
     assert list(pd.DatetimeIndex(marks).strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
-
-
-def test_the_profile_of_nothing():
-    raw = data.read_rows(data.embedded_folder() / "sp500.csv", "").head(3).assign(Open="x")
-    assert "no good row" in profile.page(*contract.examine(raw), "nothing")
+    assert "no good row" in profile.page(*contract.examine(raw.head(3).assign(Open="x")), "nothing")
 
 
 # In MLflow
 
 
 @pytest.fixture
-def tracking(empty_store, tmp_path):
-    """A fresh embedded store in use; gives its URI."""
-    place = tmp_path / "Speicher für alle"
-    store.copy(empty_store, place)
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri(place))
-    mlflow.create_experiment("data", artifact_location=store.artifact_root(place))
-    mlflow.set_experiment("data")
-    yield store.uri(place)
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None
+def tracked(empty_store, tmp_path, monkeypatch):
+    yield from promotions.using(promotions.own_store(empty_store, tmp_path), tmp_path, monkeypatch)
+
+
+def all_runs() -> list:
+    """All runs of the store, the oldest first."""
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")[::-1]
 
 
 def run_main(folder: Path, **more) -> list:
     """The project's main in this process; the runs that it has made, its own first."""
     chosen = {"market": "all", "source": str(folder), "stages": str(folder / "stages"), "target": "big_move"}
     options = Namespace(**(chosen | {"features": "volatility", "end": "", "exchange": "XNYS", "force": False} | more))
-    seen = {run.info.run_id for run in mlflow.search_runs(output_format="list")}
-    claim = data_runs.claim(options.stages)
-    with pipeline.run(data_runs.PIPELINE, "main", {"market": options.market}, claim=claim) as step:
-        data_runs.run_steps(step, data_runs.markets(options), options)
-    return [run for run in mlflow.search_runs(output_format="list") if run.info.run_id not in seen][::-1]
+    seen = {run.info.run_id for run in all_runs()}
+    claim = tracking.claim(options.stages)
+    with pipeline.run(tracking.PIPELINE, "main", {"market": options.market}, claim=claim) as step:
+        tracking.run_steps(step, tracking.markets(options), options)
+    return [run for run in all_runs() if run.info.run_id not in seen]
+
+
+SHOWN = (("profile", "html"), ("staging", "manifest.json"))
 
 
 def artifacts(run) -> set[str]:
-    client, found, folders = mlflow.MlflowClient(), set(), [""]
-    while folders:
-        for item in client.list_artifacts(run.info.run_id, folders.pop()):
-            folders.append(item.path) if item.is_dir else found.add(item.path)
-    return found
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_the_steps_leave_in_mlflow(tracking, tmp_path, capsys):
+def test_what_the_steps_leave_in_mlflow(tracked, tmp_path):
     """Two markets, one with a bad row: one run a step, and a run for each table."""
     for market in data.MARKETS:
-        source = Source(tmp_path, market)
+        source = Source(tmp_path / "source", market)
         if market == "nasdaq":
-            source.lines[7] = source.lines[7].replace(",", ",x", 1)
+            source.lines[7] = spoiled(source.lines[7])
         source.write()
-    main, raw, staging, nasdaq, sp500 = first = run_main(tmp_path)
+    main, raw, staging, *training = first = run_main(tmp_path / "source")
     assert [run.data.tags["outcome"] for run in first] == ["done"] * 5
     assert {run.data.tags.get("mlflow.parentRunId") for run in first[1:]} == {main.info.run_id}
     assert artifacts(raw) == {"raw/nasdaq.manifest.json", "raw/sp500.manifest.json"}
-    assert {"contract.yaml", "quarantine/nasdaq.csv", "profile/nasdaq.html", "profile/sp500.html"} < artifacts(staging)
-    assert "quarantine/sp500.csv" not in artifacts(staging)
-    rows = 2 * len(source.lines)
-    assert (
-        staging.data.metrics | {"rows": rows - 1, "new_rows": rows - 1, "bad": 1, "no_volume": 1}
-        == staging.data.metrics
-    )
-    assert [(item.dataset.name, item.tags[0].value) for item in raw.inputs.dataset_inputs] == [
-        ("nasdaq-raw", "raw"),
-        ("sp500-raw", "raw"),
-    ]
-    for market, run in (("nasdaq", nasdaq), ("sp500", sp500)):
+    both = [f"{where}/{market}.{what}" for where, what in SHOWN for market in data.MARKETS]
+    assert artifacts(staging) == {"contract.yaml", "quarantine/nasdaq.csv", *both}
+    expected = {"rows": 2 * len(source.lines) - 1, "new_rows": 2 * len(source.lines) - 1, "bad": 1, "no_volume": 1}
+    assert expected.items() <= staging.data.metrics.items()
+    found = [(item.dataset.name, item.tags[0].value) for item in raw.inputs.dataset_inputs]
+    assert found == [("nasdaq-raw", "raw"), ("sp500-raw", "raw")]
+    for market, run in zip(("nasdaq", "sp500"), training):
         assert artifacts(run) == {f"training/{market}.parquet", f"training/{market}.manifest.json"}
         (found,) = run.inputs.dataset_inputs
-        assert (found.dataset.name, found.dataset.digest) == (f"{market}-big_move-volatility", run.data.tags["digest"])
+        assert (found.dataset.name, found.dataset.digest) == (f"{market}-{QUESTION}", run.data.tags["digest"])
         assert found.tags[0].value == "training" and run.data.tags["market"] == market
         place = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=f"training/{market}.parquet")
-        table = pd.read_parquet(place)
-        assert table.dtypes.iloc[-1] == "int64" and table.columns[-1] == "big_move" and table.index.name == "Date"
-        described = mlflow.data.from_pandas(table.astype({"big_move": float}), targets="big_move")
-        assert described.digest == run.data.tags["digest"]
-        manifest = json.loads((tmp_path / "stages" / market / "training/big_move-volatility/manifest.json").read_text())
-        assert manifest["made_by"] == run.info.run_id and manifest["digest"] == stages.digest(table)
+        made = stages.manifest(tmp_path / "source" / "stages" / market / "training" / QUESTION)
+        assert (made["made_by"], made["digest"]) == (run.info.run_id, stages.digest(pd.read_parquet(place)))
 
-    again = run_main(tmp_path)
+    again = run_main(tmp_path / "source")
     assert [run.data.tags["outcome"] for run in again] == ["skipped"] * 5
     assert [run.data.tags["made_by"] for run in again[1:]] == [run.info.run_id for run in first[1:]]
     assert not any(run.inputs.dataset_inputs or artifacts(run) for run in again)
 
-    mlflow.delete_run(sp500.info.run_id)
+    mlflow.delete_run(training[1].info.run_id)
     mlflow.MlflowClient().set_terminated(raw.info.run_id, "FAILED")
-    mended = run_main(tmp_path)
+    mended = run_main(tmp_path / "source")
     assert [run.data.tags["outcome"] for run in mended] == ["done", "done", "skipped", "skipped", "done"]
 
 
-def test_a_stop_at_the_check_is_told_and_keeps_the_quarantine(tracking, tmp_path):
-    source = Source(tmp_path)
-    source.write([line.replace(",", ",x", 1) if at % 50 == 0 else line for at, line in enumerate(source.lines)])
+def test_a_stop_at_the_check_is_told_and_keeps_the_quarantine(tracked, tmp_path):
+    source = Source(tmp_path / "source")
+    source.write([spoiled(line) if at % 50 == 0 else line for at, line in enumerate(source.lines)])
     with pytest.raises(SystemExit, match=r"pystock-data-features, main: 6 of the 253 rows of sp500 are bad"):
-        run_main(tmp_path, market="sp500")
-    staging, raw, main = mlflow.search_runs(output_format="list")
+        run_main(tmp_path / "source", market="sp500")
+    main, raw, staging = all_runs()
     assert (main.info.status, raw.info.status, staging.info.status) == ("FAILED", "FINISHED", "FAILED")
     assert main.data.tags["failed_step"] == "check_verify_data" and main.data.tags["failed_because"].startswith("6 of")
     assert artifacts(staging) == {"quarantine/sp500.csv"} and staging.data.metrics["bad"] == 6
-    assert not (tmp_path / "stages" / "sp500" / "staging").exists()
+    assert not source.folder("staging").exists()
 
 
-def test_two_at_once_and_one_that_was_killed(tracking, tmp_path):
+def test_two_at_once_and_one_that_was_killed(tracked, tmp_path):
     """A run of a process that lives refuses the next; one of a process that is gone is ended by it."""
-    Source(tmp_path / "it's mine").write()
-    claim, me = data_runs.claim(str(tmp_path / "it's mine" / "stages")), runs.this_process()
-    other = mlflow.MlflowClient().create_run("1", tags={"claim": claim, "process": me, "ticket": "1"}).info.run_id
+    folder, client, me = tmp_path / "it's mine", mlflow.MlflowClient(), processes.this_process()
+    claim = tracking.claim(str(Source(folder).write().stages))
+    other = client.create_run("0", tags={"claim": claim, "process": me, "ticket": "1"}).info.run_id
     with pytest.raises(SystemExit, match=f"the run {other} on .* has been at the stages in .* since 20"):
-        run_main(tmp_path / "it's mine", market="sp500")
+        run_main(folder, market="sp500")
     machine, _, begun = me.split("|")
-    mlflow.MlflowClient().set_tag(other, "process", f"{machine}|{2**22 + 1}|{begun}")
-    assert run_main(tmp_path / "it's mine", market="sp500")[0].data.tags["outcome"] == "done"
+    client.set_tag(other, "process", f"{machine}|{2**22 + 1}|{begun}")
+    assert run_main(folder, market="sp500")[0].data.tags["outcome"] == "done"
     assert mlflow.get_run(other).info.status == "KILLED"
 
 

@@ -76,25 +76,19 @@ def test_a_damaged_part_is_named(folder):
     assert not stages.intact(folder, stages.manifest(folder))
     part.unlink()
     assert not stages.intact(folder, stages.manifest(folder))
-    with pytest.raises(PipelineError, match=f"{part.name} is missing though the manifest names it"):
+    with pytest.raises(PipelineError, match=rf"{part.name} cannot be read \(No such file"):
         stages.read(folder)
-
-
-def test_a_manifest_that_cannot_be_read_is_named(folder):
-    stages.write(folder, table(5), {})
     (folder / "manifest.json").write_text('{"rows": ')
     with pytest.raises(PipelineError, match="manifest.json cannot be read"):
         stages.manifest(folder)
 
 
-def test_no_table_and_no_such_stage(tmp_path):
+def test_no_table_and_no_such_market(tmp_path):
     with pytest.raises(PipelineError, match="holds no table yet"):
         stages.read(tmp_path)
-    for arguments in (("sp500", "stage"), ("../x", "raw"), ("a/b", "raw"), ("", "raw"), ("a'b", "raw")):
-        with pytest.raises(PipelineError):
-            stages.stage_folder(tmp_path, *arguments)
-    with pytest.raises(PipelineError, match="question"):
-        stages.stage_folder(tmp_path, "sp500", "training")
+    for market in ("../x", "a/b", "", "a'b"):
+        with pytest.raises(PipelineError, match="is no name of a market"):
+            stages.stage_folder(tmp_path, market, "raw")
 
 
 def test_a_reader_gets_the_new_table_if_the_old_one_is_removed_meanwhile(folder, monkeypatch):

@@ -1,0 +1,3 @@
+from training_runs import tracked, trained
+
+__all__ = ["tracked", "trained"]  # fixtures
