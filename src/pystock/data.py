@@ -2,7 +2,7 @@
 
 A frame of prices has one row a trading day, ordered by the DatetimeIndex `Date`, and the columns Open, High, Low,
 Close, Adj Close (float64; index points, or the ticker's currency) and Volume (int64; shares or the source's unit).
-`SCHEMA` says what a sound one is. Every failure is a `DataError` of one sentence.
+`validate` says what a sound one is. Every failure is a `DataError` of one sentence.
 """
 
 import io
@@ -11,9 +11,7 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
 from pystock.errors import PystockError
 from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
@@ -34,30 +32,6 @@ def named(name: str, market: str = DEFAULT_MARKET) -> str:
     return name if market == DEFAULT_MARKET else f"{name}-{market}"
 
 
-def _schema(longest_gap: int) -> pa.DataFrameSchema:
-    order = {
-        "the date is not after the one before": lambda prices: _days(prices) > 0,
-        f"the gap to the day before is longer than {longest_gap} days": lambda prices: _days(prices) <= longest_gap,
-    }
-    missing, *others = ROW_RULES
-    rules = {missing: ROW_RULES[missing], **order, **{reason: ROW_RULES[reason] for reason in others}}
-    return pa.DataFrameSchema(
-        columns={name: pa.Column(float, nullable=True) for name in PRICES} | {"Volume": pa.Column(int, nullable=True)},
-        index=pa.Index("datetime64[us]", name="Date"),
-        checks=[pa.Check(rule, error=reason, ignore_na=False) for reason, rule in rules.items()],
-        strict=True,
-        ordered=True,
-    )
-
-
-def _days(prices: pd.DataFrame) -> pd.Series:
-    """Return the days since the row before; 1 on the first row, which has none."""
-    return prices.index.to_series().diff().dt.days.fillna(1)
-
-
-SCHEMA = _schema(LONGEST_GAP)
-
-
 def validate(
     prices: pd.DataFrame,
     name: str = "the frame of prices",
@@ -69,23 +43,29 @@ def validate(
     `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `mend` are for the message,
     `longest_gap` is in days. Raises DataError with the first bad date and the rule that it breaks.
     """
-    if list(prices.columns) != COLUMNS:
-        raise DataError(
-            f"{name} has the columns {', '.join(map(str, prices.columns))}, not {', '.join(COLUMNS)}: {mend}."
-        )
-    if prices.empty:
-        raise DataError(f"{name} has no rows: {mend}.")
+    _check_layout(prices, COLUMNS, name, mend)
     numbers = prices.apply(pd.to_numeric, errors="coerce")
     numbers[PRICES] = numbers[PRICES].astype("float64")
-    if np.isfinite(numbers["Volume"]).all() and (numbers["Volume"] % 1 == 0).all():
-        numbers["Volume"] = numbers["Volume"].astype("int64")
     numbers.index = pd.DatetimeIndex(numbers.index.to_numpy(), name="Date").as_unit("us")
-    try:
-        return _schema(longest_gap).validate(numbers, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        broken = error.failure_cases.dropna(subset=["check_number", "index"])
-        first = broken.sort_values(["index", "check_number"]).iloc[0]
-        raise DataError(f"{name} is damaged, on {first['index']:%Y-%m-%d} {first['check']}: {mend}.") from None
+    days = numbers.index.to_series().diff().dt.days.fillna(1)  # the first row has none before it
+    order = {
+        "the date is not after the one before": days > 0,
+        f"the gap to the day before is longer than {longest_gap} days": days <= longest_gap,
+    }
+    kept = pd.DataFrame(order | {reason: rule(numbers) for reason, rule in ROW_RULES.items()})
+    if not kept.all(axis=None):
+        row = int((~kept.all(axis=1)).to_numpy().argmax())
+        reason = kept.columns[int((~kept.iloc[row]).to_numpy().argmax())]
+        raise DataError(f"{name} is damaged, on {kept.index[row]:%Y-%m-%d} {reason}: {mend}.")
+    return numbers.astype({"Volume": "int64"})
+
+
+def _check_layout(table: pd.DataFrame, columns: list[str], name: str, mend: str) -> None:
+    if list(table.columns) != columns:
+        given = ", ".join(map(str, table.columns))
+        raise DataError(f"{name} has the columns {given}, not {', '.join(columns)}: {mend}.")
+    if table.empty:
+        raise DataError(f"{name} has no rows: {mend}.")
 
 
 def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None = None) -> pd.DataFrame:
@@ -97,7 +77,13 @@ def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None
     """
     if market not in MARKETS:
         raise DataError(f"{market!r} is no embedded market: choose one of {', '.join(MARKETS)}.")
-    prices = _read(embedded_folder() / f"{market}.csv")
+    path = embedded_folder() / f"{market}.csv"
+    mend = "make it again with `python data/make.py`, or name another folder in PYSTOCK_DATA"
+    rows = read_rows(path, mend)
+    dates = pd.to_datetime(rows.pop("Date"), format="%Y-%m-%d", errors="coerce")
+    if dates.isna().any():
+        raise DataError(f"{path} is damaged, line {dates.isna().idxmax()} has no date: {mend}.")
+    prices = validate(rows.set_index(dates), str(path), mend)
     first, last = prices.index[0], prices.index[-1]
     chosen = prices.loc[first if start is None else _date(start) : last if end is None else _date(end)]
     if chosen.empty:
@@ -119,18 +105,27 @@ def read_rows(path: Path, mend: str) -> pd.DataFrame:
     The index `line` is the row's line in the file, whose first is line 2; a field that is missing is "". Raises
     DataError, which ends in `mend`, for a file that is not a table of these columns; the values are not checked.
     """
-    table = _table(_text(path, mend), path, mend, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: {mend}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {mend}.") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is damaged, it is no text: {mend}.") from None
+    if not text.endswith("\n"):
+        raise DataError(f"{path} is damaged, it is empty or ends in the middle of a line: {mend}.")
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        reason = str(error).rpartition("error: ")[2].strip()
+        raise DataError(f"{path} is damaged, it is no table ({reason}): {mend}.") from None
     return as_rows(table, str(path), mend)
 
 
 def as_rows(table: pd.DataFrame, name: str, mend: str) -> pd.DataFrame:
     """Return a table of text in the layout of `read_rows`; the arguments as in `validate`."""
-    if list(table.columns) != ["Date", *COLUMNS]:
-        raise DataError(
-            f"{name} has the columns {', '.join(map(str, table.columns))}, not Date, {', '.join(COLUMNS)}: {mend}."
-        )
-    if table.empty:
-        raise DataError(f"{name} has no rows: {mend}.")
+    _check_layout(table, ["Date", *COLUMNS], name, mend)
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes a first field too many for the rows' names
         raise DataError(f"{name} has more fields in its rows than columns: {mend}.")
     return table.fillna("").set_index(pd.RangeIndex(2, len(table) + 2, name="line"))
@@ -146,45 +141,12 @@ def _date(value: str) -> pd.Timestamp:
     return date
 
 
-def _read(path: Path) -> pd.DataFrame:
-    mend = "make it again with `python data/make.py`, or name another folder in PYSTOCK_DATA"
-    table = _table(_text(path, mend), path, mend)
-    if "Date" not in table:
-        raise DataError(f"{path} is damaged, it has no column Date: {mend}.")
-    dates = pd.to_datetime(table.pop("Date"), format="%Y-%m-%d", errors="coerce")
-    if dates.isna().any():
-        raise DataError(f"{path} is damaged, line {dates.isna().argmax() + 2} has no date: {mend}.")
-    return validate(table.set_index(dates), str(path), mend)
-
-
-def _text(path: Path, mend: str) -> str:
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing: {mend}.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): {mend}.") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is damaged, it is no text: {mend}.") from None
-    if not text.endswith("\n"):
-        raise DataError(f"{path} is damaged, it is empty or ends in the middle of a line: {mend}.")
-    return text
-
-
-def _table(text: str, path: Path, mend: str, **options: object) -> pd.DataFrame:
-    try:
-        return pd.read_csv(io.StringIO(text), **options)
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        reason = str(error).rpartition("error: ")[2].strip()
-        raise DataError(f"{path} is damaged, it is no table ({reason}): {mend}.") from None
-
-
 def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) -> pd.DataFrame:
     """Return daily prices of a live ticker (`^GSPC`, `BTC-USD`, …) from Yahoo, in the layout of the embedded ones.
 
     Days from `start` to `end`, both included. The prices are Yahoo's: adjusted by Yahoo for splits, and in Adj Close
-    alone for dividends; nothing is filled or rounded here. They meet `SCHEMA`. A day of which Yahoo has no
-    value at all is left out, one that lacks some is an error, and one that is still trading has its values so far:
+    alone for dividends; nothing is filled or rounded here. They pass `validate`. A day of which Yahoo has
+    no value at all is left out, one that lacks some is an error, and one that is still trading has its values so far:
     choose an `end` before today. `longest_gap`, in days: 7 suits the exchanges of New York; coins trade every day, and
     1 finds a lost one; holidays in China and Japan take up to 11.
 

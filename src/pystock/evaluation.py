@@ -1,8 +1,7 @@
 """How good a forecast is, against what, and how sure that is.
 
-A forecast is a probability for each row that its outcome is 1. "Beats the base rate" means one thing in this system,
-and `beats` computes it: the Brier skill score against the rolling base rate has its whole 95 % interval above zero on
-the held-out years.
+A forecast is a probability for each row that its outcome is 1. "Beats the base rate" means one thing in this system:
+`skill` against the rolling base rate has its whole 95 % interval above zero on the held-out years.
 """
 
 from typing import NamedTuple, TypeVar
@@ -11,14 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import metrics
-from sklearn.metrics import brier_score_loss, f1_score, matthews_corrcoef, roc_auc_score
-from sklearn.metrics import log_loss as log_loss_score
+from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import TimeSeriesSplit
 
 # The course's clock: trained on 1999 to 2009, held out 2010 to 2014, in production from 2015 to 2018.
-TRAIN_START, TRAIN_END, TEST_END, PRODUCTION_END = "1999-01-01", "2009-12-31", "2014-12-31", "2018-12-31"
+TRAIN_END, TEST_END = "2009-12-31", "2014-12-31"
 
 Score = TypeVar("Score", float, np.ndarray)  # one, or one for each resample
+
+NINE = ("accuracy", "average_precision", "f1", "jaccard", "log_loss", "mcc", "precision", "recall", "zero_one_loss")
 
 MIN_ROWS = 30  # for an interval: fewer say nothing about how outcomes cluster
 MIN_BLOCK = 5  # days: a trading week
@@ -33,9 +33,8 @@ def time_split(
     """Return X_train, X_test, y_train, y_test: rows up to `train_end`, and after it up to `test_end`.
 
     An outcome is known one trading day after its row. So `gap` drops the last training rows (with 1, the one whose
-    outcome falls into the test period), and a test row whose outcome falls after `test_end` is dropped too. With a
-    gap of 0 the last training outcome is that of the first test day. Raises ValueError if X and y have different
-    rows, the rows are not in time order, the gap is negative or a side is empty.
+    outcome falls into the test period), and a test row whose outcome falls after `test_end` is dropped too. Raises
+    ValueError if X and y have different rows, the rows are not in time order, the gap is negative or a side is empty.
     """
     if not X.index.equals(y.index):
         raise ValueError("X and y have different rows: take both from one call of dataset().")
@@ -45,10 +44,9 @@ def time_split(
         raise ValueError(f"a gap of {gap} rows is negative: give 0 or more.")
     train_end, test_end = pd.Timestamp(train_end), pd.Timestamp(test_end)
     # The day of a row's outcome is the next row's. The last row has none, but its outcome is known, so it came later.
-    after_last = X.index[-1:] + pd.Timedelta(days=1)
-    outcome = X.index[1:].append(after_last)
+    outcome = X.index[1:].append(X.index[-1:] + pd.Timedelta(days=1))
     train = np.flatnonzero(X.index <= train_end)
-    train = train[: len(train) - gap] if gap < len(train) else train[:0]
+    train = train[: max(len(train) - gap, 0)]
     test = np.flatnonzero((X.index > train_end) & (outcome <= test_end))
     for name, rows in (("training", train), ("test", test)):
         if not len(rows):
@@ -62,8 +60,7 @@ def time_split(
 def walk_forward(n_splits: int = 5, gap: int = 1, **options: int) -> TimeSeriesSplit:
     """Return folds that train on the past and validate on what follows, as `cv` inside the training period.
 
-    `gap` rows between the two are left out, since the last training outcome is only known on the first validation
-    day; `options` (test_size, max_train_size) go to scikit-learn's TimeSeriesSplit.
+    `gap` as in `time_split`; `options` (test_size, max_train_size) go to scikit-learn's TimeSeriesSplit.
     """
     return TimeSeriesSplit(n_splits, gap=gap, **options)
 
@@ -94,9 +91,9 @@ def rolling_base_rate(y: pd.Series, index: pd.Index, window: int = 250) -> pd.Se
 
 
 def yesterdays_class(y: pd.Series, index: pd.Index) -> pd.Series:
-    """Return the newest outcome known at the close of each day of `index`, as a probability of 0 or 1.
+    """Return the newest outcome known at the close of each day, that of the row before, as a probability of 0 or 1.
 
-    At the close of day t that is the outcome of row t-1. `y` and `index` as for `rolling_base_rate`.
+    Arguments and errors as `rolling_base_rate`.
     """
     return pd.Series(y.to_numpy(dtype="float64")[_known(y, index, 1) - 1], index=index, name="yesterdays_class")
 
@@ -120,59 +117,40 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
 # Scores, with an interval ----------------------------------------------------------------------------------------
 
 
-def _with_interval(score: "Skill | Difference", digits: int) -> str:
-    return f"{score.value:+.{digits}f} [{score.low:+.{digits}f}, {score.high:+.{digits}f}]"
+class _Estimate(NamedTuple):
+    """A score and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
-class Skill(NamedTuple):
+class Skill(_Estimate):
     """A Brier skill score and its 95 % interval; prints as `+0.135 [+0.088, +0.195]`."""
 
-    value: float
-    low: float
-    high: float
-
     def __repr__(self) -> str:
-        return _with_interval(self, 3)
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-class Difference(NamedTuple):
+class Difference(_Estimate):
     """A difference of two Brier scores and its 95 % interval; prints as `-0.0012 [-0.0031, +0.0007]`."""
 
-    value: float
-    low: float
-    high: float
-
     def __repr__(self) -> str:
-        return _with_interval(self, 4)
-
-
-def brier_skill_score(y: ArrayLike, probability: ArrayLike, reference: ArrayLike) -> float:
-    """Return 1 - Brier(probability) / Brier(reference): above 0 is better than the reference, 1 is perfect.
-
-    Three arrays or Series of one length (Brier 1950, Monthly Weather Review 78, 1-3; Murphy 1973, Journal of Applied
-    Meteorology 12, 595-600). Raises ValueError as `score_table`, except that few rows and one class are allowed.
-    """
-    y, probability, reference = _checked(y, probability=probability, reference=reference)
-    score: float = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
-    return score
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 
 def skill(
     y: ArrayLike, probability: ArrayLike, reference: ArrayLike, *, replicates: int = 1000, seed: int = 0
 ) -> Skill:
-    """Return the Brier skill score with its 95 % interval by moving blocks; arguments and errors as `score_table`."""
+    """Return the Brier skill score 1 - Brier(probability) / Brier(reference), with its 95 % interval by moving blocks.
+
+    Above 0 is better than the reference, 1 is perfect (Brier 1950, Monthly Weather Review 78, 1-3; Murphy 1973, Journal
+    of Applied Meteorology 12, 595-600). Arguments and errors as `score_table`.
+    """
     y, probability, reference = _checked(y, probability=probability, reference=reference)
     counts = _resamples(y, replicates, seed)
     value = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
     return Skill(value, *_interval(_skill(counts @ (probability - y) ** 2, counts @ (reference - y) ** 2)))
-
-
-def beats(y: ArrayLike, probability: ArrayLike, reference: ArrayLike, *, replicates: int = 1000, seed: int = 0) -> bool:
-    """Return whether the whole 95 % interval of the Brier skill score against `reference` is above zero.
-
-    With the held-out outcomes and `rolling_base_rate` as the reference this is the system's one criterion.
-    """
-    return bool(skill(y, probability, reference, replicates=replicates, seed=seed).low > 0)
 
 
 def brier_difference(
@@ -217,12 +195,12 @@ def score_table(
     predicted = (probability > threshold).astype("float64")
     brier, brier_reference = brier_score_loss(y, probability), brier_score_loss(y, reference)
     values = {
-        "auc": roc_auc_score(y, probability),
+        "auc": metrics.roc_auc_score(y, probability),
         "brier": brier,
         "brier_skill": _skill(brier, brier_reference),
-        "log_loss": log_loss_score(y, probability, labels=[0, 1]),
-        "f1": f1_score(y, predicted, zero_division=0),
-        "mcc": matthews_corrcoef(y, predicted),
+        "log_loss": metrics.log_loss(y, probability, labels=[0, 1]),
+        "f1": metrics.f1_score(y, predicted, zero_division=0),
+        "mcc": metrics.matthews_corrcoef(y, predicted),
     }
     # The same scores on all resamples at once: scikit-learn's functions, called a thousand times, take seconds.
     squares, squares_reference = counts @ (probability - y) ** 2, counts @ (reference - y) ** 2
@@ -240,19 +218,6 @@ def score_table(
     }
     rows = {name: (value, *_interval(resampled[name])) for name, value in values.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
-
-
-NINE = (
-    "accuracy",
-    "average_precision",
-    "f1",
-    "jaccard",
-    "log_loss",
-    "mcc",
-    "precision",
-    "recall",
-    "zero_one_loss",
-)
 
 
 def nine_metrics(outcome: ArrayLike, probability: ArrayLike, threshold: float) -> dict[str, float]:
@@ -280,9 +245,8 @@ def block_length(y: ArrayLike) -> int:
     """Return the days in a block of the bootstrap: arch's optimal length, but at least 5.
 
     See Politis & White 2004, Econometric Reviews 23, 53-70. The estimate is that for the circular block bootstrap,
-    whose blocks are of a fixed length like the moving ones (they differ only at the ends); the other, for the
-    stationary bootstrap, is the mean of a random length. At least 5: where outcomes alone look independent (direction:
-    about 1), forecasts built on the last days' flags are not.
+    whose blocks are of a fixed length like the moving ones. At least 5: where outcomes alone look independent
+    (direction: about 1), forecasts built on the last days' flags are not.
     """
     (y,) = _checked(y)
     if len(y) < MIN_ROWS:

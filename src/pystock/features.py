@@ -74,10 +74,7 @@ def _root_mean(squares: pd.Series, days: int) -> pd.Series:
 
 
 def direction(prices: pd.DataFrame) -> pd.Series:
-    """Return 1 if the next trading day closes above this one, else 0 (unchanged is 0); int64.
-
-    The last day has no outcome yet, so the series is one row shorter than `prices`.
-    """
+    """Return 1 if the next trading day closes above this one, else 0; int64, without the last day, as yet unknown."""
     return (log_returns(prices).shift(-1).iloc[:-1] > 0).astype("int64").rename("direction")
 
 
@@ -96,9 +93,9 @@ FEATURES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {"flags": flags, "
 def dataset(prices: pd.DataFrame, target: str = "direction", features: str = "flags") -> tuple[pd.DataFrame, pd.Series]:
     """Return features X (float64) and outcomes y (int64, 0 or 1): row t of y is the outcome of the day after t.
 
-    `target` is a key of `TARGETS`, `features` one of `FEATURES`; any other name is a ValueError. Rows with a missing
-    feature, at the start of the history, are dropped, as is the last day, whose outcome nobody knows; a ValueError
-    says so where nothing is left.
+    `target` is a key of `TARGETS`, `features` one of `FEATURES`. Rows with a missing feature, at the start of the
+    history, are dropped, as is the last day, whose outcome nobody knows. Raises ValueError for any other name, and
+    where nothing is left.
     """
     X = _pick(FEATURES, features, "feature set")(prices).dropna()
     y = _pick(TARGETS, target, "target")(prices)

@@ -37,10 +37,7 @@ class LoadedModel(NamedTuple):
 
 
 def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
-    """Return the signature of a decision model: the columns of X as doubles in, `probability` and `decision` out.
-
-    Its one parameter is `threshold`, with this default.
-    """
+    """Return a decision model's signature: columns of X, parameter `threshold` -> `probability`, `decision`."""
     return ModelSignature(
         inputs=Schema([ColSpec("double", str(column)) for column in X.columns]),
         outputs=Schema([ColSpec("double", "probability"), ColSpec("long", "decision")]),
@@ -49,10 +46,8 @@ def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
 
 
 def decision_requirements(model: BaseEstimator) -> list[str]:
-    """Return what a decision model around `model` needs, each at the version that is installed here.
-
-    Named, since MLflow would take seconds to find them out, and would find more than is needed.
-    """
+    """Return what a decision model around `model` needs, each at the version that is installed here."""
+    # named here: MLflow would take seconds to find them out, and would find more than is needed
     library = ["scikit-learn", "skops"]
     if _is_xgboost(model):
         library = [packages_distributions()["xgboost"][0]]  # xgboost-cpu, or xgboost where that does not exist

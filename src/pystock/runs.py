@@ -16,10 +16,7 @@ __all__ += ["code_digest", "git_commit", "metrics_of"]
 
 
 def git_commit() -> str:
-    """Return the short hash of the commit that this package's checkout is at, or "unknown" if git knows none.
-
-    Uncommitted changes are not part of it.
-    """
+    """Return the short hash of the commit of this package's checkout, without uncommitted changes, or "unknown"."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -34,9 +31,5 @@ def code_digest(*texts: bytes) -> str:
 
 
 def metrics_of(scores: pd.DataFrame) -> dict[str, float]:
-    """Return a table of scores as a flat dictionary for `mlflow.log_metrics`.
-
-    `scores` is a frame as `pystock.evaluation.score_table` returns it. Each cell becomes an entry, named after its row
-    and column: `brier_skill_value`, `brier_skill_low` …
-    """
+    """Return the cells of a `pystock.evaluation.score_table` as metrics: `brier_skill_value`, `brier_skill_low` …."""
     return {f"{score}_{column}": float(value) for (score, column), value in scores.stack().items()}

@@ -45,14 +45,13 @@ SPACES = {
     },
 }
 
-
 PRUNER = optuna.pruners.MedianPruner(n_startup_trials=10)  # as many as TPE draws at random before it models anything
 
 
 def build(family: str, *, years: float | None = None, **params: Any) -> Pipeline | XGBClassifier:
     """Return a classifier of the family, `logistic` or `xgboost`, with hyperparameters of its space.
 
-    `years` is in every space and is not a setting of the model: it tells the caller how many years to train it on.
+    `years` is no setting of the model: it tells the caller how many years to train it on.
     """
     if family == "logistic":
         # On few columns the fastest solver of scikit-learn; so small a tolerance leaves no digit to the machine.
@@ -61,10 +60,9 @@ def build(family: str, *, years: float | None = None, **params: Any) -> Pipeline
 
 
 def skills(model: Pipeline | XGBClassifier, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[float]:
-    """Yield the Brier skill of all days validated so far, after each of five walk-forward folds.
+    """Yield the Brier skill, against the rolling base rate, of all days validated so far, after each of five folds.
 
-    X and y are those of the training period; the model learns from the last `years` before each fold. The reference is
-    the rolling base rate.
+    X and y are those of the training period; the model learns from the last `years` before each walk-forward fold.
     """
     reference = rolling_base_rate(y, y.index[YEAR:]).reindex(y.index).to_numpy()
     X, y = X.to_numpy(), y.to_numpy()
@@ -89,13 +87,13 @@ def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.
     """Return the newest study of that name where trials are left to do, else a new one.
 
     They are called name-1, name-2 … `storage` is the URL of a database, and not of MLflow's own: both keep a table
-    `alembic_version`. `about` says what is searched: market, target, features, family. A study with another `about`,
-    space or number of trials is left as it is.
+    `alembic_version`. `about` is market, target, features and family; with another one, another space or number of
+    trials, a new study begins.
     """
     space = {key: json.loads(distribution_to_json(kind)) for key, kind in SPACES[about["family"]].items()}
     attributes = {**about, "trials": trials, "space": space}
-    known = [known for known in optuna.get_all_study_names(storage) if re.fullmatch(rf"{re.escape(name)}-\d+", known)]
-    newest = max([int(each.rpartition("-")[2]) for each in known], default=0)
+    known = [re.fullmatch(rf"{re.escape(name)}-(\d+)", each) for each in optuna.get_all_study_names(storage)]
+    newest = max([int(match[1]) for match in known if match], default=0)
     if newest:
         study = load_study(f"{name}-{newest}", storage)
         if {key: study.user_attrs.get(key) for key in attributes} == attributes and left(study):
@@ -161,8 +159,7 @@ def put_in_order(study: optuna.Study) -> Run:
     """Repair what a killed process has left, and return the study's run, which is made if this store has none.
 
     Trials that the process was at are failed. Finished trials without a finished child run get one, and a child run
-    that was being written is ended. The study's run is open only while it is written to, so that no kill leaves it
-    running.
+    that was being written is ended.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -188,6 +185,7 @@ def _run_of(study: optuna.Study) -> Run:
             return run
     except (KeyError, mlflow.MlflowException):  # a new study; or it was begun on another tracking store
         pass
+    # open only while it is written to, so that no kill leaves it running
     with mlflow.start_run(run_name=study.study_name, tags={"stage": "tuning", **about}) as run:
         mlflow.log_dict(study.user_attrs["space"], "space.json")
     study.set_user_attr("run_id", run.info.run_id)

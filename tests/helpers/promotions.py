@@ -4,9 +4,11 @@ import itertools
 import os
 
 import mlflow
+import pytest
 
 from course import store
 from pystock import registry
+from pystock.registry import promotion
 from pystock.registry.gate import Condition
 
 numbers = itertools.count(1)
@@ -16,6 +18,17 @@ def own_store(empty_store, folder) -> str:
     """Copy the empty store into a folder; returns its URI."""
     store.copy(empty_store, folder / "store")
     return store.uri(folder / "store")
+
+
+@pytest.fixture
+def tracked(tmp_path, empty_store, monkeypatch):
+    """A store of this test's own; its URI."""
+    yield from using(own_store(empty_store, tmp_path), tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def no_gate(monkeypatch):
+    monkeypatch.setattr(promotion, "judge", passes)
 
 
 def using(uri, folder, monkeypatch):

@@ -28,6 +28,16 @@ def search(name, storage, trials, evaluate=quick, **about):
     return study
 
 
+def in_memory(trials):
+    """Return the search that nothing breaks, without a database and without MLflow."""
+    study = optuna.create_study(direction="maximize", pruner=tuning.PRUNER)
+    for key, value in (ABOUT | {"trials": trials}).items():
+        study.set_user_attr(key, value)
+    with patch.object(tuning, "put_in_order"), patch.object(tuning, "mirror"):
+        assert len(list(tuning.go_on(study, quick))) == trials
+    return study
+
+
 def children(study, status="FINISHED"):
     runs = mlflow.search_runs(
         experiment_names=["tuning"],

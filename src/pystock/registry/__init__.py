@@ -5,10 +5,9 @@
 The function `gate` hides the module of that name, whose contents `from pystock.registry.gate import …` still finds.
 """
 
-from pystock.registry.gate import Condition
+from pystock.registry.gate import MARGIN, Condition
 from pystock.registry.promotion import (
     EXPERIMENT,
-    MARGIN,
     TRANSITIONS,
     Busy,
     Overtaken,

@@ -1,9 +1,8 @@
 """The acceptance test of a version in Staging, and the receiver that starts it when the registry says so.
 
-The receiver is a small web service for MLflow's webhooks: `uvicorn --factory pystock.registry.acceptance:receiver`. The
-test is a program of its own, `python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes
-no receiver with it. Both find the registry through MLFLOW_TRACKING_URI and the account in MLFLOW_TRACKING_USERNAME and
-_PASSWORD, which needs to read the model and to write runs, and no more.
+The receiver is a web service for MLflow's webhooks: `uvicorn --factory pystock.registry.acceptance:receiver`. The test
+is a program of its own, `python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes no
+receiver with it. The account of both needs to read the model and to write runs, and no more.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import mlflow
@@ -27,7 +26,7 @@ from mlflow.pyfunc import PyFuncModel
 
 from pystock.data import named
 from pystock.errors import PystockError, first_line
-from pystock.registry.gate import Condition, evaluation_days
+from pystock.registry.gate import Condition, evaluation_days, source_run
 
 if TYPE_CHECKING:  # at run time it is imported late: the test needs it only while it serves
     from fastapi import FastAPI
@@ -38,11 +37,8 @@ DAYS, LATENCY = 250, 0.25  # the rows of the test: a year; seconds within which 
 EQUAL = 1e-9  # a row predicted alone and in a table may differ in the last digits: sums are taken in another order
 
 
-# The receiver --------------------------------------------------------------------------------------------------------
-
-
 class EventRefused(PystockError, ValueError):
-    """An event that must not be acted on; `status` is the HTTP status that says so."""
+    """An event that must not be acted on; `status` is the HTTP status of the answer."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -52,7 +48,7 @@ class EventRefused(PystockError, ValueError):
 def signature(secret: str, delivery: str, timestamp: str, body: bytes) -> str:
     """Return X-MLflow-Signature as MLflow does: `v1,` and the base64 of the HMAC-SHA256 of `delivery.timestamp.body`.
 
-    `delivery` and `timestamp` (seconds since 1970) are the texts of the headers X-MLflow-Delivery-Id and -Timestamp.
+    `delivery` and `timestamp` are the texts of the headers X-MLflow-Delivery-Id and -Timestamp.
     """
     digest = hmac.new(secret.encode(), f"{delivery}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode()}"
@@ -63,9 +59,8 @@ def verify(
 ) -> dict[str, Any]:
     """Return the event in `body`, if its sender knows the secret, it is new, and it was not accepted before.
 
-    `seen` holds the accepted deliveries with their times; it forgets those that are too old to be accepted anyway. It
-    lives as long as the process: after a restart an event of the last five minutes can be replayed once. `now` is in
-    seconds since 1970, by default the time of this machine.
+    `seen` holds the accepted deliveries of this process with their times, but not those too old to be accepted anyway.
+    `now` is in seconds since 1970, by default the time of this machine.
     Raises EventRefused: 401 for a forged, changed or stale event, 409 for a replayed one.
     """
     names = ("Delivery-Id", "Timestamp", "Signature")
@@ -87,8 +82,8 @@ def verify(
 def receiver() -> "FastAPI":
     """Return the web application: POST /registry takes an event, GET /health says that it is alive.
 
-    A version whose tag `lifecycle` was set to `Staging` is tested in a process of its own, after the answer 202: a
-    sender should not wait for a test. Raises ValueError where no secret is set.
+    A version whose tag `lifecycle` was set to `Staging` is tested after the answer 202: a sender should not wait.
+    Raises ValueError where no secret is set.
     """
     from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 
@@ -119,15 +114,13 @@ def receiver() -> "FastAPI":
     return app
 
 
-# The test ------------------------------------------------------------------------------------------------------------
-
-
 @contextmanager
-def running(app: "FastAPI") -> Iterator[str]:
-    """Serve a web application from a thread of this process, on a free local port; yields its address."""
+def served(model: PyFuncModel) -> Iterator[str]:
+    """Serve a model as `mlflow models serve` does, on a free local port of this process; yields its address."""
     import uvicorn
+    from mlflow.pyfunc import scoring_server
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(scoring_server.init(model), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
@@ -139,13 +132,6 @@ def running(app: "FastAPI") -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
-
-
-def served(model: PyFuncModel) -> AbstractContextManager[str]:
-    """Serve a loaded pyfunc model as `mlflow models serve` does; see `running`."""
-    from mlflow.pyfunc import scoring_server
-
-    return running(scoring_server.init(model))
 
 
 def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[Condition], dict[str, float]]:
@@ -165,9 +151,8 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
             return session.post(f"{url}/invocations", json=payload, timeout=30)
 
         for day in range(len(rows)):
-            begun = time.perf_counter()
             answer = post(rows.iloc[[day]])
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(answer.elapsed.total_seconds())
             answers += answer.json()["predictions"] if answer.ok else []
         without = post(rows.iloc[[0], 1:]).status_code
 
@@ -192,29 +177,25 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
 
 def _is_sound(answer: dict[str, object]) -> bool:
     """Return whether an answer is a probability and a decision, and no more."""
-    if set(answer) != {"probability", "decision"}:
-        return False
-    probability, decision = answer["probability"], answer["decision"]
-    return isinstance(probability, float) and 0 <= probability <= 1 and decision in (0, 1)
+    probability = answer.get("probability")
+    is_probability = isinstance(probability, float) and 0 <= probability <= 1
+    return set(answer) == {"probability", "decision"} and is_probability and answer["decision"] in (0, 1)
 
 
 def accept(name: str, version: str, days: int = DAYS) -> bool:
     """Test a version on the last `days` days of 2014; return whether all conditions hold.
 
-    No score is computed: the served answers are compared with the model's own, so it does not matter whether the model
-    was trained on these days. The test is a run in the experiment `acceptance` (of the market that the version's source
-    run names): tags registered_model, version, outcome (`passed` or `failed`) and one for each condition, metrics of
-    the latency in ms. A version that cannot be loaded or read fails, with the first line of the error as the tag
-    `error`. Raises ValueError for a version whose source run does not name target, features and market.
+    The served answers are compared with the model's own, so it does not matter whether it was trained on these days.
+    The test is a run in the experiment `acceptance` (of the market that the version's source run names): tags
+    registered_model, version, outcome (`passed` or `failed`), one for each condition, and `error` where the version
+    cannot be loaded; metrics of the latency in ms. Raises ValueError for a version whose source run does not name
+    target, features and market.
     """
     client = mlflow.MlflowClient()
-    source = client.get_model_version(name, version).run_id
-    question = client.get_run(source).data.tags if source else {}
-    if missing := [key for key in ("target", "features", "market") if key not in question]:
-        raise ValueError(
-            f"version {version} of {name} cannot be tested, its source run has no tag {' or '.join(missing)}: "
-            "log the model in a run that says what it is for."
-        )
+    try:
+        question = source_run(client, client.get_model_version(name, version))[1]
+    except ValueError as reason:
+        raise ValueError(f"version {version} of {name} cannot be tested: {reason}.") from None
     rows = evaluation_days(question)[0].tail(days)
     mlflow.set_experiment(named("acceptance", question["market"]))
     tags = {"registered_model": name, "version": version, "outcome": "failed"}
@@ -235,16 +216,8 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
     return passed
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the test on the command line; return the exit status: 0 if all conditions hold, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pystock.registry.acceptance", description="Test a version of a model."
-    )
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Test a version of a model; exit with 0 if all conditions hold.")
     parser.add_argument("name")
     parser.add_argument("version")
-    given = parser.parse_args(arguments)
-    return 0 if accept(given.name, given.version) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(0 if accept(**vars(parser.parse_args())) else 1)

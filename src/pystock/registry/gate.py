@@ -1,13 +1,9 @@
-"""What a version must show before it may become champion: four conditions, and a number for each.
-
-`pystock.registry.gate` calls this; that module moves the alias, this one only judges.
-"""
+"""What a version must show before it may become champion: four conditions, and a number for each."""
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +24,7 @@ from pystock.features import dataset
 from pystock.model_uri import uri_of
 from pystock.models import TRAINED_UNTIL
 
+MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
 CLEAN_TIMEOUT = 120  # seconds for a new interpreter to load two models and predict five years
 MIN_DAYS = 250  # a year: big moves cluster in blocks of up to 55 days, and an interval needs several blocks
 
@@ -49,19 +46,17 @@ class _Unjudged(ValueError):
 
 
 def judge(
-    client: MlflowClient, version: ModelVersion, champion: int | None, margin: float, evaluate_after: str = TRAIN_END
+    client: MlflowClient, version: ModelVersion, champion: int | None, evaluate_after: str = TRAIN_END
 ) -> list[Condition]:
     """Return the four conditions of `pystock.registry.gate` for a version, compared with the version `champion`."""
     info, usual = _model_info(version), evaluate_after == TRAIN_END
     signature = _signature(info)
     try:
-        run = _source_run(client, version)
-        question = _question(run)
+        run, question = source_run(client, version)
         X, y, y_test = evaluation_days(question, evaluate_after)
         _check_unseen(_trained_until(run, info), y_test.index)
     except _Unjudged as reason:
-        later = [Condition(name, False, f"cannot be judged: {reason}") for name in ("base rate", "champion")]
-        return [signature, *later, Condition("clean process", False, f"not tried: {reason}")]
+        return _unjudged(signature, str(reason), f"not tried: {reason}")
     jobs = [(uri_of(version), X)]
     rival: np.ndarray | str | None = None
     if champion not in (None, int(version.version)):
@@ -72,9 +67,7 @@ def judge(
     probability, *rest = _clean_process(jobs)
     rival = rest[0] if rest else rival
     if isinstance(probability, str):
-        lost = "cannot be judged: no predictions from a clean process"
-        later = [Condition(name, False, lost) for name in ("base rate", "champion")]
-        return [signature, *later, Condition("clean process", False, probability)]
+        return _unjudged(signature, "no predictions from a clean process", probability)
     if champion is None:
         compared = Condition("champion", True, "there is none yet to compare with")
     elif rival is None:
@@ -84,11 +77,16 @@ def judge(
     else:  # the champion may have been trained on the first days
         both = slice(len(y_test) - len(rival), None)
         where = _where(y_test[both], usual and len(rival) == len(y_test))
-        compared = _judged("champion", _not_worse, y_test[both], probability[both], rival, champion, margin, where)
+        compared = _not_worse(y_test[both], probability[both], rival, champion, where)
     reference = rolling_base_rate(y, y_test.index)
-    base_rate = _judged("base rate", _beats_base_rate, y_test, probability, reference, _where(y_test, usual))
+    base_rate = _beats_base_rate(y_test, probability, reference, _where(y_test, usual))
     clean = Condition("clean process", True, f"a new interpreter predicted {len(y_test)} held-out days")
     return [signature, base_rate, compared, clean]
+
+
+def _unjudged(signature: Condition, reason: str, clean: str) -> list[Condition]:
+    later = [Condition(name, False, f"cannot be judged: {reason}") for name in ("base rate", "champion")]
+    return [signature, *later, Condition("clean process", False, clean)]
 
 
 def signature_of(version: ModelVersion) -> Condition:
@@ -116,24 +114,17 @@ def _signature(info: ModelInfo | str) -> Condition:
     return Condition("signature", "probability" in names, evidence)
 
 
-# The days that judge ---------------------------------------------------------------------------------------------
-
-
-def _source_run(client: MlflowClient, version: ModelVersion) -> Run:
+def source_run(client: MlflowClient, version: ModelVersion) -> tuple[Run, dict[str, str]]:
+    """Return the source run of a version, and its tags with target, features and market; ValueError if one lacks."""
     if not version.run_id:
         raise _Unjudged("it has no source run, which would say what it was asked; log the model in a run")
     try:
-        return client.get_run(version.run_id)
+        run = client.get_run(version.run_id)
     except MlflowException as error:
         raise _Unjudged(f"its source run cannot be read ({first_line(error)})") from None
-
-
-def _question(run: Run) -> dict[str, str]:
-    """Return target, features and market, from the tags of a source run."""
-    tags = run.data.tags
-    if missing := [tag for tag in ("target", "features", "market") if tag not in tags]:
+    if missing := [tag for tag in ("target", "features", "market") if tag not in run.data.tags]:
         raise _Unjudged(f"its source run lacks the tag {', '.join(missing)}; set it there")
-    return {tag: tags[tag] for tag in ("target", "features", "market")}
+    return run, run.data.tags
 
 
 def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
@@ -155,15 +146,14 @@ def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
 
 
 def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
-    trained = f"it was trained on days up to {trained_until:%Y-%m-%d}"
+    until, first, last = (f"{day:%Y-%m-%d}" for day in (trained_until, days[0], days[-1]))
+    trained = f"it was trained on days up to {until}"
     if trained_until >= days[-1]:
-        raise _Unjudged(
-            f"{trained}, and the evaluation days end on {days[-1]:%Y-%m-%d}, so there is none to judge it on"
-        )
+        raise _Unjudged(f"{trained}, and the evaluation days end on {last}, so there is none to judge it on")
     if trained_until >= days[0]:
         raise _Unjudged(
-            f"{trained}, which overlap the evaluation days that begin on {days[0]:%Y-%m-%d}; "
-            f"evaluate it on later ones, with evaluate_after='{trained_until:%Y-%m-%d}'"
+            f"{trained}, which overlap the evaluation days that begin on {first}; "
+            f"evaluate it on later ones, with evaluate_after='{until}'"
         )
 
 
@@ -171,8 +161,7 @@ def _rival(
     client: MlflowClient, champion: ModelVersion, question: dict[str, str], days: pd.DatetimeIndex
 ) -> tuple[str, pd.DataFrame]:
     """Return the champion's address, and its own features of those evaluation days that it was not trained on."""
-    run = _source_run(client, champion)
-    its = _question(run)
+    run, its = source_run(client, champion)
     if (its["target"], its["market"]) != (question["target"], question["market"]):
         raise _Unjudged(f"that one forecasts {its['target']} on {its['market']}")
     trained_until = _trained_until(run, _model_info(champion))
@@ -191,7 +180,7 @@ def evaluation_days(
     """Return the features of the evaluation days, the outcomes of all days up to their end, and those of these days.
 
     The evaluation days are those after `evaluate_after` up to the end of 2014. `question` has the keys target, features
-    and market. Raises ValueError if one of them names what is not there, and if fewer than `MIN_DAYS` days are left.
+    and market. Raises ValueError if one names what is not there, and if fewer than `MIN_DAYS` days are left.
     """
     X, y = _features(question)
     later = X.index > pd.Timestamp(evaluate_after)
@@ -210,30 +199,24 @@ def _features(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series]:
         raise _Unjudged(f"the tags of its source run name what is not there ({error})") from None
 
 
-# The conditions --------------------------------------------------------------------------------------------------
-
-
-def _judged(name: str, condition: Callable[..., Condition], *arguments: object) -> Condition:
-    try:
-        return condition(*arguments)
-    except ValueError as error:  # probabilities that are none
-        return Condition(name, False, f"cannot be judged: {error}")
-
-
 def _beats_base_rate(y: pd.Series, probability: np.ndarray, reference: pd.Series, where: str) -> Condition:
-    score = skill(y, probability, reference)
+    try:
+        score = skill(y, probability, reference)
+    except ValueError as error:  # probabilities that are none
+        return Condition("base rate", False, f"cannot be judged: {error}")
     evidence = f"Brier skill {score} against the rolling base rate{where}; the interval must lie above 0"
     metrics = {f"brier_skill_{key}": value for key, value in score._asdict().items()}
     return Condition("base rate", score.low > 0, evidence, metrics)
 
 
-def _not_worse(
-    y: pd.Series, probability: np.ndarray, rival: np.ndarray, champion: int, margin: float, where: str
-) -> Condition:
-    score = brier_difference(y, probability, rival)
-    evidence = f"Brier score {score} against version {champion}{where}; the interval must lie below {margin:+g}"
+def _not_worse(y: pd.Series, probability: np.ndarray, rival: np.ndarray, champion: int, where: str) -> Condition:
+    try:
+        score = brier_difference(y, probability, rival)
+    except ValueError as error:
+        return Condition("champion", False, f"cannot be judged: {error}")
+    evidence = f"Brier score {score} against version {champion}{where}; the interval must lie below {MARGIN:+g}"
     metrics = {f"brier_difference_{key}": value for key, value in score._asdict().items()}
-    return Condition("champion", score.high < margin, evidence, metrics)
+    return Condition("champion", score.high < MARGIN, evidence, metrics)
 
 
 def _where(y: pd.Series, usual: bool) -> str:
@@ -258,9 +241,8 @@ for folder in sys.argv[1:]:
 def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | str]:
     """Return for each model URI and its rows what a new interpreter predicts: probabilities, or why there are none.
 
-    One process for all, since starting it takes the time; each answer is written before the next model is loaded. The
-    models' files are fetched here: the new process needs no store. `-I` leaves out the folder and the variables from
-    which this process may import what another would not find. MLflow's warnings go unread there, so it looks for none.
+    One process for all, since starting it takes the time. The models' files are fetched here: the new process needs no
+    store. `-I` leaves out the folder and the variables from which this process imports what another would not find.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers: list[np.ndarray | str] = []

@@ -3,15 +3,14 @@
 The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Each run is opened before anything
 moves, and ended after. What keeps two of them apart is that a parameter of a run can be written once:
 
-- Whoever is next writes the id of its own run into the run of the promotion before it, as the parameter `next`. Of two
-  one is first; the other is told. (The first promotion of a name has none before it: it creates an experiment, whose
-  name is unique, with the id as its tag `first`.)
+- Whoever is next writes the id of its own run into the run of the promotion before it, as the parameter `next`. (The
+  first promotion of a name creates an experiment, whose name is unique, with the id as its tag `first`.)
 - Then it writes `commit` = `go` into its own run, moves the alias, and ends the run.
 - One that died on the way holds up the chain. The next call takes it over (the parameter `owner-2`, then `owner-3` …)
   and writes `commit` = `void`, unless `go` stands there: then it sets the alias itself.
 
-So only the owner of the newest run of the chain sets the alias. MLflow cannot hold anybody else to that: it has no
-"set this alias if it still points at version 3", and whoever may edit the name may set it. `history` tells.
+So only the owner of the newest run of the chain sets the alias. MLflow has no "set this alias if it still points at
+version 3": whoever may edit the name may set it, and `history` shows that it was set by hand.
 """
 
 import getpass
@@ -19,7 +18,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import mlflow
@@ -35,7 +34,6 @@ from pystock.processes import is_over, this_process
 from pystock.registry.gate import Condition, judge, signature_of
 
 EXPERIMENT = "pystock-promotions"
-MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
 LEASE = 60  # seconds after which a promotion that has not ended may be taken over, wherever its process is
 PATIENCE = 5  # seconds to wait for a promotion that is under way
 
@@ -87,60 +85,49 @@ class Promotion(NamedTuple):
         return f"{self.outcome}: the champion of {self.name} is version {self.version}, before {describe(self.before)}"
 
 
-# What is called from a notebook or a pipeline --------------------------------------------------------------------
-
-
-def gate(name: str, version: int, margin: float = MARGIN, *, evaluate_after: str = TRAIN_END) -> list[Condition]:
+def gate(name: str, version: int, *, evaluate_after: str = TRAIN_END) -> list[Condition]:
     """Return the four conditions that a version must meet to become champion; nothing is written.
 
     1. *signature*: it says what goes in and comes out, and one output is named `probability`.
     2. *base rate*: on the evaluation days its Brier skill against the rolling base rate has its whole 95 % interval
        above zero (`pystock.evaluation.skill`).
     3. *champion*: the difference of its Brier score to the champion's, on the evaluation days that the champion was not
-       trained on either, has its whole 95 % interval below `margin` (`pystock.evaluation.brier_difference`). Holds if
+       trained on either, has its whole 95 % interval below `MARGIN` (`pystock.evaluation.brier_difference`). Holds if
        there is no champion.
     4. *clean process*: a new interpreter, in an empty folder, loads it and predicts the evaluation days. Conditions 2
        and 3 judge those predictions.
 
     The evaluation days are those after `evaluate_after` up to the end of 2014. A version whose training data overlap
-    them is refused. The end of its training is the latest day that the model (`pystock.models.log_decision_model`) or
-    its source run (parameter or tag `train_end`) has recorded; a version without any is refused too. Target, features
-    and market are read from the tags of the source run. A condition that cannot be judged has failed, and says why.
+    them is refused: the latest day that the model (`pystock.models.log_decision_model`) or its source run (parameter or
+    tag `train_end`) has recorded counts, and there must be one. Target, features and market are tags of the source run.
+    A condition that cannot be judged has failed, and says why.
 
     Raises RegistryError where there is no such name or version.
     """
     with store_errors(f"Version {version} of {name} cannot be judged"):
         client = mlflow.MlflowClient()
         candidate = find_version(name, version, client=client)
-        return judge(client, candidate, _champion(client, name), margin, evaluate_after)
+        return judge(client, candidate, _champion(client, name), evaluate_after)
 
 
-def promote(
-    name: str,
-    version: int,
-    *,
-    why: str,
-    who: str | None = None,
-    margin: float = MARGIN,
-    evaluate_after: str = TRAIN_END,
-) -> Promotion:
+def promote(name: str, version: int, *, why: str, who: str | None = None, evaluate_after: str = TRAIN_END) -> Promotion:
     """Make a version the champion, if it passes `gate` and nobody is faster.
 
     Sets the alias `champion` and the tags `lifecycle`: Production on this version, Archived on the one that it
-    replaces; it loses the alias `challenger`. `why` is for those who read the history; `who` is by default the name
-    under which this process speaks to the server, or the account it runs under (nobody checks it). On a server with
-    accounts, the account that promotes first owns the experiment `pystock-promotions`; others need EDIT on it.
+    replaces; it loses the alias `challenger`. `why` is for the history; `who` is by default the name under which this
+    process speaks to the server, or the account it runs under (nobody checks it). On a server with accounts, the first
+    that promotes owns the experiment `pystock-promotions`; others need EDIT on it.
 
-    Raises Refused with every condition that failed; Overtaken where another promotion, or somebody by hand, has
-    changed the champion meanwhile; Busy where another one is under way and does not end; RegistryError where there is
-    no such version, it is the champion already, or the store refuses. Refused and overtaken attempts are recorded too.
+    Raises Refused with every condition that failed; Overtaken where the champion has changed meanwhile; Busy where
+    another promotion is under way and does not end; RegistryError where there is no such version, it is the champion
+    already, or the store refuses. Refused and overtaken attempts are recorded too.
     """
 
     def decide(client: MlflowClient, chain: list[Run], before: int | None) -> tuple[int, list[Condition]]:
         candidate = find_version(name, version, client=client)
         if int(candidate.version) == before:
             raise RegistryError(f"Version {version} of {name} is the champion already.")
-        return int(candidate.version), judge(client, candidate, before, margin, evaluate_after)
+        return int(candidate.version), judge(client, candidate, before, evaluate_after)
 
     return _promote(name, decide, why, who, "promoted", f"Version {version} of {name} is not promoted")
 
@@ -166,9 +153,8 @@ def history(name: str) -> pd.DataFrame:
     """Return every promotion of a name, newest last; columns who, when, why, from, to, outcome, evidence.
 
     Outcomes: promoted, rolled back (either may be "settled by a later call"), refused, overtaken, interrupted,
-    under way. A row with the outcome "set by hand" is no promotion: it stands where the alias was moved past them, and
-    nobody knows who did it, when or why. `when` is in UTC. Raises RegistryError where the name is unknown or a run of
-    the chain was deleted.
+    under way; "set by hand" where the alias was moved past the promotions, by nobody knows whom, when and why. `when`
+    is in UTC. Raises RegistryError where the name is unknown or a run of the chain was deleted.
     """
     with store_errors(f"The history of {name} cannot be read"):
         client = mlflow.MlflowClient()
@@ -225,7 +211,6 @@ def set_lifecycle(name: str, version: int, state: str) -> None:
 # The protocol ----------------------------------------------------------------------------------------------------
 
 
-# From the client, the chain and the champion: the version to promote, and its conditions.
 Decide = Callable[[MlflowClient, list[Run], int | None], tuple[int, list[Condition]]]
 
 
@@ -263,8 +248,7 @@ def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, no
         if not all(each.passed for each in conditions):
             _close(client, run_id, "refused")
             raise Refused(f"Version {version} of {name}", conditions)
-        # From a version to its promotion. Before the claim, since who may not write to the version must not make one:
-        # it would be settled by the next call, with the rights of whoever makes that one.
+        # Before the claim, since who may not write to the version must not make one: the next call would settle it.
         _set_tag(client.set_model_version_tag, name, str(version), "promotion", run_id)
         winner = _claim(client, name, chain, run_id)
         if winner != run_id:
@@ -366,11 +350,13 @@ def _take_over(client: MlflowClient, run: Run, me: str) -> None:
     tags = client.get_run(run_id).data.tags  # again: it may have ended just before it died
     if tags["outcome"] != "open":
         return
-    if write_once(client, run_id, "commit", "void") == "void" or not _exists(client, tags["name"], tags["to"]):
-        _close(client, run_id, "interrupted")
-        return
-    _move(client, tags["name"], int(tags["to"]))
-    _close(client, run_id, f"{tags['verb']}, settled by a later call")
+    outcome = "interrupted"
+    if write_once(client, run_id, "commit", "void") != "void":
+        with suppress(ModelNotFound):  # its version may have been deleted
+            find_version(tags["name"], tags["to"], client=client)
+            _move(client, tags["name"], int(tags["to"]))
+            outcome = f"{tags['verb']}, settled by a later call"
+    _close(client, run_id, outcome)
 
 
 def _runs(client: MlflowClient, name: str) -> dict[str, Run]:
@@ -442,19 +428,9 @@ def is_abandoned(run: Run) -> bool:
     return process == this_process() and call not in _calls
 
 
-# Small parts -----------------------------------------------------------------------------------------------------
-
-
 def _champion(client: MlflowClient, name: str) -> int | None:
     """Return the version that the alias `champion` points at."""
     return _number(registered_model(name, client).aliases.get("champion"))
-
-
-def _exists(client: MlflowClient, name: str, version: str) -> bool:
-    try:
-        return find_version(name, version, client=client) is not None
-    except ModelNotFound:
-        return False
 
 
 def _champions(chain: list[Run], now: int | None) -> list[int | None]:

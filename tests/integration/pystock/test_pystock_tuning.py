@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from unittest.mock import patch
 
-import optuna
 import pytest
 import quick_search
 import sqlalchemy
 from optuna.trial import TrialState
-from quick_search import ABOUT, children, quick, search, tuning_store
+from quick_search import ABOUT, children, in_memory, quick, search, tuning_store
 
 from course.workbench import local as workbench
 from pystock import tuning
@@ -24,16 +22,7 @@ def tracked(empty_store, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def in_one_go():
-    """The search of 25 trials that nothing breaks, in memory and without MLflow."""
-    study = optuna.create_study(direction="maximize", pruner=tuning.PRUNER)
-    for key, value in (ABOUT | {"trials": 25}).items():
-        study.set_user_attr(key, value)
-    with patch.object(tuning, "put_in_order"), patch.object(tuning, "mirror"):
-        assert len(list(tuning.go_on(study, quick))) == 25
-    return study
-
-
-# Killed -----------------------------------------------------------------------------------------------------------
+    return in_memory(25)
 
 
 PROGRAM = """
@@ -65,14 +54,8 @@ def test_a_killed_search_goes_on_to_the_same_best_trial(when, mirrored, tracked,
     """Killed for real after 13 finished trials; the best is that of a search in one go, and each trial has its run."""
     study = tuning.open_study("broken", tracked, trials=25, **ABOUT)
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)
-    program = PROGRAM.format(
-        helpers=os.path.dirname(quick_search.__file__),
-        study=study.study_name,
-        storage=tracked,
-        when=when,
-        finished=13,
-        signal=int(kill),
-    )
+    about = {"study": study.study_name, "storage": tracked, "when": when, "finished": 13, "signal": int(kill)}
+    program = PROGRAM.format(helpers=os.path.dirname(quick_search.__file__), **about)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode != 0 and "Traceback" not in done.stderr, done.stderr
     assert len(tuning.finished(study)) == 13 and len(children(study)) == mirrored
@@ -85,9 +68,6 @@ def test_a_killed_search_goes_on_to_the_same_best_trial(when, mirrored, tracked,
     assert [t.params for t in tuning.finished(again)] == [t.params for t in tuning.finished(in_one_go)]
     assert again.get_trials(states=[TrialState.RUNNING]) == [] and children(again, "RUNNING") == {}
     assert set(children(again)) == {trial.number for trial in tuning.finished(again)}
-
-
-# Where the study is kept ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name == "nt", reason="PostgreSQL's wheel is for Linux and macOS")
@@ -106,10 +86,8 @@ def test_on_postgresql(tracked):
         assert len(tuning.finished(again)) == 6 and len(again.trials) == 7
         assert again.best_trial.params == search("on-sqlite", tracked, 6).best_trial.params
         with engine.connect() as connection:
-            versions = [
-                connection.execute(sqlalchemy.text(f"SELECT version_num FROM {schema}.alembic_version")).scalar()
-                for schema in ("public", "optuna")
-            ]
+            query = "SELECT version_num FROM {}.alembic_version"
+            versions = [connection.scalar(sqlalchemy.text(query.format(schema))) for schema in ("public", "optuna")]
         assert versions[0] != versions[1]
         engine.dispose()
     bench.discard()

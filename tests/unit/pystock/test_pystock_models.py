@@ -15,7 +15,6 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import LinearSVC
 
-from course import store
 from course.paths import root
 from pystock import models, tuning
 
@@ -26,17 +25,8 @@ NO_PICKLE = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
 
 
 @pytest.fixture
-def tracking(tmp_path, empty_store):
-    """An empty store of this test's own, with an experiment that is active."""
-    store.copy(empty_store, tmp_path / "store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(store.uri(tmp_path / "store"))
-    experiment = mlflow.create_experiment("models", artifact_location=store.artifact_root(tmp_path / "store"))
-    mlflow.set_experiment(experiment_id=experiment)
-    yield
-    mlflow.end_run()
-    mlflow.set_tracking_uri(before)
-    mlflow.tracking.fluent._active_experiment_id = None
+def tracking(tracked):
+    mlflow.set_experiment("models")
 
 
 @pytest.fixture(params=SETTINGS)
@@ -51,7 +41,10 @@ def logged(classifier, **options):
 
 def test_what_comes_back_is_the_classifier_and_its_decisions(tracking, fitted):
     probability = fitted.predict_proba(X)[:, 1].astype("float64")
-    loaded = mlflow.pyfunc.load_model(logged(fitted).model_uri)
+    info = logged(fitted, name="pilot", tags={"market": "sp500"})
+    model = mlflow.get_logged_model(info.model_id)
+    assert (model.name, model.tags["market"], model.source_run_id) == ("pilot", "sp500", info.run_id)
+    loaded = mlflow.pyfunc.load_model(info.model_uri)
     answer = loaded.predict(X)
     assert (answer["probability"] == probability).all() and answer.index.equals(X.index)
     assert (answer["decision"] == (probability > 0.2)).all()
@@ -73,18 +66,12 @@ def test_a_classifier_fitted_on_bare_arrays_answers_by_position(tracking):
         assert native.tolist() == answer["probability"].tolist()
 
 
-def test_the_signature_is_the_contract(tracking, fitted):
-    info = logged(fitted, name="pilot", tags={"market": "sp500"})
-    signature = info.signature
-    assert signature.inputs.input_names() == list(X.columns)
-    assert {kind.name for kind in signature.inputs.input_types()} == {"double"}
-    assert [(each.name, each.type.name) for each in signature.outputs] == [
-        ("probability", "double"),
-        ("decision", "long"),
-    ]
-    assert [(each.name, each.dtype.name, each.default) for each in signature.params] == [("threshold", "double", 0.2)]
-    model = mlflow.get_logged_model(info.model_id)
-    assert (model.name, model.tags["market"], model.source_run_id) == ("pilot", "sp500", info.run_id)
+def test_the_signature_is_the_contract():
+    signature = models.decision_signature(X, 0.2).to_dict()
+    inputs, outputs, params = (json.loads(signature[side]) for side in ("inputs", "outputs", "params"))
+    assert [(each["name"], each["type"]) for each in inputs] == [(name, "double") for name in X]
+    assert [(each["name"], each["type"]) for each in outputs] == [("probability", "double"), ("decision", "long")]
+    assert [(each["name"], each["type"], each["default"]) for each in params] == [("threshold", "double", 0.2)]
 
 
 def test_it_loads_where_pickle_is_forbidden_and_pystock_is_not(tracking, fitted, tmp_path):
@@ -114,27 +101,21 @@ def test_the_requirements_are_those_installed_and_agree_with_the_lock(fitted):
         assert f"\n{requirement} " in lock, f"{requirement} is not in requirements.lock"
 
 
-@pytest.mark.parametrize(
-    ("classifier", "options", "complaint"),
-    [
-        (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is no probability"),
-        (tuning.build("logistic").fit(X[["calm"]], y), {}, "from the 3 columns of X"),
-        (tuning.build("logistic"), {}, "from the 3 columns of X"),
-        (tuning.build("xgboost"), {}, "from the 3 columns of X"),
-        (tuning.build("xgboost").fit(X, y + (X["calm"] > 1)), {}, "probabilities of 0 and 1"),
-        (LinearSVC().fit(X, y), {}, "LinearSVC does not give probabilities"),
-        (RandomForestClassifier(n_estimators=2).fit(X, y), {}, "holds sklearn.tree._tree.Tree"),
-    ],
-)
+@pytest.mark.parametrize(("classifier", "options", "complaint"), [
+    (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is no probability"),
+    (tuning.build("logistic").fit(X[["calm"]], y), {}, "from the 3 columns of X"),
+    (tuning.build("logistic"), {}, "from the 3 columns of X"),
+    (tuning.build("xgboost"), {}, "from the 3 columns of X"),
+    (tuning.build("xgboost").fit(X, y + (X["calm"] > 1)), {}, "probabilities of 0 and 1"),
+    (LinearSVC().fit(X, y), {}, "LinearSVC does not give probabilities"),
+    (RandomForestClassifier(n_estimators=2).fit(X, y), {}, "holds sklearn.tree._tree.Tree"),
+])  # fmt: skip
 def test_what_cannot_be_a_decision_model_is_refused_in_a_sentence(tracking, classifier, options, complaint):
     with pytest.raises(ValueError, match=complaint) as refused:
         logged(classifier, **options)
     assert "\n" not in str(refused.value)
-
-
-def test_a_decision_model_belongs_to_a_run(tracking, fitted):
     with pytest.raises(ValueError, match="no run is active"):
-        models.log_decision_model(fitted, X, threshold=0.2)
+        models.log_decision_model(classifier, X, **{"threshold": 0.2} | options)
 
 
 def test_a_decision_model_is_loaded_with_its_features_and_threshold(tracking, fitted, tmp_path):
@@ -152,16 +133,13 @@ def test_a_decision_model_is_loaded_with_its_features_and_threshold(tracking, fi
         models.load_decision_model("models:/m-none")
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"inputs": None}, "has no signature of named columns of doubles: log it with one."),
-        ({"inputs": Schema([ColSpec("double")])}, "has no signature of named columns of doubles"),
-        ({"inputs": Schema([ColSpec("long", "calm")])}, "has no signature of named columns of doubles"),
-        ({"outputs": Schema([ColSpec("double", "probability")])}, "has no outputs probability and decision"),
-        ({"params": ParamSchema([ParamSpec("threshold", "double", 7.0)])}, "has the threshold 7: log it with one"),
-    ],
-)
+@pytest.mark.parametrize(("change", "complaint"), [
+    ({"inputs": None}, "has no signature of named columns of doubles: log it with one."),
+    ({"inputs": Schema([ColSpec("double")])}, "has no signature of named columns of doubles"),
+    ({"inputs": Schema([ColSpec("long", "calm")])}, "has no signature of named columns of doubles"),
+    ({"outputs": Schema([ColSpec("double", "probability")])}, "has no outputs probability and decision"),
+    ({"params": ParamSchema([ParamSpec("threshold", "double", 7.0)])}, "has the threshold 7: log it with one"),
+])  # fmt: skip
 def test_another_signature_is_not_that_of_a_decision_model(monkeypatch, change, complaint):
     signature = models.decision_signature(X, 0.2)
     for side, schema in change.items():

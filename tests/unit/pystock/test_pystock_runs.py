@@ -29,50 +29,35 @@ def git(folder, *arguments):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-needs_git = pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
-
-
-@needs_git
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
 def test_the_commit_is_that_of_the_packages_checkout(elsewhere, tmp_path, monkeypatch):
-    git(elsewhere, "init", "--quiet")
-    git(elsewhere, "commit", "--quiet", "--allow-empty", "--message", "first")
     monkeypatch.chdir(tmp_path)  # the working directory does not count
-    first = runs.git_commit()
-    assert len(first) >= 4 and git(elsewhere, "rev-parse", "HEAD").startswith(first)
-    git(elsewhere, "commit", "--quiet", "--allow-empty", "--message", "second")
-    assert runs.git_commit() != first
-
-
-@needs_git
-def test_no_commit_is_unknown(elsewhere):
     assert runs.git_commit() == "unknown"  # no repository
     git(elsewhere, "init", "--quiet")
     assert runs.git_commit() == "unknown"  # and one without a commit
+    commits = []
+    for message in ("first", "second"):
+        git(elsewhere, "commit", "--quiet", "--allow-empty", "--message", message)
+        commits.append(runs.git_commit())
+        assert len(commits[-1]) >= 4 and git(elsewhere, "rev-parse", "HEAD").startswith(commits[-1])
+    assert commits[0] != commits[1]
 
 
-def test_no_git_is_unknown(elsewhere, monkeypatch):
+def test_no_git_or_one_that_hangs_is_unknown(elsewhere, monkeypatch):
+    def hangs(*arguments, **options):
+        raise subprocess.TimeoutExpired("git", options["timeout"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", hangs)
+        assert runs.git_commit() == "unknown"
     monkeypatch.setenv("PATH", str(elsewhere))
     assert runs.git_commit() == "unknown"
 
 
-def test_a_git_that_hangs_is_unknown(monkeypatch):
-    def hangs(*arguments, **options):
-        raise subprocess.TimeoutExpired("git", options["timeout"])
-
-    monkeypatch.setattr(subprocess, "run", hangs)
-    assert runs.git_commit() == "unknown"
-
-
 def test_scores_become_flat_metrics():
-    scores = pd.DataFrame({"value": [0.1, 0.6], "low": [-0.1, 0.5], "high": [0.2, 0.7]}, index=["brier_skill", "auc"])
-    assert runs.metrics_of(scores) == {
-        "brier_skill_value": 0.1,
-        "brier_skill_low": -0.1,
-        "brier_skill_high": 0.2,
-        "auc_value": 0.6,
-        "auc_low": 0.5,
-        "auc_high": 0.7,
-    }
+    scores = pd.DataFrame({"value": [0.1, 0.6], "low": [-0.1, 0.5]}, index=["brier_skill", "auc"])
+    expected = {"brier_skill_value": 0.1, "brier_skill_low": -0.1, "auc_value": 0.6, "auc_low": 0.5}
+    assert runs.metrics_of(scores) == expected
 
 
 def test_the_package_leaves_tensorflow_alone():

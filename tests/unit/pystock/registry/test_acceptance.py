@@ -5,16 +5,12 @@ import time
 
 import pytest
 from fastapi.testclient import TestClient
+from mlflow.webhooks.delivery import _generate_hmac_signature
 
 from pystock.registry.acceptance import MAX_AGE, SECRET, EventRefused, receiver, signature, verify
 
-BODY = json.dumps(
-    {
-        "entity": "model_version_tag",
-        "action": "set",
-        "data": {"name": "a-model", "version": "1", "key": "lifecycle", "value": "Staging"},
-    }
-).encode()
+VERSION = {"name": "a-model", "version": "1", "key": "lifecycle", "value": "Staging"}
+BODY = json.dumps({"entity": "model_version_tag", "action": "set", "data": VERSION}).encode()
 
 
 def headers(body=BODY, secret="s3cret", delivery="d-1", when=None):
@@ -27,39 +23,27 @@ def headers(body=BODY, secret="s3cret", delivery="d-1", when=None):
 
 
 def test_the_signature_is_that_of_mlflow():
-    from mlflow.webhooks.delivery import _generate_hmac_signature
-
-    assert signature("key", "d", "170", b'{"a": "\xc3\xbc"}') == _generate_hmac_signature(
-        "key", "d", "170", '{"a": "ü"}'
-    )
-
-
-def test_a_signed_event_is_read():
+    theirs = _generate_hmac_signature("key", "d", "170", '{"a": "ü"}')
+    assert signature("key", "d", "170", '{"a": "ü"}'.encode()) == theirs
     assert verify("s3cret", headers(), BODY, {})["data"]["version"] == "1"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"X-MLflow-Signature": ""},
-        {"X-MLflow-Signature": "v1,bm90IGl0"},
-        {"X-MLflow-Signature": "ü"},
-        {"X-MLflow-Delivery-Id": "d-2"},
-        {"X-MLflow-Timestamp": "1"},
-        {"X-MLflow-Timestamp": "not a number"},
-    ],
-)
-def test_a_forged_event_is_refused(change):
+@pytest.mark.parametrize(("given", "body"), [
+    (headers() | {"X-MLflow-Signature": ""}, BODY),
+    (headers() | {"X-MLflow-Signature": "v1,bm90IGl0"}, BODY),
+    (headers() | {"X-MLflow-Signature": "ü"}, BODY),
+    (headers() | {"X-MLflow-Delivery-Id": "d-2"}, BODY),
+    (headers() | {"X-MLflow-Timestamp": "1"}, BODY),
+    (headers() | {"X-MLflow-Timestamp": "not a number"}, BODY),
+    (headers(secret="other"), BODY),
+    (headers(), BODY.replace(b'"1"', b'"2"')),
+    ({}, BODY),
+])  # fmt: skip
+def test_a_forged_event_is_refused(given, body):
     seen = {}
     with pytest.raises(EventRefused, match="signature") as refused:
-        verify("s3cret", headers() | change, BODY, seen)
+        verify("s3cret", given, body, seen)
     assert refused.value.status == 401 and not seen
-
-
-def test_another_secret_another_body_and_no_headers_are_refused():
-    for given, body in ((headers(secret="other"), BODY), (headers(), BODY.replace(b'"1"', b'"2"')), ({}, BODY)):
-        with pytest.raises(EventRefused, match="signature"):
-            verify("s3cret", given, body, {})
 
 
 @pytest.mark.parametrize("age", [MAX_AGE + 5, -MAX_AGE - 5])
@@ -79,9 +63,6 @@ def test_a_replayed_event_is_refused_and_the_memory_stays_small():
     assert list(seen) == ["d-2"], "what is too old to be accepted anyway is forgotten"
 
 
-# The receiver ----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def post(monkeypatch):
     """POST to a receiver; the tests that it would start are listed in `post.started`."""
@@ -91,8 +72,8 @@ def post(monkeypatch):
     client = TestClient(receiver())
     assert client.get("/health").status_code == 200
 
-    def post(body=BODY, given=None, **options):
-        return client.post("/registry", content=body, headers=headers(body, **options) if given is None else given)
+    def post(body=BODY, **options):
+        return client.post("/registry", content=body, headers=headers(body, **options))
 
     post.started = started
     return post
@@ -113,10 +94,8 @@ def test_other_events_start_nothing(post, before, after):
 
 
 def test_refused_events_start_nothing(post):
-    assert [post(secret="other").status_code, post(when=5).status_code, post(given={}).status_code] == [401] * 3
-    assert post.started == []
-    assert [post().status_code, post().status_code] == [202, 409]
-    assert len(post.started) == 1
+    assert [post(secret="other").status_code, post(when=5).status_code] == [401, 401] and post.started == []
+    assert [post().status_code, post().status_code] == [202, 409] and len(post.started) == 1
 
 
 def test_no_receiver_without_a_secret(monkeypatch):

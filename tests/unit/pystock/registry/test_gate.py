@@ -1,6 +1,7 @@
 """The gate on real models: each condition with its number, and no day that a model was trained on."""
 
 import importlib
+import re
 
 import mlflow
 import numpy as np
@@ -45,10 +46,7 @@ def set_champion(version):
     mlflow.MlflowClient().set_registered_model_alias("candidates", "champion", str(version))
 
 
-# The conditions --------------------------------------------------------------------------------------------------
-
-
-def test_each_condition_fails_alone_and_with_others(register, days):
+def test_each_condition_fails_alone_and_with_others(register, days, monkeypatch):
     _, y, good = days
     assert failures(register(good, outputs=None)) == {"signature": "it says nothing of its outputs"}
     other = Schema([ColSpec("double", "probability"), ColSpec("double", "p")])
@@ -59,10 +57,11 @@ def test_each_condition_fails_alone_and_with_others(register, days):
     registry.promote("candidates", register(good), why="the first")
     worse = 0.6 * good + 0.4 * flat
     failed = failures(register(worse))
-    assert list(failed) == ["champion"], failed
-    assert failed["champion"].startswith("Brier score +0.00")
+    assert list(failed) == ["champion"] and failed["champion"].startswith("Brier score +0.00"), failed
     assert failed["champion"].endswith("; the interval must lie below +0.002")
-    assert failures(register(worse), margin=0.05) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(gate, "MARGIN", 0.05)
+        assert failures(register(worse)) == {}
     assert failures(register(0.9 * good + 0.1 * y)) == {}
     unnamed = register(flat, outputs=Schema([ColSpec("double", "p")]))
     assert list(failures(unnamed)) == ["signature", "base rate", "champion"]
@@ -71,10 +70,10 @@ def test_each_condition_fails_alone_and_with_others(register, days):
 
 
 def test_forecasts_that_are_not_probabilities_fail(register, days):
-    for wrong, reason in ((days[2] + 1, "probabilities lie in"), (days[2].where(days[2] > 0.1), "missing values")):
+    for wrong, reason in ((days[2] + 1, ".*probabilities lie in"), (days[2].where(days[2] > 0.1), "has .* missing")):
         failed = failures(register(wrong))
-        assert list(failed) == ["base rate"] and "cannot be judged: probability " in failed["base rate"]
-        assert reason in failed["base rate"]
+        assert list(failed) == ["base rate"]
+        assert re.match(f"cannot be judged: probability {reason}", failed["base rate"])
 
 
 def test_a_version_without_a_question_fails_with_what_is_missing(register, days):
@@ -108,15 +107,9 @@ def test_a_champion_of_other_features_is_compared_and_one_of_another_question_is
     assert failures(register(good, tags=TRAINED | {"features": "flags"})) == {}
     flags = dataset(load("sp500", end=TEST_END), "big_move", "flags")[0]
     assert [list(rows) for _, rows in jobs] == [list(flags), list(X_test)]
-
-
-def test_a_champion_that_does_not_load_is_not_held_against_the_base_rate(register, days, monkeypatch):
-    set_champion(register(days[2]))
-    monkeypatch.setattr(gate, "_clean_process", lambda jobs: [days[2].to_numpy(), "OSError: gone"])
-    assert failures(register(days[2])) == {"champion": "cannot be compared with version 1: OSError: gone"}
-
-
-# The days that a model was trained on ----------------------------------------------------------------------------
+    # a champion that does not load is not held against the base rate
+    monkeypatch.setattr(gate, "_clean_process", lambda jobs: [good.to_numpy(), "OSError: gone"])
+    assert failures(register(good)) == {"champion": "cannot be compared with version 1: OSError: gone"}
 
 
 def perfect(days):
@@ -130,11 +123,8 @@ def test_training_data_that_overlap_the_evaluation_days_are_refused_with_both_da
         "it was trained on days up to 2013-12-31, which overlap the evaluation days that begin on 2010-01-04; "
         "evaluate it on later ones, with evaluate_after='2013-12-31'"
     )
-    assert failures(version) == {
-        "base rate": f"cannot be judged: {reason}",
-        "champion": f"cannot be judged: {reason}",
-        "clean process": f"not tried: {reason}",
-    }
+    lost = dict.fromkeys(("base rate", "champion"), f"cannot be judged: {reason}")
+    assert failures(version) == lost | {"clean process": f"not tried: {reason}"}
     with pytest.raises(registry.Refused, match="up to 2013-12-31, which overlap the evaluation days .* 2010-01-04"):
         registry.promote("candidates", version, why="it is so good")
     assert not mlflow.MlflowClient().get_registered_model("candidates").aliases
@@ -166,14 +156,14 @@ def test_the_latest_recorded_end_of_training_counts(register, days):
     assert "up to 2012-06-29, which overlap" in failures(version)["base rate"]
 
 
-def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days):
-    late = register(days[2], tags=TAGS | {"train_end": "2015-06-30"})
-    reason = "trained on days up to 2015-06-30, and the evaluation days end on 2014-12-30, so there is none"
-    assert reason in failures(late)["base rate"]
-    reason = "0 evaluation days are left after 2015-06-30, since they end on 2014-12-31, and an interval needs 250"
-    assert reason in failures(late, evaluate_after="2015-06-30")["base rate"]
-    spring = register(days[2], tags=TAGS | {"train_end": "2014-03-31"})
-    assert "190 evaluation days are left after 2014-03-31" in failures(spring, evaluate_after="2014-03-31")["base rate"]
+@pytest.mark.parametrize(("train_end", "evaluate_after", "reason"), [
+    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, and the evaluation days end on 2014-12-30, so there is none"),
+    ("2015-06-30", "2015-06-30", "0 evaluation days are left after 2015-06-30, since they end on 2014-12-31"),
+    ("2014-03-31", "2014-03-31", "190 evaluation days are left after 2014-03-31, .* and an interval needs 250"),
+])  # fmt: skip
+def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days, train_end, evaluate_after, reason):
+    version = register(days[2], tags=TAGS | {"train_end": train_end})
+    assert re.search(reason, failures(version, evaluate_after=evaluate_after)["base rate"])
 
 
 @pytest.mark.parametrize(("tags", "reason"), [

@@ -1,5 +1,7 @@
 """Promotions in one process: their order, their record, what is moved past them, and what cannot be done."""
 
+from unittest.mock import Mock
+
 import mlflow
 import pandas as pd
 import pytest
@@ -9,10 +11,6 @@ from promotions import champion, passes, registered, rows, states
 from pystock import registry
 from pystock.registry import promotion
 from pystock.registry.gate import Condition
-
-
-def interrupt(*_, **__):
-    raise KeyboardInterrupt
 
 
 def test_promotions_and_rollbacks_in_order(tracked, no_gate):
@@ -63,11 +61,6 @@ def test_the_callers_run_and_other_names_are_untouched(tracked, no_gate):
     assert rows(one, "to") == [(1,)] and rows(other, "to") == [(2,)]
 
 
-def test_a_name_without_promotions_has_an_empty_history(tracked):
-    table = registry.history(registered(1))
-    assert list(table) == ["who", "when", "why", "from", "to", "outcome", "evidence"] and table.empty
-
-
 def test_a_refusal_lists_every_condition_that_failed_and_is_recorded(tracked, monkeypatch):
     name = registered(2)
     conditions = [Condition(*each) for each in [("a", False, "-0.3"), ("b", True, "0.1"), ("c", False, "7 %")]]
@@ -79,30 +72,33 @@ def test_a_refusal_lists_every_condition_that_failed_and_is_recorded(tracked, mo
     assert rows(name, "who", "to", "outcome", "evidence") == [("ada", 2, "refused", "a: -0.3; b: 0.1; c: 7 %")]
 
 
-# Interrupted -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("write", "outcome"),
-    [("log_param", "interrupted"), ("set_registered_model_alias", "promoted")],
-)
-def test_the_next_call_settles_what_an_interrupted_one_has_left(tracked, no_gate, monkeypatch, write, outcome):
-    name = registered(3, champion=1)
+def dies_at(write, name, monkeypatch):
+    """Promote version 2 of a name, and interrupt it where it calls `write`."""
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, write, interrupt)
+        patch.setattr(mlflow.MlflowClient, write, Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             registry.promote(name, 2, why="too slow")
+
+
+@pytest.mark.parametrize(("write", "deleted", "outcome"), [
+    ("log_param", False, (1, 2, "interrupted")),
+    ("set_registered_model_alias", False, (1, 2, "promoted, settled by a later call")),
+    ("set_registered_model_alias", True, (1, 2, "interrupted")),  # its version is gone meanwhile
+])  # fmt: skip
+def test_the_next_call_settles_what_an_interrupted_one_has_left(tracked, no_gate, monkeypatch, write, deleted, outcome):
+    name = registered(3, champion=1)
+    dies_at(write, name, monkeypatch)
     assert rows(name, "outcome", "evidence")[-1] == ("interrupted", "the next promote or rollback settles it")
+    if deleted:
+        mlflow.MlflowClient().delete_model_version(name, "2")
     registry.promote(name, 3, why="the next")
-    assert rows(name, "outcome")[1][0].startswith(outcome) and champion(name) == 3
+    before = 1 if outcome[2] == "interrupted" else 2
+    assert rows(name, "from", "to", "outcome")[1:] == [outcome, (before, 3, "promoted")] and champion(name) == 3
 
 
 def test_a_call_on_another_machine_is_taken_for_dead_after_the_lease(tracked, no_gate, monkeypatch):
     name = registered(3, champion=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            registry.promote(name, 2, why="too slow")
+    dies_at("set_registered_model_alias", name, monkeypatch)
     monkeypatch.setattr("pystock.processes.machine", lambda: "elsewhere 1")
     monkeypatch.setattr(promotion, "PATIENCE", 0.2)
     assert rows(name, "outcome")[-1] == ("under way",)
@@ -111,20 +107,6 @@ def test_a_call_on_another_machine_is_taken_for_dead_after_the_lease(tracked, no
     monkeypatch.setattr(promotion, "LEASE", -1)
     registry.promote(name, 3, why="the next")
     assert rows(name, "outcome")[1:] == [("promoted, settled by a later call",), ("promoted",)]
-
-
-def test_an_interrupted_promotion_of_a_deleted_version_does_not_hold_up_the_chain(tracked, no_gate, monkeypatch):
-    name = registered(3, champion=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            registry.promote(name, 2, why="too slow")
-    mlflow.MlflowClient().delete_model_version(name, "2")
-    registry.promote(name, 3, why="the next")
-    assert rows(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]
-
-
-# Past the promotions ---------------------------------------------------------------------------------------------
 
 
 def test_an_alias_moved_by_hand_is_reported_and_the_next_promotion_records_the_true_champion(tracked, no_gate):
@@ -144,6 +126,8 @@ def test_an_alias_moved_by_hand_is_reported_and_the_next_promotion_records_the_t
 
 def test_an_alias_set_before_the_first_promotion_is_what_a_rollback_goes_back_to(tracked, no_gate):
     name = registered(2)
+    table = registry.history(name)
+    assert list(table) == ["who", "when", "why", "from", "to", "outcome", "evidence"] and table.empty
     mlflow.MlflowClient().set_registered_model_alias(name, "champion", "2")
     assert rows(name, "from", "to", "outcome") == [(None, 2, "set by hand")]
     registry.promote(name, 1, why="ours")
@@ -166,9 +150,6 @@ def test_an_alias_moved_while_the_gate_judges_stays(tracked, monkeypatch):
     assert champion(name) == 2
 
 
-# What cannot be done is said in one sentence ---------------------------------------------------------------------
-
-
 def refused(call, *arguments, **options) -> str:
     with pytest.raises(registry.RegistryError) as caught:
         call(*arguments, **options)
@@ -177,15 +158,23 @@ def refused(call, *arguments, **options) -> str:
     return text
 
 
-def test_names_and_versions_that_do_not_exist_are_named(tracked, no_gate):
+@pytest.mark.parametrize(("call", "arguments", "options"), [
+    (registry.promote, [1], {"why": "x"}),
+    (registry.rollback, [], {"why": "x"}),
+    (registry.history, [], {}),
+    (registry.gate, [1], {}),
+    (registry.set_lifecycle, [1, "Staging"], {}),
+])  # fmt: skip
+def test_names_and_versions_that_do_not_exist_are_named(tracked, no_gate, call, arguments, options):
     name = registered(2)
-    for call in (registry.promote, registry.rollback, registry.history, registry.gate, registry.set_lifecycle):
-        version = [] if call in (registry.rollback, registry.history) else [1]
-        options = {"why": "x"} if call in (registry.promote, registry.rollback) else {}
-        state = ["Staging"] if call is registry.set_lifecycle else []
-        assert "There is no registered model 'nobody'" in refused(call, "nobody", *version, *state, **options)
-        for wrong in (7, "first", 0) if version else ():
-            assert f"{name} has no version {wrong!r}: it has 1, 2." in refused(call, name, wrong, *state, **options)
+    assert "There is no registered model 'nobody'" in refused(call, "nobody", *arguments, **options)
+    for wrong in (7, "first", 0) if arguments else ():
+        text = refused(call, name, wrong, *arguments[1:], **options)
+        assert f"{name} has no version {wrong!r}: it has 1, 2." in text
+
+
+def test_what_nobody_can_do_is_said_and_leaves_no_trace(tracked, no_gate):
+    name = registered(1)
     assert "nothing to roll back to" in refused(registry.rollback, name, why="x")
     assert "since it has no reason" in refused(registry.promote, name, 1, why=" ")
     registry.promote(name, 1, why="x")
@@ -206,10 +195,7 @@ def test_a_deleted_promotion_is_named_with_the_way_to_restore_it(tracked, no_gat
 def test_an_account_that_may_not_write_to_the_name_claims_nothing(tracked, no_gate, monkeypatch):
     """Else the next promotion, made by an account that may, would set the alias for it."""
     name = registered(3, champion=1)
-
-    def denied(*_):
-        raise mlflow.MlflowException("Permission denied", PERMISSION_DENIED)
-
+    denied = Mock(side_effect=mlflow.MlflowException("Permission denied", PERMISSION_DENIED))
     with monkeypatch.context() as patch:
         for write in ("set_model_version_tag", "set_registered_model_alias"):
             patch.setattr(mlflow.MlflowClient, write, denied)
@@ -221,17 +207,11 @@ def test_an_account_that_may_not_write_to_the_name_claims_nothing(tracked, no_ga
 
 def test_a_tag_that_another_call_sets_first_is_no_obstacle(tracked, no_gate, monkeypatch):
     """Two calls set a new tag at once: the database refuses the second row."""
-    name, original, calls = registered(1), mlflow.MlflowClient.set_registered_model_tag, []
-
-    def late(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise mlflow.MlflowException("(psycopg.errors.UniqueViolation)", BAD_REQUEST)
-        original(*arguments)
-
+    name = registered(1)
+    late = Mock(side_effect=[mlflow.MlflowException("(psycopg.errors.UniqueViolation)", BAD_REQUEST), None])
     monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_tag", late)
     registry.promote(name, 1, why="at once")
-    assert champion(name) == 1 and len(calls) == 2
+    assert champion(name) == 1 and late.call_count == 2
 
 
 def test_a_store_that_does_not_answer_is_said_in_one_sentence(monkeypatch):

@@ -1,0 +1,1 @@
+from promotions import no_gate, tracked  # noqa: F401
