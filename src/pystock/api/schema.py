@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, Valida
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
+from pystock.errors import PystockError
 from pystock.features import WINDOWS, volatility
 from pystock.price_rules import COLUMNS, LONGEST_GAP, ROW_RULES
 
@@ -50,7 +51,7 @@ class PriceDay(TypedDict):
     volume: Volume
 
 
-class Refused(Exception):
+class Refused(PystockError):
     """Raised for a request that is answered with an error: status, one sentence, and a list of what is wrong where."""
 
     def __init__(

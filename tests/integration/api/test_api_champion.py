@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from api_service import NAME, QUIET_MODELS, Service, as_rows, days
 from fake_course import until
 
 from course import store
-from course.servers import launch
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, launch, mlflow_server
 from pystock.api import model
 from pystock.api.settings import Settings
 
@@ -125,9 +124,8 @@ def test_without_a_champion_it_waits_for_one(versions, tmp_path):
 
 def tracking_server(versions, port=None):
     """Launch a real `mlflow server` on the store of `versions`."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", versions.uri, "--artifacts-destination", str(versions.folder / "files")]
-    return launch(command, port=port, env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}).wait_until_healthy()
+    command = mlflow_server(versions.uri, "--artifacts-destination", str(versions.folder / "files"))
+    return launch(command, port=port, env=MLFLOW_SERVER_ENVIRONMENT).wait_until_healthy()
 
 
 def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
@@ -212,16 +210,16 @@ def test_a_worker_keeps_others_from_removing_what_it_reads(versions, tmp_path, m
 @pytest.mark.parametrize("fault", ["no folder", "full disk"])
 def test_a_version_is_served_without_a_cache_that_can_be_written(versions, tmp_path, monkeypatch, caplog, fault):
     watcher = watcher_of(cache=tmp_path / "cache")
-    fetch = watcher._registry.fetch
+    fetch = model.fetch
 
-    def fetch_unless_full(version, folder):
+    def fetch_unless_full(version, alias, folder):
         if tmp_path in folder.parents:  # MLflow reports a full disk as files that cannot be downloaded
             raise model.Unavailable("its files cannot be had (MlflowException: No space left on device)")
-        return fetch(version, folder)
+        return fetch(version, alias, folder)
 
     if fault == "no folder":
         (tmp_path / "cache").write_text("a file")
-    monkeypatch.setattr(watcher._registry, "fetch", fetch_unless_full)
+    monkeypatch.setattr(model, "fetch", fetch_unless_full)
     watcher.look()
     assert watcher.served.version == versions.forest and watcher.ready()["champion"]["refused"] is None
     assert "cache not writable" in caplog.messages and not list(tmp_path.rglob(".new-*"))

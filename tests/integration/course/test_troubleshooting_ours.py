@@ -28,7 +28,7 @@ import course
 from course import servers, store
 from course.cli import main
 from course.workbench import local as workbench
-from pystock import pipeline
+from pystock import models, pipeline
 from pystock.api import model as api_model
 from pystock.api import schema as api_schema
 from pystock.batch import job, resume, rows
@@ -247,8 +247,9 @@ def test_a_file_without_a_column(tmp_path):
 
 @provokes("a batch job is at work")
 def test_two_jobs_with_one_output(tmp_path):
-    with resume.locked(tmp_path / "predictions.csv"):
-        return raised(resume.locked(tmp_path / "predictions.csv").__enter__)
+    output = resume.Output(tmp_path / "predictions.csv", folder=False)
+    with resume.locked(output):
+        return raised(resume.locked(output).__enter__)
 
 
 # --- the inference API ------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def test_a_caller_who_holds_the_only_place(api):
 @provokes("its signature is not")
 def test_a_version_for_another_question(tmp_path):
     X = pd.DataFrame({"day_01": [0.0, 1.0]})
-    signature = mlflow.models.infer_signature(X, params={"threshold": 0.5})
+    signature = models.decision_signature(X, 0.5)
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
     return raised(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")

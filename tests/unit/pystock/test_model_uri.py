@@ -43,11 +43,11 @@ def test_alias_and_number_lead_to_the_version(tracked):
     assert [int(resolve(f"models:/{name}{end}", client).version) for end in ("@champion", "/2", "/1")] == [2, 2, 1]
     with pytest.raises(ModelNotFound, match=f"^{name} has no version 7: it has 1, 2.$"):
         resolve(f"models:/{name}/7")
-    with pytest.raises(ModelNotFound, match=f"^the model {name} has no challenger in this store: promote a version"):
-        resolve(f"models:/{name}@challenger")
-    for uri in ("models:/nobody@champion", "models:/nobody/1"):
-        with pytest.raises(ModelNotFound, match="^There is no registered model 'nobody': register a version of it"):
-            resolve(uri)
+    for known in (name, "nobody"):
+        with pytest.raises(ModelNotFound, match=f"^the model {known} has no rival in this store: promote a version"):
+            resolve(f"models:/{known}@rival")
+    with pytest.raises(ModelNotFound, match="^There is no registered model 'nobody': register a version of it"):
+        resolve("models:/nobody/1")
     with pytest.raises(ModelURIError, match="models:/m-1 is a logged model: write models:/NAME@ALIAS"):
         resolve("models:/m-1")
 

@@ -11,14 +11,6 @@ from pystock.api import model
 from pystock.api.settings import Settings
 
 
-def test_parse_model_uri_splits_alias_and_version_and_rejects_other_uris():
-    assert model.parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
-    assert model.parse_model_uri("models:/name/12") == ("name", None, "12")
-    for uri in ("", "name", "models:/name", "models:/name@a@b", "models:/name/one", "runs:/1/model"):
-        with pytest.raises(ValueError, match="write models:/NAME@ALIAS"):
-            model.parse_model_uri(uri)
-
-
 @pytest.mark.parametrize(
     ("error", "attempts"),
     [
@@ -35,7 +27,7 @@ def test_only_a_version_whose_files_are_missing_is_tried_again(tmp_path, monkeyp
         tried.append(clock.now - 1000)
         raise error("a reason")
 
-    monkeypatch.setattr(watcher._registry, "find", lambda: SimpleNamespace(version="7", model_id="m-1", source=""))
+    monkeypatch.setattr(model, "find", lambda uri: SimpleNamespace(version="7", model_id="m-1", source=""))
     monkeypatch.setattr(watcher, "_fetch", fetch)
     while clock.now < 2300:
         watcher.look()

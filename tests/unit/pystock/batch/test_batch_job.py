@@ -132,7 +132,7 @@ def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
         batch.score(source, output)
     refused("the model nobody has no champion in this store", source, output, model="models:/nobody@champion")
     refused(f"the model {NAME} has no rival in this store", source, output, model=f"models:/{NAME}@rival")
-    refused(f"the model {NAME} has no version 99 in this store", source, output, model=f"models:/{NAME}/99")
+    refused(f"{NAME} has no version 99: it has 1.", source, output, model=f"models:/{NAME}/99")
     refused("write models:/NAME@ALIAS", source, output, model=NAME)
     assert not list(tmp_path.glob("out*"))
 
