@@ -63,8 +63,8 @@ def days():
     return table.assign(Date=table["Date"].dt.strftime("%Y-%m-%d"))
 
 
-def with_bad_rows(days: pd.DataFrame) -> pd.DataFrame:
-    return days.assign(momentum_5=days["momentum_5"].where(days.index % 97 != 5))
+def with_bad_rows(days: pd.DataFrame, every=97) -> pd.DataFrame:
+    return days.assign(momentum_5=days["momentum_5"].where(days.index % every != 5))
 
 
 def run_job(*arguments, **options):

@@ -87,11 +87,10 @@ class Cache:
 
     def get(self, entry: str, fetch: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Return the description of an entry, which `fetch` fills where it is missing or damaged. Call it locked."""
-        folder, new = self.folder / entry, self.folder / f".new-{os.getpid()}"
+        folder, new = self.folder / entry, self.folder / ".new"
         with suppress(*_DAMAGE):
             return _read(folder)
-        for old in self.folder.glob(".new-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         (new / "model").mkdir(parents=True)
         try:
             about = fetch(new / "model")

@@ -45,11 +45,8 @@ def test_predictions_name_version_and_threshold(client):
         "threshold": 0.25,
         "predictions": [{"probability": 0.3, "decision": 1}, {"probability": 0.25, "decision": 0}],
     }
-
-
-def test_the_threshold_of_the_request_decides(client):
-    answer = predict(client, {"rows": [ROW | {"abs_return": 0.3}], "threshold": 0.4}).json()
-    assert answer["threshold"] == 0.4 and answer["predictions"] == [{"probability": 0.3, "decision": 0}]
+    own = predict(client, {"rows": [ROW | {"abs_return": 0.3}], "threshold": 0.4}).json()
+    assert own["threshold"] == 0.4 and own["predictions"] == [{"probability": 0.3, "decision": 0}]
 
 
 def test_many_rows_are_answered_in_order(client):
