@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -91,28 +92,20 @@ def write_partitions(days: pd.DataFrame, folder: Path, form: str) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file by its name; a manifest without the line that names the run."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".lock":
-            lines = path.read_bytes().splitlines(keepends=True)
-            found[path.relative_to(folder).as_posix()] = b"".join(
-                line for line in lines if not (path.suffix == ".json" and b'"run": ' in line)
-            )
-    return found
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {path.relative_to(folder).as_posix(): re.sub(rb' *"run": .*\n', b"", path.read_bytes()) for path in files}
 
 
 # Processes that are killed ----------------------------------------------------------------------------------------
 
 
-def in_process(target, *arguments, wait=True, **options):
-    """Run a function of this module on the store in use; return the exit code, or the process without `wait`."""
+def in_process(target, *arguments, **options):
+    """Run a function of this module in a process of its own on the store in use; return the exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batch_jobs", "mlflow.store.tracking.sqlalchemy_store", "skops.io"])
     place = (mlflow.get_tracking_uri(), os.environ[store.ARTIFACT_ROOT_VARIABLE])
     process = context.Process(target=_on_store, args=(target, place, arguments, options))
     process.start()
-    if not wait:
-        return process
     process.join(300)
     return process.exitcode
 

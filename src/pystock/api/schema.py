@@ -213,13 +213,20 @@ def _about(kind: Any, text: str) -> Any:
 _DATE = _about(str, "for prices: the day whose close was the last one known")
 _CHAMPION = _about(int | None, "the version that the alias named then; null: none, or never looked up")
 _ORIGIN = _about(str, "registry or cache")
-_prediction = {
+_prediction: dict[str, Any] = {
     "date": NotRequired[_DATE],
     "probability": Annotated[float, Field(ge=0, le=1)],
     "decision": Literal[0, 1],
 }
-_problem = {"type": str, "title": str, "status": int, "detail": str, "request_id": str}
-_model = {"name": str, "version": int, "alias": str | None, "model_id": str, "run_id": str, "loaded_at": str}
+_problem: dict[str, Any] = {"type": str, "title": str, "status": int, "detail": str, "request_id": str}
+_model: dict[str, Any] = {
+    "name": str,
+    "version": int,
+    "alias": str | None,
+    "model_id": str,
+    "run_id": str,
+    "loaded_at": str,
+}
 _model |= {"from": _ORIGIN, "threshold": float, "signature": dict[str, Any], "metrics": dict[str, float]}
 
 ModelVersion: Any = _typed_dict("ModelVersion", {"name": str, "version": int})
@@ -234,5 +241,10 @@ TrackingServer: Any = _typed_dict("TrackingServer", {"reachable": bool, "since":
 RefusedVersion: Any = _typed_dict("RefusedVersion", {"version": int, "reason": str})
 _champion = {"checked_at": str | None, "version": _CHAMPION, "refused": RefusedVersion | None}
 Champion: Any = _typed_dict("Champion", _champion)
-_ready = {"ready": bool, "model": ModelVersion | None, "from": _ORIGIN | None, "tracking_server": TrackingServer}
+_ready: dict[str, Any] = {
+    "ready": bool,
+    "model": ModelVersion | None,
+    "from": _ORIGIN | None,
+    "tracking_server": TrackingServer,
+}
 Ready: Any = _typed_dict("Ready", _ready | {"champion": Champion})

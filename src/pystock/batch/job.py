@@ -46,7 +46,7 @@ BINS = 1000  # of the histogram of probabilities; its quantiles are exact to one
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SMALL = 10_000_000  # bytes; a larger quarantine file is not copied into the store
 QUIET = 30  # seconds between two signs of progress if stderr is not a terminal
-START: dict[str, Any] = {"file": 0, "position": None, "rows": 0, "quarantined": 0, "decided": 0, "bins": [0] * BINS}
+START: dict[str, Any] = {"rows": 0, "quarantined": 0, "decided": 0, "bins": [0] * BINS}
 # Partial work of other code is not used
 _MODULES = (sys.modules[__name__], work, rows, files)
 _CODE = runs.code_digest(*(Path(str(module.__file__)).read_bytes() for module in _MODULES))
@@ -180,7 +180,7 @@ def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> Resu
     run_time, chunks, thrown = work.begin(output, job.key | {"chunk_rows": job.chunk_rows, "code": _CODE}, job.run_time)
     state = work.read_chunk(chunks[-1])[1] if chunks else START
     resumed = state["rows"]
-    state = _score_chunks(job, loaded, parts, len(chunks), state)
+    state = _score_chunks(job, loaded, parts, state)
     if _stamps(job.files) != stamps:
         raise InputError(f"the input {job.source} was changed while it was read: run again.")
     if not state["rows"]:
@@ -375,25 +375,21 @@ def _stamps(files: list[tuple[str, Path]]) -> list[tuple[int, int] | None]:
 # The work ---------------------------------------------------------------------------------------------------------
 
 
-def _score_chunks(
-    job: _Job, loaded: "LoadedModel", parts: list[Part], number: int, state: dict[str, Any]
-) -> dict[str, Any]:
-    """Score what is not in the `number` finished chunks, behind which the job had that state; return its last state."""
-    sizes = [path.stat().st_size for _, path in job.files]
+def _score_chunks(job: _Job, loaded: "LoadedModel", parts: list[Part], state: dict[str, Any]) -> dict[str, Any]:
+    """Score what is not in the finished chunks, behind which the job had that state; return its last state."""
     quiet: dict[str, Any] = {} if sys.stderr.isatty() else {"mininterval": QUIET, "delay": QUIET}
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, disable=not job.progress, **quiet) as bar:
-        for at in range(state["file"], len(parts)):
-            position = state["position"] if at == state["file"] else None
-            for chunk in parts[at].chunks(position, job.chunk_rows):
+    form = "{percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
+    with tqdm(total=len(parts), bar_format=form, disable=not job.progress, **quiet) as bar:
+        for at, part in enumerate(parts):
+            done = len(job.output.chunks(f"{at:06d}"))
+            for number, chunk in enumerate(part.chunks(job.chunk_rows, done), done):
                 probability, decision = _predict(loaded, chunk.numbers)
                 columns = [*chunk.carried.columns, pa.array(probability), pa.array(decision)]
                 table = pa.Table.from_arrays(columns, [*chunk.carried.column_names, *WRITTEN[:2]])
                 lines = io.StringIO()
-                csv.writer(lines, lineterminator="\n").writerows((parts[at].name, *bad) for bad in chunk.bad)
+                csv.writer(lines, lineterminator="\n").writerows((part.name, *bad) for bad in chunk.bad)
                 bins = np.minimum((probability * BINS).astype("int64"), BINS - 1)
                 state = {
-                    "file": at,
-                    "position": chunk.position,
                     "rows": state["rows"] + len(probability) + len(chunk.bad),
                     "quarantined": state["quarantined"] + len(chunk.bad),
                     "bad": lines.getvalue(),
@@ -401,9 +397,8 @@ def _score_chunks(
                     "bins": (np.bincount(bins, minlength=BINS) + state["bins"]).tolist(),
                 }
                 work.write_chunk(job.output.partial / f"{at:06d}-{number:08d}.arrow", table, state)
-                number += 1
                 bar.set_postfix_str(f"{state['rows']:,} rows", refresh=False)
-                bar.update(int(sum(sizes[:at]) + chunk.share * sizes[at]) - bar.n)
+                bar.update(at + chunk.share - bar.n)
     return state
 
 

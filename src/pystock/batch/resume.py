@@ -1,7 +1,7 @@
 """The work of a batch job on disk: finished chunks, and an output that is replaced when the new one is whole.
 
     OUTPUT.partial/job.json             what the job is; the work of another job is thrown away
-    OUTPUT.partial/0000-00000000.arrow  a finished chunk of that file: carried columns, probability, decision; the state
+    OUTPUT.partial/FILE-CHUNK.arrow     a finished chunk of an input file: carried columns, probability, decision
     OUTPUT.partial/new/                 the output, made from all chunks
     OUTPUT.partial/old/                 for a moment the output folder that is replaced
 

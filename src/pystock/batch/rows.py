@@ -7,9 +7,7 @@ header. In CSV a row is a line: a value holds no line break, even between quotes
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +23,6 @@ FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be held in memory whole
 PIECE = 500  # lines: if one of them is bad, these are looked at one by one
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[+-]?(?:(inf|infinity)|nan)", re.IGNORECASE)
 
 
 class BatchError(PipelineError):
@@ -49,13 +45,12 @@ class Chunk(NamedTuple):
     """The rows that are read in one go.
 
     `carried` are the columns that are not features, `numbers` the features, shape (features, rows), float64, finite;
-    both of the good rows alone, in order. The next chunk begins at `position`, behind `share` (0 to 1) of the file.
+    both of the good rows alone, in order. It ends at `share` (0 to 1) of the file.
     """
 
     carried: pa.Table
     numbers: np.ndarray
     bad: list[Bad]
-    position: list[int]
     share: float
 
 
@@ -105,14 +100,16 @@ def _carried_columns(name: str, found: list[str], features: list[str], taken: tu
 def _number(column: str, value: object) -> tuple[float, str]:
     """Return the number that a value is, and why a model cannot score it; "" if it can."""
     text = str(value).strip(" \t")
-    if _NUMBER.fullmatch(text):
-        number = float(text)
-        return number, f"{column} is infinite ({text[:40]})" if math.isinf(number) else ""
     if text in MISSING:
         return math.nan, f"{column} is missing"
-    if other := _NOT_FINITE.fullmatch(text):
-        return math.nan, f"{column} is {'infinite' if other[1] else 'missing'} ({text})"
-    return math.nan, f"{column} is {text[:40]!r}, which is no number"
+    try:
+        number = float(text) if text.isascii() and "_" not in text else None  # Python knows 1_000, and digits of Arabic
+    except ValueError:
+        number = None
+    if number is None:
+        return math.nan, f"{column} is {text[:40]!r}, which is no number"
+    kind = "infinite" if math.isinf(number) else "missing"
+    return number, "" if math.isfinite(number) else f"{column} is {kind} ({text[:40]})"
 
 
 def _reasons(row: dict[str, Any], features: list[str]) -> str:
@@ -125,8 +122,7 @@ Rows = tuple[pa.Table, np.ndarray, list[Bad]]  # carried columns and numbers of 
 class CsvPart:
     """A CSV file; its name is relative to the input. Lines that pyarrow refuses are looked at one by one.
 
-    `chunks` reads on from a position (None: the beginning) in chunks of about so many rows. They depend on nothing
-    else, so that a resumed job has the same chunks as an unbroken one.
+    `chunks` depend on the number of rows alone, so that a resumed job has the same chunks as an unbroken one.
     """
 
     def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
@@ -148,12 +144,12 @@ class CsvPart:
         self.begin, self.size = len(first), path.stat().st_size
         self.line_length = max(len(sample) / max(sample.count(b"\n"), 1), 1)  # about
 
-    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
-        """Read on from a position, in chunks of about so many rows."""
-        offset, line = position or (self.begin, 2)
+    def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
+        """Read in chunks of about so many rows, without the first ones."""
+        line = 2
         try:
             with self.path.open("rb") as file:
-                file.seek(offset)
+                file.seek(self.begin)
                 while block := file.read(int(rows * self.line_length)):
                     if not block.endswith(b"\n"):
                         rest = file.readline(LONGEST_LINE)
@@ -161,9 +157,9 @@ class CsvPart:
                             raise InputError(f"the input file {self.name} has a line of more than 1 MB: fix it.")
                         block += rest
                     count = block.count(b"\n") + (not block.endswith(b"\n"))
-                    found = self._rows(block, line, count)
-                    offset, line = offset + len(block), line + count
-                    yield Chunk(*found, [offset, line], offset / self.size)
+                    if skip <= 0:
+                        yield Chunk(*self._rows(block, line, count), file.tell() / self.size)
+                    skip, line = skip - 1, line + count
         except OSError as error:
             raise BatchError(f"the input file {self.name} cannot be read ({reason(error)}): fix it.") from None
 
@@ -255,15 +251,16 @@ class ParquetPart:
         # Read piece by piece: the bytes of a whole row group need not be in memory
         return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
-    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
-        """Read on from a position, in chunks of so many rows, whatever the row groups are."""
-        number, at = position or (0, 0)
+    def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
+        """Read in chunks of so many rows, whatever the row groups are, without the first ones."""
+        at = 0
         try:
             with self._open() as file:
-                for batch in islice(file.iter_batches(rows), number, None):
-                    found = self._rows(pa.Table.from_batches([batch]).replace_schema_metadata(), at)
-                    number, at = number + 1, at + len(batch)
-                    yield Chunk(*found, [number, at], at / self.total)
+                for number, batch in enumerate(file.iter_batches(rows)):
+                    if number >= skip:
+                        table = pa.Table.from_batches([batch]).replace_schema_metadata()
+                        yield Chunk(*self._rows(table, at), (at + len(batch)) / self.total)
+                    at += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"the input file {self.name} is damaged behind row {at:,} ({reason(error)}): copy it again."
