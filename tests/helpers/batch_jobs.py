@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import re
-import signal
 from pathlib import Path
 
 import mlflow
@@ -14,13 +13,18 @@ from sklearn.linear_model import LogisticRegression
 
 from course import store
 from pystock import models
-from pystock.batch import BatchError, score
+from pystock.batch import score
 from pystock.data import load
 from pystock.features import dataset, volatility
 
 NAME = "pystock-big-move"
 TIME = "2018-12-31T21:00:00+00:00"
-needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes, and sets limits of theirs")
+MARKS = [  # for `pytestmark`
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    pytest.mark.xdist_group("batch"),
+]
+needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes")
 
 
 def use_store(uri, artifacts):
@@ -120,15 +124,3 @@ def job_killed_at(step, counter, *arguments, **options):
     steps = die_before(step, [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")])
     run_job(*arguments, **options)
     Path(counter).write_text(str(steps()))
-
-
-def job_with_little_room(size, message, *arguments, **options):
-    """Do a job where no file may become larger than `size` bytes, as on a full disk; write its error to `message`."""
-    import resource
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the system call fails, and the process lives
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    try:
-        run_job(*arguments, **options)
-    except BatchError as error:
-        Path(message).write_text(str(error))

@@ -1,24 +1,18 @@
 """Batch inference with other processes: a server that dies in the middle of a job, and `mlflow run`."""
 
-import os
 import subprocess
 import sys
 
 import mlflow
 import pandas as pd
-import pytest
-from batch_jobs import TIME, champion, days, run_job, with_bad_rows, write
+from batch_jobs import MARKS, TIME, champion, days, run_job, with_bad_rows, write
 from fake_course import CHECKOUT, COURSE, clean_environment, until
 
 from course import servers, store
-from pystock.batch import BatchError
 from pystock.batch.resume import Output
 
 __all__ = ["champion", "days"]  # fixtures
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-]
+pytestmark = MARKS
 PROJECT = CHECKOUT / "projects" / "pystock-inference-batch"
 
 
@@ -63,33 +57,6 @@ def test_a_job_whose_server_dies_says_so_and_resumes_when_it_is_back(champion, d
     finally:
         server.stop()
     assert process.returncode == 0 and "of them before this job was resumed" in printed, errors
-    run_job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
-    assert output.read_bytes() == (tmp_path / "unbroken" / "out.csv").read_bytes()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 600 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if sys.platform != "linux" or os.geteuid() or _mount(folder, "size=600k"):
-        pytest.skip("needs root on Linux, and the right to mount")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
-def _mount(folder, options):
-    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
-
-
-def test_a_full_disk_leaves_the_old_output_and_the_next_job_resumes(champion, days, tmp_path, small_disk):
-    source, output = write(pd.concat([days] * 5), tmp_path / "days.csv"), small_disk / "out.csv"
-    output.write_text("the old output\n")
-    with pytest.raises(BatchError, match=r"out.csv cannot be written .No space left on device., and is as it was"):
-        run_job(source, output, chunk_rows=500)
-    assert output.read_text() == "the old output\n" and not (small_disk / "out.csv.partial" / "new").exists()
-    assert _mount(small_disk, "remount,size=10m") == 0
-    assert "of them before this job was resumed" in run_job(source, output, chunk_rows=500).said
     run_job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
     assert output.read_bytes() == (tmp_path / "unbroken" / "out.csv").read_bytes()
 

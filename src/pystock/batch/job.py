@@ -60,9 +60,8 @@ class ServerGone(BatchError):
 class Result:
     """What a job did. `outcome` is done or skipped, `said` one sentence about it.
 
-    `rows` were read: `scored` + `quarantined`. `seconds` of reading, predicting and writing in this call, 0 if it was
-    skipped. `version` of the registered `model` is the logged model `model_id`. `input_digest` is a sha256, `run_time`
-    when the job began first (ISO 8601, UTC). `quarantine` is None if no row is bad.
+    `rows` were read: `scored` + `quarantined`. `seconds` are those of reading, predicting and writing in this call.
+    `input_digest` is a sha256, `run_time` when the job began first (ISO 8601, UTC). `quarantine` may be None.
     """
 
     outcome: str
@@ -133,11 +132,9 @@ def score(
 
     BatchError in one sentence for anything that prevents it; the output is then as it was before.
     """
-    run = mlflow.active_run()
-    if run is None:
-        raise BatchError(
-            "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
-        )
+    if (run := mlflow.active_run()) is None:
+        message = "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
+        raise BatchError(message)
     try:
         source, path = (Path(os.path.abspath(place)) for place in (input, output))  # noqa: PTH100 - links stay
         run_time, found, place = _utc(run_time), rows.files(source), work.Output(path, source.is_dir())
@@ -207,8 +204,6 @@ def mlflow_errors() -> Iterator[None]:
     """Turn what MLflow cannot do into a BatchError of one sentence, ServerGone if its server does not answer."""
     try:
         yield
-    except BatchError:
-        raise
     except PystockError as error:
         raise BatchError(str(error)) from error
     except MlflowException as error:
@@ -306,12 +301,9 @@ def _end(outcome: str, said: str, job: _Job, manifest: dict[str, Any], seconds: 
 def _utc(text: str | None) -> str | None:
     if not text:
         return None
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo:
+    with suppress(ValueError):
+        if (moment := datetime.fromisoformat(text)).tzinfo:
             return moment.astimezone(UTC).isoformat(timespec="seconds")
-    except ValueError:
-        pass
     raise BatchError(f"run_time is {text!r}: write a time with its offset, as in 2015-01-02T21:00:00+00:00.")
 
 
@@ -331,11 +323,11 @@ def _output_format(asked: str | None, output: work.Output) -> str:
     if output.folder:
         return asked or "as input"
     name, suffix = output.path.name, FORMATS.get(output.path.suffix.lower())
+    if not suffix and not asked:
+        raise BatchError(f"the output {name} is neither .csv nor .parquet by its name: rename it, or say format.")
     if suffix and asked and asked != suffix:
         raise BatchError(f"the output {name} is {suffix} by its name, and the format asked for is {asked}.")
-    if form := suffix or asked:
-        return form
-    raise BatchError(f"the output {name} is neither .csv nor .parquet by its name: rename it, or say format.")
+    return suffix or str(asked)
 
 
 def _outputs(files: list[tuple[str, Path]], output: work.Output, form: str) -> list[tuple[str, str]]:

@@ -13,17 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from batch_jobs import NAME, TIME, add_champion, contents, run_job, with_bad_rows, write, write_partitions
+from batch_jobs import MARKS, NAME, TIME, add_champion, contents, run_job, with_bad_rows, write, write_partitions
 
 from pystock import batch
 from pystock.batch import BatchError, resume
 from pystock.batch import job as batch_job
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-    pytest.mark.xdist_group("batch"),
-]
+pytestmark = MARKS
 PROJECT = Path(__file__).resolve().parents[4] / "projects" / "pystock-inference-batch"
 
 

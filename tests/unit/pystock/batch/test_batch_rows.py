@@ -145,59 +145,42 @@ def test_a_row_does_not_depend_on_the_rows_around_it(tmp_path, seed):
     assert len(one[1]) + len(one[2]) == len(lines) and len(one[2]) > 300 and all(bad.reason for bad in one[2])
 
 
-def utf16(path):
-    TABLE.to_csv(path, index=False, encoding="utf-16")
-
-
-def latin(path):
-    path.write_bytes(TABLE.to_csv(index=False).replace("2015-01-01", "Jänner").encode("latin-1"))
-
-
-def cut(path):
-    TABLE.to_parquet(path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def semicolons(path):
-    TABLE.to_csv(path, sep=";", index=False)
-
-
-def long_line(path):
-    path.write_text("day,x,y\n" + "a,1,2\n" * 50_000 + "9" * 3_000_000)
-
-
-def bool_column(path):
-    TABLE.assign(x=True).to_parquet(path)
+CSV, PARQUET = TABLE.to_csv(index=False), TABLE.to_parquet()
+WITH_BOOL, ONE_COLUMN = TABLE.assign(x=True).to_parquet(), TABLE[["day"]].to_parquet()
 
 
 @pytest.mark.parametrize(
-    ("form", "make", "message"),
+    ("form", "content", "message"),
     [
-        ("csv", lambda path: path.touch(), "days.csv is empty or begins with an empty line"),
-        ("csv", lambda path: path.write_text("day,y\n"), "days.csv lacks 'x' of the model's 2 columns"),
-        ("parquet", lambda path: TABLE[["day"]].to_parquet(path), "days.parquet lacks 'y', 'x' of the model's 2"),
-        ("csv", semicolons, "its values seem to be separated by ';'"),
-        ("csv", utf16, "days.csv is not UTF-8 in line 1:"),
-        ("csv", latin, "days.csv is not UTF-8 in line 2:"),
-        ("parquet", cut, "days.parquet is no whole Parquet file"),
-        ("parquet", lambda path: TABLE.to_csv(path), "days.parquet is no whole Parquet file"),
-        ("csv", lambda path: TABLE.to_parquet(path), "days.csv is Parquet inside"),
-        ("csv", lambda path: path.write_text("x,x,y\n"), "has the column 'x' twice"),
-        (
-            "csv",
-            lambda path: path.write_text("x,y,probability\n"),
-            "has a column 'probability', and so will the output",
-        ),
-        ("parquet", bool_column, "the column 'x' of days.parquet is of type bool"),
-        ("csv", long_line, "has a line of more than 1 MB"),
-        ("csv", lambda path: None, "does not exist: name a CSV or Parquet file"),
-        ("csv", lambda path: path.mkdir(), "is a folder without files"),
-        ("txt", lambda path: path.touch(), "days.txt is neither .csv nor .parquet"),
+        ("csv", "", "days.csv is empty or begins with an empty line"),
+        ("csv", "day,y\n", "days.csv lacks 'x' of the model's 2 columns"),
+        ("parquet", ONE_COLUMN, "days.parquet lacks 'y', 'x' of the model's 2"),
+        ("csv", CSV.replace(",", ";"), "its values seem to be separated by ';'"),
+        ("csv", CSV.encode("utf-16"), "days.csv is not UTF-8 in line 1:"),
+        ("csv", CSV.replace("2015-01-01", "Jänner").encode("latin-1"), "days.csv is not UTF-8 in line 2:"),
+        ("parquet", PARQUET[:-100], "days.parquet is no whole Parquet file"),
+        ("parquet", CSV, "days.parquet is no whole Parquet file"),
+        ("csv", PARQUET, "days.csv is Parquet inside"),
+        ("csv", "x,x,y\n", "has the column 'x' twice"),
+        ("csv", "x,y,probability\n", "has a column 'probability', and so will the output"),
+        ("parquet", WITH_BOOL, "the column 'x' of days.parquet is of type bool"),
+        ("csv", "day,x,y\n" + "a,1,2\n" * 50_000 + "9" * 3_000_000, "has a line of more than 1 MB"),
+        ("csv", None, "does not exist: name a CSV or Parquet file"),
+        ("txt", "", "days.txt is neither .csv nor .parquet"),
     ],
+    ids=lambda each: str(each)[:40] if isinstance(each, str) else "bytes",
 )
-def test_an_input_that_cannot_be_read_is_one_sentence(tmp_path, form, make, message):
+def test_an_input_that_cannot_be_read_is_one_sentence(tmp_path, form, content, message):
     path = tmp_path / f"days.{form}"
-    make(path)
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BatchError) as error:
         read(files(path)[0][1], rows=10)
     assert message in str(error.value) and "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_hidden_files_are_no_input(tmp_path):
+    (tmp_path / "_hidden.csv").touch()
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(BatchError, match="is a folder without files"):
+        files(tmp_path)
