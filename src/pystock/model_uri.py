@@ -69,9 +69,9 @@ def find_version(
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-    registered_model(name, client)
     if alias:
         raise ModelNotFound(f"the model {name} has no {alias} in this store: promote a version, or name another model.")
+    registered_model(name, client)
     known = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
     raise ModelNotFound(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import mlflow
+import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -29,11 +31,15 @@ class ModelError(PystockError, ValueError):
 
 
 class LoadedModel(NamedTuple):
-    """A checked decision model: its feature names in order, and its default threshold (None if it declares none)."""
+    """A checked decision model: its feature names in order, and its default threshold (None if it declares none).
+
+    `probability` takes an array (rows, features) of finite float64, past MLflow's checks; None if it has no such way.
+    """
 
     model: PyFuncModel
     features: list[str]
     threshold: float | None
+    probability: Callable[[np.ndarray], np.ndarray] | None
 
 
 def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
@@ -127,7 +133,11 @@ def load_decision_model(uri: str, what: str = "") -> LoadedModel:
     defaults = [float(each.default) for each in signature.params or [] if each.name == "threshold"]
     if defaults and not 0 <= defaults[0] <= 1:
         raise ModelError(f"{what} has the threshold {defaults[0]:g}: log it with one from 0 to 1.")
-    return LoadedModel(model, inputs.input_names(), defaults[0] if defaults else None)
+    try:
+        probability = getattr(model.unwrap_python_model(), "probability", None)
+    except MlflowException:  # a model of another flavor
+        probability = None
+    return LoadedModel(model, inputs.input_names(), defaults[0] if defaults else None, probability)
 
 
 def _is_xgboost(model: object) -> bool:

@@ -15,7 +15,6 @@ import psutil
 import pytest
 import requests
 from fake_course import until
-from mlflow.types import ColSpec, Schema
 
 from course import store
 from course.servers import Server, start_server
@@ -60,20 +59,18 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
     X, y = tuning.training_data("sp500", "big_move", "volatility")
     mlflow.set_experiment("models")
-    made = {}
-    fitted = {"forest": tuning.build("xgboost"), "line": tuning.build("logistic")}
-    fitted["stump"] = tuning.build("xgboost", max_depth=1)
-    for name, model in fitted.items():
+    stump, made = tuning.build("xgboost", max_depth=1), {}
+    for name, model in {"forest": tuning.build("xgboost"), "line": tuning.build("logistic"), "stump": stump}.items():
         with mlflow.start_run():
             made[name] = models.log_decision_model(model.fit(X, y), X, threshold=0.25)
             mlflow.log_metric("brier", 0.15)
-    code = folder / "wrong.py"
-    code.write_text(WRONG, encoding="utf-8")
-    signature, example = models.decision_signature(X, 0.25), X.head(2)
+    (folder / "wrong.py").write_text(WRONG, encoding="utf-8")
+    wrong = {"name": "decision", "python_model": str(folder / "wrong.py"), "pip_requirements": ["mlflow"]}
     with mlflow.start_run():
-        made["wrong"] = _log(code, signature, example)
-        signature.inputs = Schema([ColSpec("double", column) for column in X.columns[1:]])
-        made["narrow"] = _log(code, signature, None)
+        signature = models.decision_signature(X, 0.25)
+        made["wrong"] = mlflow.pyfunc.log_model(**wrong, signature=signature, input_example=X.head(2))
+        signature = models.decision_signature(X.iloc[:, 1:], 0.25)
+        made["narrow"] = mlflow.pyfunc.log_model(**wrong, signature=signature)
     client = mlflow.MlflowClient()
     client.create_registered_model(NAME)
     versions = SimpleNamespace(uri=store.uri(folder), folder=folder)
@@ -86,11 +83,6 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
-def _log(code, signature, example):
-    options = {"signature": signature, "input_example": example, "pip_requirements": ["mlflow"]}
-    return mlflow.pyfunc.log_model(name="decision", python_model=str(code), **options)
-
-
 class Service:
     """The inference API in processes of its own, started by its main.py."""
 
@@ -98,12 +90,11 @@ class Service:
         """`settings` are those of the service, without their prefix."""
         settings = {"cache": cache, "poll_seconds": POLL} | settings
         self.env = {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
-        self.env["MLFLOW_TRACKING_URI"] = uri
+        self.env |= {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_PORT": "{port}"}
         self.server: Server | None = None
 
     def start(self, health: str = "/ready") -> "Service":
-        env = self.env | {"PYSTOCK_API_PORT": "{port}"}
-        self.server = start_server([sys.executable, str(MAIN)], health, env=env, grace=15)
+        self.server = start_server([sys.executable, str(MAIN)], health, env=self.env, grace=15)
         self.url = self.server.url
         return self
 
@@ -117,11 +108,8 @@ class Service:
         self.server.stop()
         self.server = None
 
-    def predict(self, body, **options) -> requests.Response:
-        if isinstance(body, dict):
-            body = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} | options.pop("headers", {})
-        return requests.post(f"{self.url}/predict", data=body, headers=headers, timeout=30, **options)
+    def predict(self, body: dict, **headers: str) -> requests.Response:
+        return requests.post(f"{self.url}/predict", json=body, headers=headers, timeout=60)
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=30)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import signal
+import re
 from pathlib import Path
 
 import mlflow
@@ -13,13 +13,18 @@ from sklearn.linear_model import LogisticRegression
 
 from course import store
 from pystock import models
-from pystock.batch import BatchError, score
+from pystock.batch import score
 from pystock.data import load
 from pystock.features import dataset, volatility
 
 NAME = "pystock-big-move"
 TIME = "2018-12-31T21:00:00+00:00"
-needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes, and sets limits of theirs")
+MARKS = [  # for `pytestmark`
+    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
+    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
+    pytest.mark.xdist_group("batch"),
+]
+needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes")
 
 
 def use_store(uri, artifacts):
@@ -63,8 +68,8 @@ def days():
     return table.assign(Date=table["Date"].dt.strftime("%Y-%m-%d"))
 
 
-def with_bad_rows(days: pd.DataFrame) -> pd.DataFrame:
-    return days.assign(momentum_5=days["momentum_5"].where(days.index % 97 != 5))
+def with_bad_rows(days: pd.DataFrame, every=97) -> pd.DataFrame:
+    return days.assign(momentum_5=days["momentum_5"].where(days.index % every != 5))
 
 
 def run_job(*arguments, **options):
@@ -91,28 +96,20 @@ def write_partitions(days: pd.DataFrame, folder: Path, form: str) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file by its name; a manifest without the line that names the run."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".lock":
-            lines = path.read_bytes().splitlines(keepends=True)
-            found[path.relative_to(folder).as_posix()] = b"".join(
-                line for line in lines if not (path.suffix == ".json" and b'"run": ' in line)
-            )
-    return found
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {path.relative_to(folder).as_posix(): re.sub(rb' *"run": .*\n', b"", path.read_bytes()) for path in files}
 
 
 # Processes that are killed ----------------------------------------------------------------------------------------
 
 
-def in_process(target, *arguments, wait=True, **options):
-    """Run a function of this module on the store in use; return the exit code, or the process without `wait`."""
+def in_process(target, *arguments, **options):
+    """Run a function of this module in a process of its own on the store in use; return the exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batch_jobs", "mlflow.store.tracking.sqlalchemy_store", "skops.io"])
     place = (mlflow.get_tracking_uri(), os.environ[store.ARTIFACT_ROOT_VARIABLE])
     process = context.Process(target=_on_store, args=(target, place, arguments, options))
     process.start()
-    if not wait:
-        return process
     process.join(300)
     return process.exitcode
 
@@ -127,15 +124,3 @@ def job_killed_at(step, counter, *arguments, **options):
     steps = die_before(step, [(os, name) for name in ("replace", "fsync", "unlink", "rmdir")])
     run_job(*arguments, **options)
     Path(counter).write_text(str(steps()))
-
-
-def job_with_little_room(size, message, *arguments, **options):
-    """Do a job where no file may become larger than `size` bytes, as on a full disk; write its error to `message`."""
-    import resource
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the system call fails, and the process lives
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    try:
-        run_job(*arguments, **options)
-    except BatchError as error:
-        Path(message).write_text(str(error))

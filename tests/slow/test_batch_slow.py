@@ -5,18 +5,14 @@ import sys
 
 import mlflow
 import pandas as pd
-import pytest
-from batch_jobs import TIME, champion, days, run_job, with_bad_rows, write
+from batch_jobs import MARKS, TIME, champion, days, run_job, with_bad_rows, write
 from fake_course import CHECKOUT, COURSE, clean_environment, until
 
 from course import servers, store
 from pystock.batch.resume import Output
 
 __all__ = ["champion", "days"]  # fixtures
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-]
+pytestmark = MARKS
 PROJECT = CHECKOUT / "projects" / "pystock-inference-batch"
 
 
@@ -33,13 +29,12 @@ def script(uri, *arguments):
 
 def test_a_job_whose_server_dies_says_so_and_resumes_when_it_is_back(champion, days, tmp_path):
     source, output = write(pd.concat([days] * 300, ignore_index=True), tmp_path / "in.csv"), tmp_path / "out.csv"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", store.uri(champion), "--artifacts-destination", str(champion / "artifacts")]
-    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = servers.mlflow_server(store.uri(champion), "--artifacts-destination", str(champion / "artifacts"))
     arguments = ("--input", source, "--output", output, "--run_time", TIME, "--chunk_rows", "500")
 
     def start():
-        return servers.launch(command, env=settings, cwd=tmp_path, log=tmp_path / "server.log").wait_until_healthy()
+        env, log = servers.MLFLOW_SERVER_ENVIRONMENT, tmp_path / "server.log"
+        return servers.launch(command, env=env, cwd=tmp_path, log=log).wait_until_healthy()
 
     server = start()
     try:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -20,7 +21,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pystock.api import metrics, openapi
-from pystock.api.body import read_body
 from pystock.api.middleware import RequestMiddleware, RequestRecord
 from pystock.api.model import ServedModel, Watcher
 from pystock.api.schema import Contract, Question, Refused, features
@@ -29,6 +29,7 @@ from pystock.api.settings import Settings
 INLINE_ROWS = 2000  # up to so many rows, a prediction takes less time than reading their JSON, and needs no thread
 START_SECONDS = 20  # that the first lookup of the champion may take before the service listens
 DESCRIPTION = "The probability that the next trading day moves by more than 1 %, as the champion predicts it."
+_JSON = re.compile(r'application/json(\s*;\s*charset\s*=\s*"?utf-?8"?)?', re.IGNORECASE)
 _TITLES = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}  # Python 3.13 has other names for them
 
 
@@ -81,7 +82,7 @@ class InferenceService:
         body = None
         try:
             async with asyncio.timeout(seconds):
-                body = await read_body(request, self._settings.max_body_bytes)
+                body = await _read_body(request, self._settings.max_body_bytes)
                 return await self._answer(self.contract.read(body), request.scope["record"])
         except TimeoutError:
             if body is None:
@@ -122,6 +123,27 @@ class InferenceService:
 
     async def metrics(self, request: Request) -> Response:  # noqa: D102 - a docstring would be shown in /docs
         return Response(metrics.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the JSON of a request, undecoded; Refused as soon as more than `limit` bytes are announced or received."""
+    kind = request.headers.get("content-type")
+    if kind is None or not _JSON.fullmatch(kind):
+        value = "is missing" if kind is None else f"is {kind[:60]!r}"
+        raise Refused(415, f"The header Content-Type {value}: send application/json.", reason="type")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise Refused(415, f"The body is encoded as {encoding[:60]!r}: send it plain.", reason="type")
+    too_large = Refused(413, f"The body has more than {limit} bytes: send fewer rows a request.", reason="body")
+    length = request.headers.get("content-length", "0")
+    if len(length) > 15 or int(length) > limit:  # Python parses no number of thousands of digits
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return bytes(body)
 
 
 def _predictions(served: ServedModel, question: Question, record: RequestRecord) -> bytes:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -26,11 +25,14 @@ from filelock import FileLock
 from pystock.api import metrics
 from pystock.api.schema import FEATURE_NAMES
 from pystock.api.settings import Settings
-from pystock.runs import first_line, model_id_of
+from pystock.errors import PystockError, first_line
+from pystock.files import write_atomically
+from pystock.model_uri import ModelNotFound, model_id_of, parse, resolve, uri_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # at run time MLflow is loaded with the first lookup
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.pyfunc import PyFuncModel
+
+    from pystock.models import LoadedModel
 
 log = logging.getLogger("pystock.api")
 _LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files are not available
@@ -48,24 +50,16 @@ class ServedModel(NamedTuple):
     description: dict[str, Any]
 
 
-class Unreachable(Exception):
+class Unreachable(PystockError):
     """Raised if the tracking server does not answer, or answers nonsense."""
 
 
-class Unavailable(Exception):
+class Unavailable(PystockError):
     """Raised if the files of a version cannot be read now."""
 
 
-class Unfit(Exception):
+class Unfit(PystockError):
     """Raised for a version that must not be served. It is not tried again until the alias moves."""
-
-
-def parse_model_uri(uri: str) -> tuple[str, str | None, str | None]:
-    """Split models:/NAME@ALIAS or models:/NAME/VERSION into name, alias and version."""
-    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/([0-9]+))", uri)
-    if parts is None:
-        raise ValueError(f"{uri!r} is not a model URI: write models:/NAME@ALIAS or models:/NAME/VERSION")
-    return parts[1], parts[2], parts[3]
 
 
 def _now() -> str:
@@ -93,11 +87,10 @@ class Cache:
 
     def get(self, entry: str, fetch: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Return the description of an entry, which `fetch` fills where it is missing or damaged. Call it locked."""
-        folder, new = self.folder / entry, self.folder / f".new-{os.getpid()}"
+        folder, new = self.folder / entry, self.folder / ".new"
         with suppress(*_DAMAGE):
             return _read(folder)
-        for old in self.folder.glob(".new-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
         (new / "model").mkdir(parents=True)
         try:
             about = fetch(new / "model")
@@ -112,9 +105,7 @@ class Cache:
     def mark_good(self, entry: str) -> None:
         """Record the newest good entry; only it and the one before it are kept. Call it locked."""
         good = [entry, *(each for each in self.good() if each != entry)][:2]
-        new = self.folder / ".good.json"
-        new.write_text(json.dumps(good), encoding="utf-8")
-        new.replace(self.folder / "good.json")
+        write_atomically(self.folder / "good.json", json.dumps(good).encode())
         for folder in self.folder.iterdir():
             if folder.is_dir() and folder.name not in good:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -148,94 +139,74 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, about: dict[str, Any], origin: str) -> ServedModel:
     """Load the version in `folder`/model and check it on its own input example; Unfit if it must not be served."""
-    import mlflow
+    from pystock.models import ModelError, load_decision_model
 
     try:
-        model = mlflow.pyfunc.load_model(str(folder / "model"))
-        threshold = _threshold(model)
-        probability = _checked_probability(model, folder / "model", threshold)
+        loaded = load_decision_model(str(folder / "model"), "it")
+        if loaded.features != list(FEATURE_NAMES):
+            raise Unfit(f"its signature is not the {len(FEATURE_NAMES)} volatility features as doubles")
+        if (threshold := loaded.threshold) is None:
+            raise Unfit("its signature has no threshold from 0 to 1")
+        if loaded.probability is None:
+            raise Unfit("it has no method probability: log it with log_decision_model")
+        _check_example(loaded, loaded.probability, threshold, folder / "model")
+    except ModelError as error:
+        raise Unfit(str(error)) from None
     except Unfit:
         raise
     except Exception as error:  # the model's code and its libraries may raise anything
         raise Unfit(f"it cannot be loaded or asked here ({type(error).__name__}: {first_line(error)})") from None
     description = {name: value for name, value in about.items() if name != "files"}
     description |= {"loaded_at": _now(), "from": origin, "threshold": threshold}
-    signature = model.metadata.signature.to_dict()
+    signature = loaded.model.metadata.signature.to_dict()
     description["signature"] = {kind: json.loads(text) for kind, text in signature.items() if text}
-    return ServedModel(about["name"], about["version"], threshold, origin, probability, description)
+    return ServedModel(about["name"], about["version"], threshold, origin, loaded.probability, description)
 
 
-def _threshold(model: "PyFuncModel") -> float:
-    signature = model.metadata.signature
-    inputs = signature.inputs if signature else None
-    columns = [(each.name, each.type.name) for each in inputs.inputs] if inputs and inputs.has_input_names() else None
-    if columns != [(name, "double") for name in FEATURE_NAMES]:
-        raise Unfit(f"its signature is not the {len(FEATURE_NAMES)} volatility features as doubles")
-    thresholds = [each.default for each in (signature.params or []) if each.name == "threshold"]
-    if not thresholds or not 0 <= thresholds[0] <= 1:
-        raise Unfit("its signature has no threshold from 0 to 1")
-    return float(thresholds[0])
-
-
-def _checked_probability(model: "PyFuncModel", folder: Path, threshold: float) -> Callable[[np.ndarray], np.ndarray]:
-    native: Callable[[np.ndarray], np.ndarray] = model.unwrap_python_model().probability
-    example = pd.DataFrame(model.metadata.load_input_example(str(folder)))  # empty for None
+def _check_example(
+    loaded: "LoadedModel", native: Callable[[np.ndarray], np.ndarray], threshold: float, folder: Path
+) -> None:
+    example = pd.DataFrame(loaded.model.metadata.load_input_example(str(folder)))  # empty for None
     if example.empty:
         raise Unfit("it has no input example to check it on")
-    predictions = pd.DataFrame(model.predict(example))
-    probability = native(np.ascontiguousarray(example[list(FEATURE_NAMES)], dtype="float64"))
+    predictions = pd.DataFrame(loaded.model.predict(example))
+    probability = native(np.ascontiguousarray(example[loaded.features], dtype="float64"))
     if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN, too
         raise Unfit("on its input example it gives a value that is not a probability")
     if predictions["probability"].tolist() != probability.tolist():
         raise Unfit("on its input example predict and probability differ")
     if predictions["decision"].tolist() != (probability > threshold).astype(int).tolist():
         raise Unfit("on its input example a decision is not whether the probability is above the threshold")
-    return native
 
 
-class Registry:
-    """The queries to the tracking server about one model."""
+def find(uri: str) -> "ModelVersion | None":
+    """Return the version that a URI names, or None; Unreachable if the server does not answer."""
+    try:
+        version = resolve(uri)
+        int(version.version)  # another kind of server may answer at that address
+        return version
+    except ModelNotFound:
+        return None
+    except Exception as error:  # MLflow's, and a store in a file raises whatever its database does
+        raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from None
 
-    def __init__(self, uri: str):
-        self.name, self.alias, self._number = parse_model_uri(uri)
 
-    def find(self) -> "ModelVersion | None":
-        """Return the version that the URI names, or None; Unreachable if the server does not answer."""
-        import mlflow
-        from mlflow.exceptions import MlflowException
+def fetch(version: "ModelVersion", alias: str | None, folder: Path) -> dict[str, Any]:
+    """Download a version's files and return its description; Unavailable if that fails."""
+    import mlflow
 
-        client = mlflow.MlflowClient()
-        try:
-            if self.alias:
-                version = client.get_model_version_by_alias(self.name, self.alias)
-            else:
-                version = client.get_model_version(self.name, str(self._number))
-            int(version.version)  # another kind of server may answer at that address
-            return version
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise Unreachable(first_line(error)) from None
-        except Exception as error:  # a store in a file raises whatever its database does
-            raise Unreachable(f"{type(error).__name__}: {first_line(error)}") from None
-
-    def fetch(self, version: "ModelVersion", folder: Path) -> dict[str, Any]:
-        """Download a version's files and return its description; Unavailable if that fails."""
-        import mlflow
-
-        client = mlflow.MlflowClient()
-        model_id = model_id_of(version)
-        try:
-            mlflow.artifacts.download_artifacts(f"models:/{self.name}/{version.version}", dst_path=str(folder))
-            if not (folder / "MLmodel").exists():  # MLflow downloads a missing folder as an empty one
-                raise FileNotFoundError("there is no MLmodel")
-            scores = client.get_run(version.run_id).data.metrics if version.run_id else {}
-            if model_id:
-                scores |= {each.key: each.value for each in client.get_logged_model(model_id).metrics or []}
-        except Exception as error:
-            raise Unavailable(f"its files cannot be had ({type(error).__name__}: {first_line(error)})") from None
-        about = {"name": self.name, "version": int(version.version), "alias": self.alias, "model_id": model_id}
-        return about | {"run_id": version.run_id or "", "metrics": scores, "tags": dict(version.tags)}
+    client, model_id = mlflow.MlflowClient(), model_id_of(version)
+    try:
+        mlflow.artifacts.download_artifacts(uri_of(version), dst_path=str(folder))
+        if not (folder / "MLmodel").exists():  # MLflow downloads a missing folder as an empty one
+            raise FileNotFoundError("there is no MLmodel")
+        scores = client.get_run(version.run_id).data.metrics if version.run_id else {}
+        if model_id:
+            scores |= {each.key: each.value for each in client.get_logged_model(model_id).metrics or []}
+    except Exception as error:
+        raise Unavailable(f"its files cannot be had ({type(error).__name__}: {first_line(error)})") from None
+    about = {"name": version.name, "version": int(version.version), "alias": alias, "model_id": model_id}
+    return about | {"run_id": version.run_id or "", "metrics": scores, "tags": dict(version.tags)}
 
 
 class Watcher:
@@ -247,8 +218,7 @@ class Watcher:
     def __init__(self, settings: Settings):
         self.served: ServedModel | None = None
         self.looked = threading.Event()
-        self._uri, self._poll_seconds = settings.model, settings.poll_seconds
-        self._registry = Registry(settings.model)
+        self._uri, self._alias, self._poll_seconds = settings.model, parse(settings.model).alias, settings.poll_seconds
         self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), settings.model)
         self._reachable: bool | None = None
         self._server = {"reachable": False, "since": _now(), "error": "not asked yet"}
@@ -291,18 +261,20 @@ class Watcher:
     def look(self) -> None:
         """Look up the alias once, and serve what it names."""
         try:
-            version = self._registry.find()
+            version = find(self._uri)
         except Unreachable as error:
             self._set_server(False, str(error))
-            self._serve_cached()
-            return
-        self._set_server(True, None)
-        self._champion = {"checked_at": _now(), "version": int(version.version) if version else None}
+        else:
+            self._set_server(True, None)
+            self._champion = {"checked_at": _now(), "version": int(version.version) if version else None}
+            self._follow(version)
+        self._serve_cached()
+
+    def _follow(self, version: "ModelVersion | None") -> None:
         if version is None:
             if not self._missing:
                 log.warning("no champion", extra={"reason": f"{self._uri} names no version: keeps what it has"})
             self._missing, self._refused, self._refused_entry = True, None, ""
-            self._serve_cached()
             return
         self._missing = False
         number, model_id = int(version.version), model_id_of(version)
@@ -317,7 +289,6 @@ class Watcher:
                 checked = self._fetch(version, entry)
             except (Unfit, Unavailable) as error:
                 self._refuse(number, entry, error)
-                self._serve_cached()
                 return
             self._refused, self._refused_entry = None, ""  # first: callers of the new version see no refusal
             self._serve(checked)
@@ -325,8 +296,8 @@ class Watcher:
     def _fetch(self, version: "ModelVersion", entry: str) -> ServedModel:
         try:
             with self._cache.locked():  # until it is marked as good; another worker would remove it while it is read
-                about = self._cache.get(entry, lambda folder: self._registry.fetch(version, folder))
-                about |= {"alias": self._registry.alias, "tags": dict(version.tags)}
+                about = self._cache.get(entry, lambda folder: fetch(version, self._alias, folder))
+                about |= {"alias": self._alias, "tags": dict(version.tags)}
                 checked = load(self._cache.folder / entry, about, "registry")
                 with suppress(OSError):
                     self._cache.mark_good(entry)
@@ -334,7 +305,7 @@ class Watcher:
         except (OSError, Unavailable) as error:  # MLflow reports a full disk as files that it cannot download
             with tempfile.TemporaryDirectory() as folder:
                 (Path(folder) / "model").mkdir()
-                about = self._registry.fetch(version, Path(folder) / "model")
+                about = fetch(version, self._alias, Path(folder) / "model")
                 log.warning("cache not writable", extra={"cache": str(self._cache.folder), "reason": first_line(error)})
                 return load(Path(folder), about, "registry")
 

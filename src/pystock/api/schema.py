@@ -4,19 +4,18 @@ Requests are TypedDicts, which pydantic reads from the bytes of a body without c
 microseconds, half of what `json.loads` takes.
 """
 
-# ruff: noqa: D101 - a docstring of a model would become a description in /openapi.json
-
 import difflib
 from datetime import date
 from itertools import chain
-from typing import Annotated, Any, NamedTuple, NotRequired
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError, with_config
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
+from pystock.errors import PystockError
 from pystock.features import WINDOWS, volatility
 from pystock.price_rules import COLUMNS, LONGEST_GAP, ROW_RULES
 
@@ -50,7 +49,7 @@ class PriceDay(TypedDict):
     volume: Volume
 
 
-class Refused(Exception):
+class Refused(PystockError):
     """Raised for a request that is answered with an error: status, one sentence, and a list of what is wrong where."""
 
     def __init__(
@@ -124,8 +123,7 @@ def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
         elif before and (today - before).days > LONGEST_GAP:
             wrong.append((f"{where}.date", f"is {today}, more than {LONGEST_GAP} days after {before}"))
         before = today
-    if wrong:
-        raise _refused(wrong)
+    _refuse_if(wrong)
     keys = ["close" if name == "Adj Close" else name.lower() for name in COLUMNS]
     numbers = np.array([[day[key] for key in keys] for day in prices], np.float64)
     dates = [day["date"] for day in prices]
@@ -133,16 +131,14 @@ def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
     for rule, holds in ROW_RULES.items():
         bad = np.flatnonzero(~holds(frame).to_numpy())
         wrong += [(f"prices[{number}]", f"cannot be: {rule}") for number in bad[:MOST_ERRORS]]
-    if wrong:
-        raise _refused(wrong)
+    _refuse_if(wrong)
     with np.errstate(all="ignore"):
         numbers = volatility(frame).to_numpy()[PAST - 1 :]
     for row, column in np.argwhere(~np.isfinite(numbers))[:MOST_ERRORS]:
         name = FEATURE_NAMES[column]
         why = "no volume is known before that day" if name == "volume_change" else "the prices differ too much"
         wrong.append((f"prices[{row + PAST - 1}]", f"gives no {name}: {why}"))
-    if wrong:
-        raise _refused(wrong)
+    _refuse_if(wrong)
     return dates[PAST - 1 :], np.ascontiguousarray(numbers)
 
 
@@ -202,74 +198,53 @@ def _refused(wrong: list[tuple[str, str]]) -> Refused:
     return Refused(422, f"{where or 'The body'} {what}{more}.", errors, reason="content")
 
 
-class ModelVersion(BaseModel):
-    name: str
-    version: int
+def _refuse_if(wrong: list[tuple[str, str]]) -> None:
+    if wrong:
+        raise _refused(wrong)
 
 
-class Prediction(BaseModel):
-    date: str | None = Field(None, description="for prices: the day whose close was the last one known")
-    probability: float = Field(ge=0, le=1)
-    decision: int = Field(ge=0, le=1)
+# Answers ----------------------------------------------------------------------------------------------------------
 
 
-class Predictions(BaseModel):
-    request_id: str
-    model: ModelVersion
-    threshold: float
-    predictions: list[Prediction]
+def _about(kind: Any, text: str) -> Any:
+    return Annotated[kind, Field(description=text)]
 
 
-class Wrong(BaseModel):
-    where: str
-    what: str
+_DATE = _about(str, "for prices: the day whose close was the last one known")
+_CHAMPION = _about(int | None, "the version that the alias named then; null: none, or never looked up")
+_ORIGIN = _about(str, "registry or cache")
+_prediction: dict[str, Any] = {
+    "date": NotRequired[_DATE],
+    "probability": Annotated[float, Field(ge=0, le=1)],
+    "decision": Literal[0, 1],
+}
+_problem: dict[str, Any] = {"type": str, "title": str, "status": int, "detail": str, "request_id": str}
+_model: dict[str, Any] = {
+    "name": str,
+    "version": int,
+    "alias": str | None,
+    "model_id": str,
+    "run_id": str,
+    "loaded_at": str,
+}
+_model |= {"from": _ORIGIN, "threshold": float, "signature": dict[str, Any], "metrics": dict[str, float]}
 
-
-class Problem(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[Wrong] | None = None
-
-
-class Model(BaseModel):
-    name: str
-    version: int
-    alias: str | None
-    model_id: str
-    run_id: str
-    loaded_at: str
-    origin: str = Field(alias="from", description="registry or cache")
-    threshold: float
-    signature: dict[str, Any]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-
-class TrackingServer(BaseModel):
-    reachable: bool
-    since: str
-    error: str | None
-
-
-class RefusedVersion(BaseModel):
-    version: int
-    reason: str
-
-
-class Champion(BaseModel):
-    checked_at: str | None
-    version: int | None = Field(description="the version that the alias named then; null: none, or never looked up")
-    refused: RefusedVersion | None
-
-
-class Ready(BaseModel):
-    ready: bool
-    model: ModelVersion | None
-    origin: str | None = Field(alias="from")
-    tracking_server: TrackingServer
-    champion: Champion
+ModelVersion: Any = _typed_dict("ModelVersion", {"name": str, "version": int})
+Prediction: Any = _typed_dict("Prediction", _prediction)
+_predictions = {"request_id": str, "model": ModelVersion, "threshold": float, "predictions": list[Prediction]}
+Predictions: Any = _typed_dict("Predictions", _predictions)
+Wrong: Any = _typed_dict("Wrong", {"where": str, "what": str})
+Problem: Any = _typed_dict("Problem", _problem | {"errors": NotRequired[list[Wrong]]})
+Problem.__doc__ = "RFC 9457."
+Model: Any = _typed_dict("Model", _model | {"tags": dict[str, str]})
+TrackingServer: Any = _typed_dict("TrackingServer", {"reachable": bool, "since": str, "error": str | None})
+RefusedVersion: Any = _typed_dict("RefusedVersion", {"version": int, "reason": str})
+_champion = {"checked_at": str | None, "version": _CHAMPION, "refused": RefusedVersion | None}
+Champion: Any = _typed_dict("Champion", _champion)
+_ready: dict[str, Any] = {
+    "ready": bool,
+    "model": ModelVersion | None,
+    "from": _ORIGIN | None,
+    "tracking_server": TrackingServer,
+}
+Ready: Any = _typed_dict("Ready", _ready | {"champion": Champion})

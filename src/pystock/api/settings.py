@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pystock.errors import PystockError
+from pystock.model_uri import VERSION_PATTERN
+
 PREFIX = "PYSTOCK_API_"
 
 
@@ -21,7 +24,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    model: str = Field(default="models:/pystock-big-move@champion", pattern="^models:/[^/@]+(@[^/@]+|/[0-9]+)$")
+    model: str = Field(default="models:/pystock-big-move@champion", pattern=f"^{VERSION_PATTERN}$")
     host: str = Field(default="127.0.0.1", min_length=1)
     port: int = Field(default=8000, ge=1, le=65535)
     workers: int = Field(default=1, ge=1, le=64)
@@ -35,7 +38,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class SettingsError(ValueError):
+class SettingsError(PystockError, ValueError):
     """Raised for wrong settings, with one sentence about each, a line each."""
 
 

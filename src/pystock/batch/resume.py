@@ -1,12 +1,12 @@
-"""The work of a batch job on disk: finished chunks, and an output that counts when it is whole.
+"""The work of a batch job on disk: finished chunks, and an output that is replaced when the new one is whole.
 
-    OUTPUT.partial/job.json         what the job is; the work of another job is thrown away
-    OUTPUT.partial/00000000.arrow   a finished chunk: carried columns, probability, decision; and how far the job is
-    OUTPUT.partial/00000000.csv     its bad rows, if it has any
-    OUTPUT.partial/new/             the output, made from all chunks
+    OUTPUT.partial/job.json             what the job is; the work of another job is thrown away
+    OUTPUT.partial/FILE-CHUNK.arrow     a finished chunk of an input file: carried columns, probability, decision
+    OUTPUT.partial/new/                 the output, made from all chunks
+    OUTPUT.partial/old/                 for a moment the output folder that is replaced
 
-An output file is replaced by one rename. In an output folder the files are replaced one by one, and a folder without
-`_SUCCESS` is unfinished. The output is made from the chunks alone, so it does not depend on where a job was killed.
+The output is made from the chunks alone, so it does not depend on where a job was killed. It is put in place by a
+rename, a folder as a whole, with the empty file `_SUCCESS`.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from pystock import runs
-from pystock.batch.rows import BatchError
+from pystock.batch.rows import BatchError, InputError
+from pystock.errors import reason
 from pystock.files import flush_to_disk, write_atomically
+from pystock.processes import this_process
 
 MANIFEST, QUARANTINE, SUCCESS = "_manifest.json", "_quarantine.csv", "_SUCCESS"
 
@@ -39,28 +40,24 @@ class Output:
         self.manifest = path / MANIFEST if folder else path.with_name(path.name + ".manifest.json")
         self.quarantine = path / QUARANTINE if folder else path.with_name(path.stem + ".quarantine.csv")
         self.partial = path.with_name(path.name + ".partial")
-        self.new = self.partial / "new"
+        self.new, self.old = self.partial / "new", self.partial / "old"
 
     def file(self, name: str) -> Path:
         """Return the place of one of its data files."""
         return self.path / name if self.folder else self.path
 
-    def is_whole(self) -> bool:
-        """Return whether the output is there and finished."""
-        return (self.path / SUCCESS).exists() if self.folder else self.path.exists()
-
-    def chunks(self) -> list[Path]:
-        """Return the finished chunks in order."""
-        return sorted(self.partial.glob("[0-9]*.arrow"))
+    def chunks(self, file: str = "*") -> list[Path]:
+        """Return the finished chunks in order, all or those of the input file of that number."""
+        return sorted(self.partial.glob(f"{file}-*.arrow"))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return what a JSON file holds; None if it is missing or damaged, since then the work is done again."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing if it is missing or damaged, since then the work is done again."""
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         return content
     except (OSError, ValueError):
-        return None
+        return {}
 
 
 def digest(files: list[tuple[str, Path]], folder: bool) -> str:
@@ -71,46 +68,40 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
             with path.open("rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
         except OSError as error:
-            raise BatchError(
-                f"the file {name} cannot be read ({runs.reason(error)}): fix it, or leave it out."
-            ) from None
+            raise BatchError(f"the file {name} cannot be read ({reason(error)}): fix it, or leave it out.") from None
     if not folder:
         return found[0][1]
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found).encode()).hexdigest()
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lock an output. Raises a BatchError that names the holder if another job has it."""
+def locked(output: Output) -> Iterator[None]:
+    """Lock an output, and clean up after an error.
+
+    Raises BatchError, naming the holder, if another job has it, and for what the disk refuses. What was half written is
+    removed; of an input that is to blame all partial work.
+    """
+    path = output.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-        lock.acquire()
+        with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            try:
+                yield
+            except InputError:
+                remove(output)
+                raise
+            except OSError:
+                _sweep(output)
+                raise
     except filelock.Timeout:
-        job = read_json(Output(path, False).partial / "job.json") or {}
-        who = f"process {job['process'].split('|')[1]}, since {job['since']}" if "process" in job else "another process"
+        job = read_json(output.partial / "job.json")
+        who = f"process {job['process'].split('|')[1]}, since {job['since']}" if job else "another process"
         raise BatchError(
             f"a batch job is at work on {path} ({who}): wait until it has ended, or name another output."
         ) from None
     except OSError as error:
-        raise BatchError(f"the output {path} cannot be written ({runs.reason(error)}): name another place.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def disk_errors(output: Output) -> Iterator[None]:
-    """Turn what the disk refuses into a BatchError, and remove what was half written."""
-    try:
-        yield
-    except OSError as error:
-        _sweep(output.partial)
-        half = output.folder and output.path.exists() and not output.is_whole()
-        state = f"is unfinished, without {SUCCESS}" if half else "is as it was before"
         raise BatchError(
-            f"the output {output.path} cannot be written ({runs.reason(error)}), and {state}: make room or give "
+            f"the output {path} cannot be written ({reason(error)}), and is as it was before: make room or give "
             "rights, and run again."
         ) from None
 
@@ -122,17 +113,17 @@ def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[st
     else that of the job that is resumed, else now.
     """
     partial = output.partial
-    job, chunks, thrown = read_json(partial / "job.json") or {}, output.chunks(), ""
+    _sweep(output)
+    job, chunks, thrown = read_json(partial / "job.json"), output.chunks(), ""
     if job.get("key") != key:
         if job and chunks:
             differ = [name for name in key if job["key"].get(name) != key[name]]
             thrown = f"partial work with another {' and '.join(differ).replace('_', ' ')} was thrown away"
-        remove(partial, ignore_errors=False)  # a chunk that stays would be taken for one of this job
+        remove(output, ignore_errors=False)  # a chunk that stays would be taken for one of this job
         job, chunks = {}, []
     partial.mkdir(exist_ok=True)
-    _sweep(partial)
     time_of_job = run_time or job.get("run_time") or now()
-    who = {"process": runs.this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    who = {"process": this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     write_atomically(partial / "job.json", json.dumps({"key": key, "run_time": time_of_job, **who}).encode())
     return time_of_job, chunks, thrown
 
@@ -142,27 +133,27 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _sweep(partial: Path) -> None:
-    """Remove what was being written when a job failed or was killed."""
-    shutil.rmtree(partial / "new", ignore_errors=True)
-    for left in partial.glob("*.new"):
+def _sweep(output: Output) -> None:
+    """Remove what was being written when a job failed or was killed; put back a folder that has lost its place."""
+    if output.old.exists() and not output.path.exists():
+        output.old.replace(output.path)
+    shutil.rmtree(output.new, ignore_errors=True)
+    for left in output.partial.glob("*.new"):
         left.unlink(missing_ok=True)
 
 
-def remove(partial: Path, ignore_errors: bool = True) -> None:
+def remove(output: Output, ignore_errors: bool = True) -> None:
     """Remove partial work; first the file without which the rest counts for nothing."""
-    (partial / "job.json").unlink(missing_ok=True)
-    if partial.exists():
-        shutil.rmtree(partial, ignore_errors)
+    (output.partial / "job.json").unlink(missing_ok=True)
+    if output.partial.exists():
+        shutil.rmtree(output.partial, ignore_errors)
 
 
 # Chunks -----------------------------------------------------------------------------------------------------------
 
 
-def write_chunk(path: Path, table: pa.Table, state: dict[str, Any], bad: str) -> None:
-    """Keep a chunk, and the state of the job behind it; `bad` is its part of the quarantine file."""
-    if bad:
-        write_atomically(path.with_suffix(".csv"), bad.encode())
+def write_chunk(path: Path, table: pa.Table, state: dict[str, Any]) -> None:
+    """Keep a chunk, and the state of the job behind it."""
     # One piece: of a table whose first piece is empty pyarrow 25 writes leftover bytes into a CSV file
     table = table.combine_chunks().replace_schema_metadata({"state": json.dumps(state)})
     buffer = pa.BufferOutputStream()
@@ -173,12 +164,9 @@ def write_chunk(path: Path, table: pa.Table, state: dict[str, Any], bad: str) ->
 
 def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Return a chunk, which stays on the disk until it is used, and the state of the job behind it."""
-    try:
-        with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-        return table, json.loads(table.schema.metadata[b"state"])
-    except (pa.ArrowInvalid, ValueError, KeyError, TypeError) as error:
-        raise BatchError(f"the partial work {path} is damaged ({runs.reason(error)}): remove its folder.") from None
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    return table, json.loads(table.schema.metadata[b"state"])
 
 
 # The output -------------------------------------------------------------------------------------------------------
@@ -200,77 +188,57 @@ def write_output(path: Path, form: str, schema: pa.Schema, tables: Iterable[pa.T
 
 
 def csv_bytes(table: pa.Table, header: bool = False, quotes: str = "none") -> pa.Buffer:
-    """Return a table as CSV; its texts are quoted, all of them, if one has a comma, a quote or a line end."""
+    """Return a table as CSV; its texts are quoted, all of them, if one has a comma, a quote or a line end.
+
+    BatchError for types that CSV has no form for.
+    """
     buffer, rows = pa.BufferOutputStream(), max(len(table), 1)
     styles = {"quoting_style": quotes, "quoting_header": quotes}
     options = pa.csv.WriteOptions(include_header=header, batch_size=rows, **styles)
     try:
         pa.csv.write_csv(table, buffer, options)
-    except pa.ArrowInvalid:
+    except pa.ArrowInvalid as error:
         if quotes == "needed":
-            raise
+            raise BatchError(f"columns have types that CSV has no form for ({reason(error)}): write parquet.") from None
         return csv_bytes(table, header, "needed")
     return buffer.getvalue()
 
 
-def write_quarantine(output: Output) -> str | None:
-    """Join the bad rows of all chunks in one new file; return its sha256, or None where no row is bad."""
-    pieces = sorted(output.partial.glob("[0-9]*.csv"))
-    if not pieces:
-        return None
-    path = output.new / QUARANTINE
-    with path.open("wb") as file:
-        file.write(b"file,line,reason,text\n")
-        file.writelines(piece.read_bytes() for piece in pieces)
-    flush_to_disk(path)
-    return digest([(path.name, path)], folder=False)
+def write_quarantine(output: Output) -> None:
+    """Join the bad rows of all chunks in one new file, if there are any."""
+    pieces = [read_chunk(path)[1]["bad"] for path in output.chunks()]
+    if any(pieces):
+        path = output.new / QUARANTINE
+        path.write_bytes(f"file,line,reason,text\n{''.join(pieces)}".encode())
+        flush_to_disk(path)
 
 
-def files_of_jobs(output: Output) -> set[str]:
-    """Return the names of the data files that batch jobs have put into an output folder.
-
-    Raises a BatchError if it holds other files too, because they would be removed.
-    """
-    path, names = output.path, set((read_json(output.manifest) or {}).get("files", []))
+def files_of_jobs(output: Output) -> None:
+    """Raise a BatchError if an output folder holds files that no batch job has put there; they would be removed."""
+    path, names = output.path, read_json(output.manifest).get("files", [])
     found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    if strange := sorted(found - names - {MANIFEST, QUARANTINE, SUCCESS}):
+    if strange := sorted(found.difference(names, {MANIFEST, QUARANTINE, SUCCESS})):
         raise BatchError(
             f"the output folder {path} holds {strange[0]!r}, which no batch job has put there, and it is replaced "
             "whole: name a new folder."
         )
-    return names
 
 
 def commit(output: Output, manifest: dict[str, Any]) -> None:
     """Put the new files in place, and last what says that the output is whole."""
-    new, names = output.new, manifest["files"]
-    write_atomically(new / MANIFEST, _json(manifest))
+    new = output.new
+    write_atomically(new / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     if output.folder:
         (new / SUCCESS).touch()
-        if not output.path.exists():
-            new.replace(output.path)
-            return
-        old = files_of_jobs(output)
-        (output.path / SUCCESS).unlink(missing_ok=True)
-        # So that the next job, if this one is killed, knows whose files these are
-        write_atomically(new / "unfinished", _json({"files": sorted(old.union(names))}))
-        (new / "unfinished").replace(output.manifest)
-        for name in old.difference(names):
-            output.file(name).unlink(missing_ok=True)
-            with suppress(OSError):  # it holds other files
-                output.file(name).parent.rmdir()
-    for name in names:
-        output.file(name).parent.mkdir(parents=True, exist_ok=True)
-        (new / name).replace(output.file(name))
-    if manifest["quarantined"]:
-        (new / QUARANTINE).replace(output.quarantine)
+        if output.path.exists():
+            files_of_jobs(output)
+            output.path.replace(output.old)
+        new.replace(output.path)
     else:
-        output.quarantine.unlink(missing_ok=True)
-    (new / MANIFEST).replace(output.manifest)
-    if output.folder:
-        (new / SUCCESS).replace(output.path / SUCCESS)
-    flush_to_disk(output.manifest.parent)
-
-
-def _json(facts: dict[str, Any]) -> bytes:
-    return (json.dumps(facts, indent=2) + "\n").encode()
+        (new / manifest["files"][0]).replace(output.path)
+        if manifest["quarantined"]:
+            (new / QUARANTINE).replace(output.quarantine)
+        else:
+            output.quarantine.unlink(missing_ok=True)
+        (new / MANIFEST).replace(output.manifest)
+    flush_to_disk(output.path.parent)

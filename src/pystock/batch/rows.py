@@ -7,25 +7,22 @@ header. In CSV a row is a line: a value holds no line break, even between quotes
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from pystock.errors import reason
 from pystock.pipeline import PipelineError
-from pystock.runs import reason
 
 FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
 LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be held in memory whole
 PIECE = 500  # lines: if one of them is bad, these are looked at one by one
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_NOT_FINITE = re.compile(r"[+-]?(?:(inf|infinity)|nan)", re.IGNORECASE)
 
 
 class BatchError(PipelineError):
@@ -37,7 +34,7 @@ class InputError(BatchError):
 
 
 class Bad(NamedTuple):
-    """A row that is not scored. `line`: of a CSV file the line, the header is 1; of Parquet the row, counted from 1."""
+    """A row that is not scored. `line`: in a CSV file the line, the header is 1; in Parquet the row, counted from 1."""
 
     line: int
     reason: str
@@ -48,14 +45,12 @@ class Chunk(NamedTuple):
     """The rows that are read in one go.
 
     `carried` are the columns that are not features, `numbers` the features, shape (features, rows), float64, finite;
-    both of the good rows alone, in order. `position` is where the next chunk begins, `share` how much of the file is
-    before it (0 to 1).
+    both of the good rows alone, in order. It ends at `share` (0 to 1) of the file.
     """
 
     carried: pa.Table
     numbers: np.ndarray
     bad: list[Bad]
-    position: list[int]
     share: float
 
 
@@ -64,16 +59,15 @@ def files(place: Path) -> list[tuple[str, Path]]:
 
     InputError if there are none, and for one that is neither CSV nor Parquet.
     """
-    if place.is_file():
-        found = [(place.name, place)]
-    elif place.is_dir():
-        inside = {path.relative_to(place): path for path in place.rglob("*") if path.is_file()}
-        hidden = [name for name in inside if any(part.startswith(("_", ".")) for part in name.parts)]
-        found = sorted((name.as_posix(), path) for name, path in inside.items() if name not in hidden)
-        if not found:
-            raise InputError(f"the input {place} is a folder without files: name one that holds CSV or Parquet files.")
-    else:
+    if not place.exists():
         raise InputError(f"the input {place} does not exist: name a CSV or Parquet file, or a folder of them.")
+    found = [(place.name, place)]
+    if place.is_dir():
+        inside = sorted((path.relative_to(place), path) for path in place.rglob("*") if path.is_file())
+        shown = [each for each in inside if not any(part.startswith(("_", ".")) for part in each[0].parts)]
+        found = sorted((name.as_posix(), path) for name, path in shown)
+    if not found:
+        raise InputError(f"the input {place} is a folder without files: name one that holds CSV or Parquet files.")
     for name, path in found:
         if path.suffix.lower() not in FORMATS:
             raise InputError(
@@ -103,17 +97,23 @@ def _carried_columns(name: str, found: list[str], features: list[str], taken: tu
     return carried
 
 
-def _number(column: str, text: str) -> tuple[float, str]:
-    """Return the number that a text is, and why a model cannot score it; "" if it can."""
-    text = text.strip(" \t")
-    if _NUMBER.fullmatch(text):
-        value = float(text)
-        return value, f"{column} is infinite ({text[:40]})" if math.isinf(value) else ""
+def _number(column: str, value: object) -> tuple[float, str]:
+    """Return the number that a value is, and why a model cannot score it; "" if it can."""
+    text = str(value).strip(" \t")
     if text in MISSING:
         return math.nan, f"{column} is missing"
-    if other := _NOT_FINITE.fullmatch(text):
-        return math.nan, f"{column} is {'infinite' if other[1] else 'missing'} ({text})"
-    return math.nan, f"{column} is {text[:40]!r}, which is no number"
+    try:
+        number = float(text) if text.isascii() and "_" not in text else None  # Python knows 1_000, and digits of Arabic
+    except ValueError:
+        number = None
+    if number is None:
+        return math.nan, f"{column} is {text[:40]!r}, which is no number"
+    kind = "infinite" if math.isinf(number) else "missing"
+    return number, "" if math.isfinite(number) else f"{column} is {kind} ({text[:40]})"
+
+
+def _reasons(row: dict[str, Any], features: list[str]) -> str:
+    return "; ".join(why for name in features if (why := _number(name, row[name])[1]))
 
 
 Rows = tuple[pa.Table, np.ndarray, list[Bad]]  # carried columns and numbers of the good rows, and the bad rows
@@ -122,8 +122,7 @@ Rows = tuple[pa.Table, np.ndarray, list[Bad]]  # carried columns and numbers of 
 class CsvPart:
     """A CSV file; its name is relative to the input. Lines that pyarrow refuses are looked at one by one.
 
-    `chunks` reads on from a position (None: the beginning) in chunks of about so many rows. They depend on nothing
-    else, so that a resumed job has the same chunks as an unbroken one.
+    `chunks` depend on the number of rows alone, so that a resumed job has the same chunks as an unbroken one.
     """
 
     def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
@@ -145,12 +144,12 @@ class CsvPart:
         self.begin, self.size = len(first), path.stat().st_size
         self.line_length = max(len(sample) / max(sample.count(b"\n"), 1), 1)  # about
 
-    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
-        """Read on from a position, in chunks of about so many rows."""
-        offset, line = position or (self.begin, 2)
+    def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
+        """Read in chunks of about so many rows, without the first ones."""
+        line = 2
         try:
             with self.path.open("rb") as file:
-                file.seek(offset)
+                file.seek(self.begin)
                 while block := file.read(int(rows * self.line_length)):
                     if not block.endswith(b"\n"):
                         rest = file.readline(LONGEST_LINE)
@@ -158,9 +157,9 @@ class CsvPart:
                             raise InputError(f"the input file {self.name} has a line of more than 1 MB: fix it.")
                         block += rest
                     count = block.count(b"\n") + (not block.endswith(b"\n"))
-                    good, numbers, bad = self._rows(block, line, count)
-                    offset, line = offset + len(block), line + count
-                    yield Chunk(good, numbers, bad, [offset, line], offset / self.size)
+                    if skip <= 0:
+                        yield Chunk(*self._rows(block, line, count), file.tell() / self.size)
+                    skip, line = skip - 1, line + count
         except OSError as error:
             raise BatchError(f"the input file {self.name} cannot be read ({reason(error)}): fix it.") from None
 
@@ -200,9 +199,7 @@ class CsvPart:
             return pa.concat_tables(tables), np.concatenate(arrays, axis=1), sum(bad, [])
         judged = [(at, *self._judge(raw, at)) for at, raw in enumerate(lines, line) if raw not in (b"", b"\r")]
         good = [values for _, values, why, _ in judged if not why]
-        table = pa.table(
-            [pa.array([row[name] for row in good], pa.string()) for name in self.carried.names], self.carried
-        )
+        table = pa.Table.from_pylist(good, self.carried)
         numbers = np.array([[float(row[name]) for row in good] for name in self.features])
         return table, numbers, [Bad(at, why, text) for at, _, why, text in judged if why]
 
@@ -222,7 +219,7 @@ class CsvPart:
             values = "1 value" if len(fields) == 1 else f"{len(fields)} values"
             return {}, f"it has {values}, and the header has {len(self.header)}", text
         row = dict(zip(self.header, fields))
-        return row, "; ".join(why for name in self.features if (why := _number(name, row[name])[1])), text
+        return row, _reasons(row, self.features), text
 
     def _decoded(self, raw: bytes, line: int) -> str:
         try:
@@ -254,59 +251,37 @@ class ParquetPart:
         # Read piece by piece: the bytes of a whole row group need not be in memory
         return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
-    def chunks(self, position: list[int] | None, rows: int) -> Iterator[Chunk]:
-        """Read on from a position, in chunks of so many rows."""
-        at = position[0] if position else 0
+    def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
+        """Read in chunks of so many rows, whatever the row groups are, without the first ones."""
+        at = 0
         try:
-            for table in self._tables(at, rows):
-                good, numbers, bad = self._rows(table, at)
-                at += len(table)
-                yield Chunk(good, numbers, bad, [at], at / self.total)
+            with self._open() as file:
+                for number, batch in enumerate(file.iter_batches(rows)):
+                    if number >= skip:
+                        table = pa.Table.from_batches([batch]).replace_schema_metadata()
+                        yield Chunk(*self._rows(table, at), (at + len(batch)) / self.total)
+                    at += len(batch)
         except (pa.ArrowException, OSError) as error:
             raise InputError(
                 f"the input file {self.name} is damaged behind row {at:,} ({reason(error)}): copy it again."
             ) from None
 
-    def _tables(self, at: int, rows: int) -> Iterator[pa.Table]:
-        """Read from row `at` on in tables of `rows` rows, whatever the row groups are; the last may have fewer."""
-        held = None  # rows that do not fill a table yet
-        with self._open() as file:
-            for batch in file.iter_batches(batch_size=rows):
-                skip = min(at, len(batch))
-                at -= skip
-                table = pa.Table.from_batches([batch]).slice(skip).replace_schema_metadata()
-                held = table if held is None else pa.concat_tables([held, table])
-                while len(held) >= rows:
-                    yield held.slice(0, rows)
-                    held = held.slice(rows)
-            if held:
-                yield held
-
     def _rows(self, table: pa.Table, before: int) -> Rows:
         """Return the rows of a table that has so many rows before it."""
-        numbers, texts = np.empty((len(self.features), len(table))), {}
+        numbers = np.empty((len(self.features), len(table)))
         for row, column in zip(numbers, self.features):
             values = table[column]
             if _is_text(values.type):
-                texts[column] = ["" if text is None else text for text in values.to_pylist()]
-                row[:] = [_number(column, text)[0] for text in texts[column]]
+                row[:] = [_number(column, text)[0] for text in values.to_pylist()]
             else:
                 row[:] = values.cast(pa.float64(), safe=False).to_numpy()  # a missing one is NaN
         good, carried = np.isfinite(numbers).all(axis=0), table.select(self.carried.names)
-        if good.all():
-            return carried, numbers, []
         bad = []
-        for at, row in zip(np.flatnonzero(~good).tolist(), table.filter(pa.array(~good)).to_pylist()):
-            reasons = []
-            for column, value in zip(self.features, numbers[:, at].tolist()):
-                if column in texts:
-                    reasons.append(_number(column, texts[column][at])[1])
-                elif not math.isfinite(value):
-                    reasons.append(f"{column} is {'missing' if math.isnan(value) else f'infinite ({value})'}")
-            odd = {name: str(value) for name, value in row.items() if value in (math.inf, -math.inf) or value != value}
-            text = json.dumps(row | odd, default=str, ensure_ascii=False)
-            bad.append(Bad(before + at + 1, "; ".join(filter(None, reasons)), text))
-        return carried.filter(pa.array(good)), numbers[:, good], bad
+        for at, values in zip(np.flatnonzero(~good).tolist(), table.filter(pa.array(~good)).to_pylist()):
+            odd = {name: str(one) for name, one in values.items() if one in (math.inf, -math.inf) or one != one}
+            text = json.dumps(values | odd, default=str, ensure_ascii=False)
+            bad.append(Bad(before + at + 1, _reasons(values, self.features), text))
+        return (carried.filter(pa.array(good)), numbers[:, good], bad) if bad else (carried, numbers, bad)
 
 
 def _is_text(kind: pa.DataType) -> bool:

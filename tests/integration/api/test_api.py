@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import mlflow
 import pandas as pd
@@ -23,7 +24,8 @@ from pystock.features import volatility
 
 __all__ = ["browser"]  # a fixture
 pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api")]
-GOOD = json.dumps({"rows": as_rows(days().iloc[:1])}).encode()
+ROWS = {"rows": as_rows(days().iloc[:1])}
+GOOD = json.dumps(ROWS).encode()
 no_signals = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 
@@ -36,12 +38,13 @@ def head(length):
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def received(client):
-    """All bytes until the service closes the connection."""
-    parts = []
-    while part := client.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
+@contextmanager
+def half_sent(started):
+    """Begin a request whose body is sent in part, and wait until it is in progress."""
+    with connected(started) as client:
+        client.sendall(head(len(GOOD)) + GOOD[:20])
+        until(lambda: started.metric("pystock_api_in_progress") == 2, what="the request's begin")
+        yield client
 
 
 def test_rows_and_prices_get_what_the_model_predicts_to_the_last_bit(service, versions):
@@ -71,8 +74,8 @@ def test_model_and_ready_describe_the_served_version(service, versions):
 
 def test_the_log_has_a_json_line_for_each_request_but_those_of_monitors(service, versions):
     service.get("/health")
-    assert service.predict({"rows": []}, headers={"X-Request-ID": "ask-16"}).status_code == 422
-    service.predict(GOOD, headers={"X-Request-ID": "ask-17"})
+    assert service.predict({"rows": []}, **{"X-Request-ID": "ask-16"}).status_code == 422
+    service.predict(ROWS, **{"X-Request-ID": "ask-17"})
     until(lambda: service.events("request")[-1]["request_id"] == "ask-17")
     bad, good = service.events("request")[-2:]
     expected = {"level": "INFO", "method": "POST", "path": "/predict", "status": 200, "rows": 1}
@@ -112,6 +115,12 @@ def test_clients_that_go_away_are_not_errors(service):
     assert service.metric("pystock_api_in_progress") == 1 and not service.events("a request failed")
 
 
+def start(**env):
+    """Start the service, and wait for its end."""
+    command = [sys.executable, str(MAIN)]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=300)
+
+
 @pytest.mark.parametrize(
     ("wrong", "parts"),
     [
@@ -121,16 +130,14 @@ def test_clients_that_go_away_are_not_errors(service):
     ],
 )
 def test_a_wrong_setting_ends_the_start_with_a_sentence(tmp_path, wrong, parts):
-    env = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "PYSTOCK_API_CACHE": str(tmp_path)} | wrong
-    done = subprocess.run([sys.executable, str(MAIN)], env=env, capture_output=True, text=True, timeout=300)
+    done = start(**{"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "PYSTOCK_API_CACHE": str(tmp_path)} | wrong)
     lines = done.stderr.splitlines()
     assert done.returncode == 2 and len(lines) == len(parts), done.stderr
     assert all(part in line and line.endswith(".") for part, line in zip(parts, lines)), done.stderr
 
 
 def test_a_taken_port_ends_the_start_and_the_log_says_so(service):
-    env = {**os.environ, **service.env, "PYSTOCK_API_PORT": str(service.server.port)}
-    done = subprocess.run([sys.executable, str(MAIN)], env=env, capture_output=True, text=True, timeout=300)
+    done = start(**service.env | {"PYSTOCK_API_PORT": str(service.server.port)})
     assert done.returncode not in (0, 2) and "address already in use" in done.stdout.lower(), done.stdout
 
 
@@ -141,13 +148,11 @@ def test_sigterm_finishes_the_requests_in_flight_and_exits_with_0(versions, tmp_
     with Service(versions.uri, tmp_path, workers=workers, **limits) as started:
         main = process_of(started)
         until(lambda: len(started.events("loaded")) == workers, 60)
-        with connected(started) as client:
-            client.sendall(head(len(GOOD)) + GOOD[:20])
-            until(lambda: started.metric("pystock_api_in_progress") == 2, what="the request's begin")
+        with half_sent(started) as client:
             main.send_signal(signal.SIGTERM)
             until(lambda: not answers(f"{started.url}/health"), 60, "the end of new requests")
             client.sendall(GOOD[20:])
-            assert received(client).startswith(b"HTTP/1.1 200 ")
+            assert client.makefile("rb").read().startswith(b"HTTP/1.1 200 ")
         assert started.server._guard.wait(60) == 0  # the guard ends as what it guards
 
 
@@ -155,23 +160,17 @@ def test_sigterm_finishes_the_requests_in_flight_and_exits_with_0(versions, tmp_
 def test_two_workers_share_their_metrics_and_one_that_dies_is_replaced(versions, tmp_path):
     with Service(versions.uri, tmp_path, workers=2) as started:
         supervisor = process_of(started)
-
-        def loads():
-            return len(started.events("loaded"))
-
-        until(lambda: loads() == 2, 60)
+        until(lambda: len(started.events("loaded")) == 2, 60)
         for _ in range(40):
-            assert started.predict(GOOD).status_code == 200
+            assert started.predict(ROWS).status_code == 200
         until(lambda: started.metric('pystock_api_requests_total{path="/predict",status="200"}') == 40)
         workers = [child for child in supervisor.children() if "resource_tracker" not in " ".join(child.cmdline())]
         assert len(workers) == 2
-        with connected(started) as client:
-            client.sendall(head(len(GOOD)) + GOOD[:20])
-            until(lambda: started.metric("pystock_api_in_progress") == 2, what="the request's begin")
+        with half_sent(started):
             for worker in workers:
                 worker.kill()  # with what it has in progress
-        until(lambda: loads() == 4, 60, "two new workers")
-        assert started.predict(GOOD).status_code == 200
+        until(lambda: len(started.events("loaded")) == 4, 60, "two new workers")
+        assert started.predict(ROWS).status_code == 200
         assert started.metric("pystock_api_model_version") == versions.forest
         assert started.metric("pystock_api_in_progress") == 1, "what the dead ones had in progress counts"
         workers = supervisor.children()

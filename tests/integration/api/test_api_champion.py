@@ -2,24 +2,22 @@
 
 import json
 import shutil
-import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import mlflow
 import pytest
-import requests
 from api_service import NAME, QUIET_MODELS, Service, as_rows, days
 from fake_course import until
 
 from course import store
-from course.servers import launch
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, launch, mlflow_server
 from pystock.api import model
 from pystock.api.settings import Settings
 
 pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api_champion")]
-JSON = {"Content-Type": "application/json"}
 ROWS = as_rows(days().iloc[:5])
 
 
@@ -35,11 +33,6 @@ def predicted_by(version, table):
     return as_rows(mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(table))
 
 
-def watcher_of(**settings) -> model.Watcher:
-    """A watcher in this process, without its thread."""
-    return model.Watcher(Settings(**settings))
-
-
 def test_a_new_champion_takes_over_without_lost_or_mixed_answers(service, versions):
     """Under load: each answer has the probabilities of the version that it names, in every row."""
     service.until_version(versions.forest)
@@ -49,28 +42,25 @@ def test_a_new_champion_takes_over_without_lost_or_mixed_answers(service, versio
     ended, counts, mixed = threading.Event(), Counter(), []
 
     def keep_asking(part):
-        body, session = json.dumps({"rows": as_rows(part)}).encode(), requests.Session()
+        body = {"rows": as_rows(part)}
         while not ended.is_set():
             counts["sent"] += 1
-            answer = session.post(f"{service.url}/predict", data=body, headers=JSON, timeout=60)
+            answer = service.predict(body)
             version = answer.json()["model"]["version"] if answer.status_code == 200 else answer.text
             counts[version] += 1
             if answer.json().get("predictions") != expected[version, len(part)]:
                 mixed.append((version, len(part)))
 
-    asked = (parts[0], parts[0], parts[1], parts[1], parts[2])
-    threads = [threading.Thread(target=keep_asking, args=(part,)) for part in asked]
-    for thread in threads:
-        thread.start()
     switches = service.metric("pystock_api_switches_total")
-    try:
-        for version in (versions.line, versions.stump, versions.forest, versions.line, versions.forest):
-            versions.alias(version)
-            service.until_version(version)
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    with ThreadPoolExecutor(5) as threads:
+        asking = [threads.submit(keep_asking, parts[number]) for number in (0, 0, 1, 1, 2)]
+        try:
+            for version in (versions.line, versions.stump, versions.forest, versions.line, versions.forest):
+                versions.alias(version)
+                service.until_version(version)
+        finally:
+            ended.set()
+    assert [each.result() for each in asking] == [None] * 5
     answered = {version: counts[version] for version in good}
     assert mixed == [] and counts["sent"] == sum(answered.values()) and min(answered.values()) > 0, counts
     assert service.metric("pystock_api_switches_total") - switches == 5
@@ -98,11 +88,16 @@ def test_a_version_that_fails_the_check_is_refused_once_and_the_old_one_stays(ve
         assert service.predict({"rows": ROWS}).json()["predictions"] == predicted_by(versions.line, days().iloc[:5])
 
 
-def test_without_the_alias_the_old_version_stays_and_is_in_the_cache_for_a_restart(versions, tmp_path):
+def test_without_a_champion_it_waits_for_one_or_keeps_what_it_has_also_over_a_restart(versions, tmp_path):
     client = mlflow.MlflowClient()
-    with Service(versions.uri, tmp_path) as service:
+    client.delete_registered_model_alias(NAME, "champion")
+    with Service(versions.uri, tmp_path).start("/health") as service:
+        assert service.get("/ready").status_code == 503 and service.predict({"rows": ROWS}).status_code == 503
+        versions.alias(versions.forest)
+        service.until_version(versions.forest)
+        assert service.predict({"rows": ROWS}).status_code == 200 and service.get("/ready").status_code == 200
         client.delete_registered_model_alias(NAME, "champion")
-        until(lambda: service.events("no champion"), 20)
+        until(lambda: len(service.events("no champion")) == 2, 20)
         assert service.version() == versions.forest and service.get("/ready").status_code == 200
         service.stop()
         service.start()
@@ -114,20 +109,10 @@ def test_without_the_alias_the_old_version_stays_and_is_in_the_cache_for_a_resta
         assert len(service.events("no champion")) == 1
 
 
-def test_without_a_champion_it_waits_for_one(versions, tmp_path):
-    mlflow.MlflowClient().delete_registered_model_alias(NAME, "champion")
-    with Service(versions.uri, tmp_path).start("/health") as service:
-        assert service.get("/ready").status_code == 503 and service.predict({"rows": ROWS}).status_code == 503
-        versions.alias(versions.line)
-        service.until_version(versions.line)
-        assert service.predict({"rows": ROWS}).status_code == 200 and service.get("/ready").status_code == 200
-
-
 def tracking_server(versions, port=None):
     """Launch a real `mlflow server` on the store of `versions`."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    command += ["--backend-store-uri", versions.uri, "--artifacts-destination", str(versions.folder / "files")]
-    return launch(command, port=port, env={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}).wait_until_healthy()
+    command = mlflow_server(versions.uri, "--artifacts-destination", str(versions.folder / "files"))
+    return launch(command, port=port, env=MLFLOW_SERVER_ENVIRONMENT).wait_until_healthy()
 
 
 def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
@@ -149,8 +134,7 @@ def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
         # started again, it has its cache
         service.stop()
         service.start()
-        ready = service.ready()
-        assert ready["ready"] and ready["from"] == "cache" and ready["model"]["version"] == versions.forest
+        assert service.ready()["ready"] and service.version() == versions.forest
         assert service.metric("pystock_api_model_from_cache") == 1
         about = service.get("/model").json()
         assert about["from"] == "cache" and about["metrics"]["brier"] == 0.15 and about["alias"] == "champion"
@@ -187,7 +171,7 @@ def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
 
 
 def test_a_worker_keeps_others_from_removing_what_it_reads(versions, tmp_path, monkeypatch):
-    first, second = (watcher_of(cache=tmp_path) for _ in range(2))
+    first, second = (model.Watcher(Settings(cache=tmp_path)) for _ in range(2))
     first.look()
     load, others = model.load, []
 
@@ -211,20 +195,19 @@ def test_a_worker_keeps_others_from_removing_what_it_reads(versions, tmp_path, m
 
 @pytest.mark.parametrize("fault", ["no folder", "full disk"])
 def test_a_version_is_served_without_a_cache_that_can_be_written(versions, tmp_path, monkeypatch, caplog, fault):
-    watcher = watcher_of(cache=tmp_path / "cache")
-    fetch = watcher._registry.fetch
+    watcher, fetch = model.Watcher(Settings(cache=tmp_path / "cache")), model.fetch
 
-    def fetch_unless_full(version, folder):
+    def fetch_unless_full(version, alias, folder):
         if tmp_path in folder.parents:  # MLflow reports a full disk as files that cannot be downloaded
             raise model.Unavailable("its files cannot be had (MlflowException: No space left on device)")
-        return fetch(version, folder)
+        return fetch(version, alias, folder)
 
     if fault == "no folder":
         (tmp_path / "cache").write_text("a file")
-    monkeypatch.setattr(watcher._registry, "fetch", fetch_unless_full)
+    monkeypatch.setattr(model, "fetch", fetch_unless_full)
     watcher.look()
     assert watcher.served.version == versions.forest and watcher.ready()["champion"]["refused"] is None
-    assert "cache not writable" in caplog.messages and not list(tmp_path.rglob(".new-*"))
+    assert "cache not writable" in caplog.messages and not list(tmp_path.rglob(".new*"))
 
 
 def test_a_version_whose_files_are_missing_is_refused(versions, tmp_path):
@@ -233,7 +216,7 @@ def test_a_version_whose_files_are_missing_is_refused(versions, tmp_path):
     shutil.rmtree(tmp_path / "store" / "artifacts")
     mlflow.set_tracking_uri(store.uri(tmp_path / "store"))
     try:
-        watcher = watcher_of(cache=tmp_path / "cache")
+        watcher = model.Watcher(Settings(cache=tmp_path / "cache"))
         watcher.look()
     finally:
         mlflow.set_tracking_uri(versions.uri)

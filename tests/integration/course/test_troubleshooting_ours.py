@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from course import servers, store
 from course.workbench import local as workbench
-from pystock import pipeline
+from pystock import models, pipeline
 from pystock.api import model as api_model
 from pystock.api import schema as api_schema
 from pystock.batch import job, resume, rows
@@ -115,8 +115,9 @@ def test_a_file_without_a_column(tmp_path):
 
 
 def test_two_jobs_with_one_output(tmp_path):
-    with resume.locked(tmp_path / "predictions.csv"):
-        assert_on_page("a batch job is at work", raised(resume.locked(tmp_path / "predictions.csv").__enter__))
+    output = resume.Output(tmp_path / "predictions.csv", folder=False)
+    with resume.locked(output):
+        assert_on_page("a batch job is at work", raised(resume.locked(output).__enter__))
 
 
 def test_what_the_inference_api_refuses(learner, tmp_path):
@@ -140,7 +141,7 @@ def test_what_the_inference_api_refuses(learner, tmp_path):
 
 def test_a_version_for_another_question(tmp_path):
     X = pd.DataFrame({"day_01": [0.0, 1.0]})
-    signature = mlflow.models.infer_signature(X, params={"threshold": 0.5})
+    signature = models.decision_signature(X, 0.5)
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
     text = raised(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")

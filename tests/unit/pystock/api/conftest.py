@@ -1,9 +1,7 @@
 """The application of the inference API in this process, with a model that needs no registry."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -11,29 +9,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pystock.api.app import create_app
-from pystock.api.model import ServedModel
+from pystock.api.model import ServedModel, Watcher
 from pystock.api.settings import Settings
+
+DESCRIPTION = {"alias": "champion", "model_id": "m-1", "run_id": "r-1", "from": "registry", "threshold": 0.25}
+DESCRIPTION |= {"loaded_at": "2026-01-01T00:00:00+00:00", "signature": {}, "metrics": {}, "tags": {}}
+DESCRIPTION |= {"name": "pystock-big-move", "version": 3}
 
 
 def abs_return_as_probability(numbers: np.ndarray) -> np.ndarray:
     """The model: its answers are known beforehand."""
     return numbers[:, 0]
-
-
-def fixed_watcher(served: ServedModel | None) -> SimpleNamespace:
-    """Make a watcher that has this model, or none, for good."""
-    looked = threading.Event()
-    looked.set()
-    model = {"name": served.name, "version": served.version} if served else None
-    server = {"reachable": True, "since": "2026-01-01T00:00:00+00:00", "error": None}
-    champion = {"checked_at": None, "version": None, "refused": None}
-    state = {"ready": bool(served), "model": model, "from": None, "tracking_server": server, "champion": champion}
-    return SimpleNamespace(served=served, looked=looked, start=lambda: None, stop=lambda: None, ready=lambda: state)
-
-
-DESCRIPTION = {"alias": "champion", "model_id": "m-1", "run_id": "r-1", "from": "registry", "threshold": 0.25}
-DESCRIPTION |= {"loaded_at": "2026-01-01T00:00:00+00:00", "signature": {}, "metrics": {}, "tags": {}}
-DESCRIPTION |= {"name": "pystock-big-move", "version": 3}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +29,12 @@ def make_client() -> Iterator[Callable[..., TestClient]]:
 
         def make(probability: Callable | None = abs_return_as_probability, **settings) -> TestClient:
             served = probability and ServedModel("pystock-big-move", 3, 0.25, "registry", probability, DESCRIPTION)
-            with patch("pystock.api.app.Watcher", lambda _: fixed_watcher(served)):
+
+            class Fixed(Watcher):
+                def look(self) -> None:
+                    self.served = served
+
+            with patch("pystock.api.app.Watcher", Fixed):
                 app = create_app(Settings(**settings))
             return clients.enter_context(TestClient(app))
 

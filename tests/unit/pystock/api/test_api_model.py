@@ -1,7 +1,8 @@
 """The watcher of the inference API: when it tries again, and what counts as a tracking server."""
 
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import suppress
 from types import SimpleNamespace
 
 import mlflow
@@ -9,14 +10,6 @@ import pytest
 
 from pystock.api import model
 from pystock.api.settings import Settings
-
-
-def test_parse_model_uri_splits_alias_and_version_and_rejects_other_uris():
-    assert model.parse_model_uri("models:/a b@champion") == ("a b", "champion", None)
-    assert model.parse_model_uri("models:/name/12") == ("name", None, "12")
-    for uri in ("", "name", "models:/name", "models:/name@a@b", "models:/name/one", "runs:/1/model"):
-        with pytest.raises(ValueError, match="write models:/NAME@ALIAS"):
-            model.parse_model_uri(uri)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,7 @@ def test_only_a_version_whose_files_are_missing_is_tried_again(tmp_path, monkeyp
         tried.append(clock.now - 1000)
         raise error("a reason")
 
-    monkeypatch.setattr(watcher._registry, "find", lambda: SimpleNamespace(version="7", model_id="m-1", source=""))
+    monkeypatch.setattr(model, "find", lambda uri: SimpleNamespace(version="7", model_id="m-1", source=""))
     monkeypatch.setattr(watcher, "_fetch", fetch)
     while clock.now < 2300:
         watcher.look()
@@ -44,32 +37,23 @@ def test_only_a_version_whose_files_are_missing_is_tried_again(tmp_path, monkeyp
     assert watcher.ready()["champion"]["refused"] == {"version": 7, "reason": "a reason"}
 
 
-class Nonsense(BaseHTTPRequestHandler):
-    """Answers at the address of the tracking server, and is another program."""
-
-    body = b""
-
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_):
-        pass
+def answer_with(server, body):
+    """Answer each request at the address of the tracking server as another program would."""
+    with suppress(OSError):  # the server is closed
+        while True:
+            client, _ = server.accept()
+            client.recv(65536)
+            client.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            client.close()
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[1]", b"<html>", b'{"model_version": {"version": "x"}}', b"\xff"])
 def test_a_server_that_answers_nonsense_counts_as_gone(tmp_path, monkeypatch, body):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(Nonsense, "body", body)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Nonsense) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            mlflow.set_tracking_uri(f"http://127.0.0.1:{server.server_port}")
-            watcher = model.Watcher(Settings(cache=tmp_path))
-            watcher.look()
-        finally:
-            server.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{server.getsockname()[1]}")
+        threading.Thread(target=answer_with, args=(server, body), daemon=True).start()
+        watcher = model.Watcher(Settings(cache=tmp_path))
+        watcher.look()
     state = watcher.ready()["tracking_server"]
     assert state["reachable"] is False and state["error"]

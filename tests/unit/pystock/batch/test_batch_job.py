@@ -1,9 +1,9 @@
 """Batch jobs on a real store: what they write, log and say, when they are skipped, and how they resume."""
 
 import csv
+import hashlib
 import os
 import runpy
-import socket
 import sys
 from pathlib import Path
 
@@ -13,17 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from batch_jobs import NAME, TIME, add_champion, contents, run_job, write, write_partitions
+from batch_jobs import MARKS, NAME, TIME, add_champion, contents, run_job, with_bad_rows, write, write_partitions
 
 from pystock import batch
 from pystock.batch import BatchError, resume
 from pystock.batch import job as batch_job
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-    pytest.mark.xdist_group("batch"),
-]
+pytestmark = MARKS
 PROJECT = Path(__file__).resolve().parents[4] / "projects" / "pystock-inference-batch"
 
 
@@ -35,6 +31,25 @@ def read(path):
 def expected(champion, days):
     """What the first champion itself says about the days."""
     return mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(days.drop(columns="Date"))
+
+
+@pytest.fixture
+def other(champion):
+    """Another version; the first one is champion again after the test."""
+    version = add_champion(strength=0.001)
+    promote(1)
+    yield version
+    promote(1)
+
+
+def promote(version):
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", version)
+
+
+def before_each(monkeypatch, function, action):
+    """Do something before each call of a function of pystock.batch.resume."""
+    original = getattr(resume, function)
+    monkeypatch.setattr(resume, function, lambda *arguments: (action(), original(*arguments))[1])
 
 
 # The output -------------------------------------------------------------------------------------------------------
@@ -49,8 +64,8 @@ def test_a_file_is_scored_and_says_by_what(champion, days, expected, tmp_path, f
     assert found["Date"].tolist() == days["Date"].tolist() and set(found["note"]) == {'a "quoted", text'}
     np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-13)
     assert found["decision"].tolist() == expected["decision"].tolist()
-    about = (result.model, result.version, result.run_time, result.input_digest)
-    assert about[:3] == (NAME, 1, TIME) and len(about[3]) == 64
+    about = (NAME, 1, TIME, hashlib.sha256((tmp_path / f"days.{form}").read_bytes()).hexdigest())
+    assert (result.model, result.version, result.run_time, result.input_digest) == about
     assert set(found[list(batch.WRITTEN[2:])].itertuples(index=False, name=None)) == {about}
     assert (result.outcome, result.rows, result.scored, result.quarantined) == ("done", 1006, 1006, 0)
     assert list(contents(tmp_path)) == [f"days.{form}", f"out.{to}", f"out.{to}.manifest.json"]  # and no partial work
@@ -77,12 +92,11 @@ def test_bad_rows_go_to_the_quarantine_and_the_others_are_scored(champion, days,
     lines[10], lines[500] = lines[10].rpartition(",")[0] + ",high", "cut"
     (tmp_path / "days.csv").write_text("\n".join(lines) + "\n")
     result = run_job(tmp_path / "days.csv", tmp_path / "out.csv")
-    with open(result.quarantine, newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file)) == [
-            ["file", "line", "reason", "text"],
-            ["days.csv", "11", "volume_change is 'high', which is no number", lines[10]],
-            ["days.csv", "501", "it has 1 value, and the header has 13", "cut"],
-        ]
+    assert list(csv.reader(result.quarantine.read_text().splitlines())) == [
+        ["file", "line", "reason", "text"],
+        ["days.csv", "11", "volume_change is 'high', which is no number", lines[10]],
+        ["days.csv", "501", "it has 1 value, and the header has 13", "cut"],
+    ]
     assert (result.rows, result.scored, result.quarantined) == (1006, 1004, 2)
     good = expected["probability"].drop(index=[9, 499])
     np.testing.assert_allclose(read(result.output)["probability"], good, rtol=1e-13)
@@ -108,32 +122,32 @@ def refused(message, *arguments, **options):
 
 
 def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
-    few = days.head(5)
+    few, output = days.head(5), tmp_path / "out.csv"
     source, folder = write(few, tmp_path / "days.csv"), write(few, tmp_path / "in" / "days.csv").parent
-    output = tmp_path / "out.csv"
-    refused("are one place, or one is inside the other", source, source)
-    refused("are one place, or one is inside the other", folder, folder / "out")
-    refused("are one place, or one is inside the other", folder, tmp_path)
+    for place in ((source, source), (folder, folder / "out"), (folder, tmp_path)):
+        refused("are one place, or one is inside the other", *place)
     refused("the input is a file and the output", source, folder)
     refused("the input is a folder and the output", folder, source)
     refused("neither .csv nor .parquet", source, tmp_path / "out.txt")
-    refused("the format 'xml' is unknown", source, output, format="xml")
-    refused("is csv by its name, and the format asked for is parquet", source, output, format="parquet")
     refused(" cannot be written (", source, source / "out.csv")
-    refused("chunk_rows is 0", source, output, chunk_rows=0)
-    refused("run_time is 'today'", source, output, run_time="today")
     refused("holds columns and no rows", write(days.head(0), tmp_path / "none.csv"), output)
     refused("lacks 'momentum_5' of", write(few.drop(columns="momentum_5"), tmp_path / "less.csv"), output)
     write(few, folder / "days.parquet")
     refused("two input files would both become days.csv", folder, tmp_path / "out", format="csv")
     write(few, tmp_path / "mine" / "thesis.csv")
     refused("holds 'thesis.csv', which no batch job has put there", folder, tmp_path / "mine")
+    for message, option in {
+        "the format 'xml' is unknown": {"format": "xml"},
+        "is csv by its name, and the format asked for is parquet": {"format": "parquet"},
+        "chunk_rows is 0": {"chunk_rows": 0},
+        "run_time is 'today'": {"run_time": "today"},
+        f"the model {NAME} has no rival in this store": {"model": f"models:/{NAME}@rival"},
+        f"{NAME} has no version 99: it has 1": {"model": f"models:/{NAME}/99"},
+        "write models:/NAME@ALIAS": {"model": NAME},
+    }.items():
+        refused(message, source, output, **option)
     with pytest.raises(BatchError, match="no run is active"):
         batch.score(source, output)
-    refused("the model nobody has no champion in this store", source, output, model="models:/nobody@champion")
-    refused(f"the model {NAME} has no rival in this store", source, output, model=f"models:/{NAME}@rival")
-    refused(f"the model {NAME} has no version 99 in this store", source, output, model=f"models:/{NAME}/99")
-    refused("write models:/NAME@ALIAS", source, output, model=NAME)
     assert not list(tmp_path.glob("out*"))
 
 
@@ -147,14 +161,12 @@ def test_columns_that_csv_cannot_hold_are_refused_for_csv_alone(champion, days, 
 def test_a_server_that_is_gone_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     before = mlflow.get_tracking_uri()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        mlflow.set_tracking_uri(f"http://127.0.0.1:{free.getsockname()[1]}")
-        try:
-            with pytest.raises(BatchError, match=r"server http://127.0.0.1:\d+ does not answer \(Connection"):
-                batch.check_server()
-        finally:
-            mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri("http://127.0.0.1:1")  # nothing listens there
+    try:
+        with pytest.raises(BatchError, match=r"server http://127.0.0.1:1 does not answer \(Connection"):
+            batch.check_server()
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 # Twice, and after an interruption ---------------------------------------------------------------------------------
@@ -187,17 +199,14 @@ def test_the_same_input_and_version_are_scored_once(champion, days, tmp_path, fo
 
 def interrupted_after(monkeypatch, chunks, source, output, **options):
     """Do a job that is interrupted in the middle, as by Ctrl-C."""
-    left, original = chunks, resume.write_chunk
+    left = iter(range(chunks))
 
-    def interrupted(*arguments):
-        nonlocal left
-        if not left:
+    def interrupt():
+        if next(left, None) is None:
             raise KeyboardInterrupt
-        left -= 1
-        return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "write_chunk", interrupted)
+        before_each(patch, "write_chunk", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_job(source, output, **options)
     assert not output.exists() and len(resume.Output(output, False).chunks()) == chunks
@@ -224,49 +233,31 @@ def test_a_resumed_job_does_not_score_again_and_keeps_its_time(champion, days, t
         ("chunk_rows", "another chunk rows"),
     ],
 )
-def test_partial_work_of_another_job_is_thrown_away(champion, days, tmp_path, monkeypatch, change, message):
+def test_partial_work_of_another_job_is_thrown_away(other, days, tmp_path, monkeypatch, change, message):
     source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
     interrupted_after(monkeypatch, 3, source, output)
-    version = add_champion(strength=0.001) if change == "version" else 1
     if change == "input":
         write(days.head(900), source)
-    try:
-        result = run_job(source, output, chunk_rows=50 if change == "chunk_rows" else 100)
-        assert f"partial work with {message} was thrown away" in result.said and "resumed" not in result.said
-        found = read(output)
-        says = mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(days.drop(columns="Date"))
-        np.testing.assert_allclose(found["probability"], says["probability"].head(len(found)), rtol=1e-13)
-        assert set(found["model_version"]) == {version} == {result.version}
-    finally:
-        mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", "1")
+    version = other if change == "version" else 1
+    promote(version)
+    result = run_job(source, output, chunk_rows=50 if change == "chunk_rows" else 100)
+    assert f"partial work with {message} was thrown away" in result.said and "resumed" not in result.said
+    found = read(output)
+    says = mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(days.drop(columns="Date"))
+    np.testing.assert_allclose(found["probability"], says["probability"].head(len(found)), rtol=1e-13)
+    assert set(found["model_version"]) == {version} == {result.version}
 
 
-def test_the_alias_may_move_while_a_job_runs(champion, days, expected, tmp_path, monkeypatch):
+def test_the_alias_may_move_while_a_job_runs(other, days, expected, tmp_path, monkeypatch):
     source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
-    original, client, other = resume.begin, mlflow.MlflowClient(), add_champion(strength=0.001)
-    client.set_registered_model_alias(NAME, "champion", "1")
-
-    def moved(*arguments):
-        client.set_registered_model_alias(NAME, "champion", str(other))
-        return original(*arguments)
-
-    monkeypatch.setattr(resume, "begin", moved)
-    try:
-        assert run_job(source, output).version == 1
-        np.testing.assert_allclose(read(output)["probability"], expected["probability"], rtol=1e-13)
-    finally:
-        client.set_registered_model_alias(NAME, "champion", "1")
+    before_each(monkeypatch, "begin", lambda: promote(other))
+    assert run_job(source, output).version == 1
+    np.testing.assert_allclose(read(output)["probability"], expected["probability"], rtol=1e-13)
 
 
 def test_an_input_that_changes_while_it_is_read_is_refused(champion, days, tmp_path, monkeypatch):
     source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
-    original = resume.write_chunk
-
-    def changed(*arguments):
-        write(days.iloc[::-1], source)
-        return original(*arguments)
-
-    monkeypatch.setattr(resume, "write_chunk", changed)
+    before_each(monkeypatch, "write_chunk", lambda: write(days.iloc[::-1], source))
     refused("was changed while it was read", source, output)
     assert not output.exists() and not resume.Output(output, False).partial.exists()
 
@@ -284,7 +275,7 @@ def test_a_job_without_a_terminal_shows_no_progress_for_half_a_minute(champion, 
 
 
 def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
-    source = write(days.assign(momentum_5=days["momentum_5"].where(days.index > 5)), tmp_path / "days.csv")
+    source = write(with_bad_rows(days, 200), tmp_path / "days.csv")
     with mlflow.start_run() as run:
         result = batch.score(source, tmp_path / "out.csv", chunk_rows=100)
     found = mlflow.MlflowClient().get_run(run.info.run_id)
@@ -317,26 +308,25 @@ def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--input", "days.csv"], 2, "the following arguments are required: --output"),
-        (["--input", "", "--output", "out.csv"], 2, "argument --input: it is empty"),
-        (["--input", "days.csv", "--output", "out.csv", "--chunk_rows", "few"], 2, "'few' is not a whole number"),
-        (["--input", "days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
-        (["--input", "none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
-        (["--input", "days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
-        (["--input", "good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
+        (["days.csv"], 2, "the following arguments are required: --output"),
+        (["", "--output", "out.csv"], 2, "argument --input: it is empty"),
+        (["days.csv", "--output", "out.csv", "--chunk_rows", "few"], 2, "'few' is not a whole number"),
+        (["days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
+        (["none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
+        (["days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
+        (["good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
     ],
 )
 def test_the_script_ends_with_a_code_and_a_line(
     champion, days, tmp_path, monkeypatch, capsys, arguments, code, message
 ):
-    write(days.assign(momentum_5=days["momentum_5"].where(days.index != 5)), tmp_path / "days.csv")
+    write(with_bad_rows(days, 1006), tmp_path / "days.csv")
     write(days, tmp_path / "good.csv")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "environ", os.environ | {})
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(PROJECT / "main.py"))
+    monkeypatch.setattr(sys, "argv", ["main.py", "--input", *arguments])
+    monkeypatch.setattr(os, "environ", os.environ | {})
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROJECT / "main.py"))
     printed = capsys.readouterr()
     if code == 1:  # Python itself prints the text
         assert ended.value.code.startswith(message) and "\n" not in ended.value.code

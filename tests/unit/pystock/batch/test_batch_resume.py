@@ -1,4 +1,4 @@
-"""The output of a batch job on disk: whole, or marked as unfinished, whatever step fails."""
+"""The output of a batch job on disk: the old one or the new one, whole, whatever step fails."""
 
 import contextlib
 import json
@@ -9,18 +9,18 @@ import pytest
 
 from pystock.batch import resume
 from pystock.batch.resume import SUCCESS, Output
-from pystock.batch.rows import BatchError
+from pystock.batch.rows import BatchError, InputError
+
+OLD = {"a.csv": "old a", "year=1/b.csv": "old b", "year=2/c.csv": "old c"}
+NEW = {"a.csv": "new a", "year=1/b.csv": "new b", "year=3/d.csv": "new d"}
 
 
 def prepare(output: Output, texts: dict[str, str], bad: str = "") -> dict:
     """New files as a job makes them; returns their manifest."""
-    for name, text in texts.items():
+    for name, text in texts.items() | ({(resume.QUARANTINE, bad)} if bad else set()):
         path = output.new / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    if bad:
-        (output.partial / "00000000.csv").write_text(bad)
-        resume.write_quarantine(output)
     return {"files": list(texts), "quarantined": int(bool(bad)), "texts": texts}
 
 
@@ -35,7 +35,7 @@ class Crash(BaseException):
     pass
 
 
-def crash_at(step, monkeypatch):
+def crash_at(step, patch):
     """Let the call of that number fail, of all that change the disk; returns a function that counts them."""
     calls = 0
 
@@ -49,38 +49,37 @@ def crash_at(step, monkeypatch):
 
         return stopping
 
-    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink"), (Path, "rmdir"), (Path, "touch")):
-        monkeypatch.setattr(owner, name, counted(getattr(owner, name)))
+    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "touch")):
+        patch.setattr(owner, name, counted(getattr(owner, name)))
     return lambda: calls
 
 
-OLD = {"a.csv": "old a", "year=1/b.csv": "old b", "year=2/c.csv": "old c"}
-NEW = {"a.csv": "new a", "year=1/b.csv": "new b", "year=3/d.csv": "new d"}
-
-
 @pytest.mark.parametrize("first", [True, False])
-def test_a_folder_is_the_old_one_or_the_new_one_or_unfinished_wherever_a_commit_stops(tmp_path, first):
+def test_a_folder_is_the_old_one_or_the_new_one_wherever_a_commit_stops(tmp_path, first):
     step, finished, seen = 0, False, set()
     while not finished:
         step += 1
         output = Output(tmp_path / str(step), folder=True)
         if not first:
             resume.commit(output, prepare(output, OLD, "line\n"))
+            resume.remove(output)
         manifest = prepare(output, NEW)
         with pytest.MonkeyPatch.context() as patch:
             count = crash_at(step, patch)
             with contextlib.suppress(Crash):
                 resume.commit(output, manifest)
             finished = count() < step
-        if output.is_whole():
+        seen.add(held(output).get("a.csv", "nothing"))
+        resume.begin(output, {}, None)  # as the next job does: a folder that was moved aside is back
+        if output.path.exists():
             texts = json.loads(output.manifest.read_text())["texts"]
-            assert held(output) == texts and output.quarantine.exists() == (texts == OLD)
-            seen.add(texts["a.csv"])
+            assert held(output) == texts and (output.path / SUCCESS).exists()
+            assert output.quarantine.exists() == (texts == OLD)
         else:
-            seen.add("unfinished" if output.path.exists() else "nothing")
-        resume.commit(output, prepare(output, NEW))  # as the next job does
-        assert output.is_whole() and held(output) == NEW and not (output.path / "year=2").exists()
-    assert seen == ({"nothing", "new a"} if first else {"old a", "unfinished", "new a"})
+            assert first
+        resume.commit(output, prepare(output, NEW))
+        assert held(output) == NEW and not (output.path / "year=2").exists()
+    assert seen == ({"nothing", "new a"} if first else {"old a", "nothing", "new a"})
 
 
 def test_a_folder_with_files_of_others_is_refused(tmp_path):
@@ -89,31 +88,29 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path):
     (output.path / "thesis.tex").touch()
     with pytest.raises(BatchError, match="holds 'thesis.tex', which no batch job has put there"):
         resume.commit(output, prepare(output, NEW))
-    assert output.is_whole() and held(output) == OLD | {"thesis.tex": ""}
+    assert held(output) == OLD | {"thesis.tex": ""}
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_an_error_of_the_disk_is_one_sentence_that_tells_the_state(tmp_path, folder):
-    output = Output(tmp_path / "out.csv", folder)
-    (output.new).mkdir(parents=True)
-    message = r"out.csv cannot be written \(Permission denied\), and is as it was before"
-    with pytest.raises(BatchError, match=message), resume.disk_errors(output):
+def test_an_error_of_the_disk_is_one_sentence_and_finished_chunks_stay(tmp_path):
+    output = Output(tmp_path / "out.csv", folder=False)
+    output.new.mkdir(parents=True)
+    (output.partial / "000000-00000000.arrow").touch()
+    message = r"out.csv cannot be written \(Permission denied\), and is as it was before: make room"
+    with pytest.raises(BatchError, match=message), resume.locked(output):
         raise PermissionError(13, "Permission denied")
-    assert not output.new.exists()
-    if folder:
-        output.path.mkdir()
-        with pytest.raises(BatchError, match="and is unfinished, without _SUCCESS"), resume.disk_errors(output):
-            raise OSError(28, "No space left on device")
+    assert not output.new.exists() and output.chunks()
+    with pytest.raises(InputError, match="is to blame"), resume.locked(output):
+        raise InputError("the input is to blame")
+    assert not output.partial.exists()
 
 
 def test_a_second_job_on_one_output_is_refused_and_told_who_is_first(tmp_path):
     output = Output(tmp_path / "out.csv", folder=False)
-    with resume.locked(output.path):
-        message = "a batch job is at work on .*out.csv .another process"
-        with pytest.raises(BatchError, match=message), resume.locked(output.path):
-            pass
+    with resume.locked(output):
+        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process"):
+            resume.locked(output).__enter__()
         resume.begin(output, {"version": 1}, None)
-        with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"), resume.locked(output.path):
-            pass
-    with resume.locked(output.path):
+        with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"):
+            resume.locked(output).__enter__()
+    with resume.locked(output):
         pass
