@@ -252,7 +252,7 @@ class ParquetPart:
         return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
     def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
-        """Read in chunks of so many rows, whatever the row groups are, without the first ones."""
+        """Read in chunks of so many rows at most, without the first ones."""
         at = 0
         try:
             with self._open() as file:

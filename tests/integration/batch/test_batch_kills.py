@@ -28,7 +28,7 @@ PLACES = 10  # of files and of folders each, as chapter 10 says
 @needs_fork
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 def test_a_killed_job_resumes_and_makes_the_same_bytes(champion, days, tmp_path, folder):
-    """Killed over an output that is there: it is the old one or the new one, or a folder without _SUCCESS."""
+    """Killed over an output that is there: it is the old one or the new one, or for a moment no folder."""
     if folder:
         source, name = write_partitions(with_bad_rows(days), tmp_path / "in", "parquet"), "out"
         before = write_partitions(days.head(500), tmp_path / "old", "parquet")
