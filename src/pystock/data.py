@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pystock.errors import PystockError
+from pystock.errors import PystockError, first_line
 from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 
 DEFAULT_MARKET = "sp500"
@@ -33,15 +33,12 @@ def named(name: str, market: str = DEFAULT_MARKET) -> str:
 
 
 def validate(
-    prices: pd.DataFrame,
-    name: str = "the frame of prices",
-    mend: str = "correct or drop that row",
-    longest_gap: int = LONGEST_GAP,
+    prices: pd.DataFrame, name: str = "the frame of prices", mend: str = "correct or drop that row"
 ) -> pd.DataFrame:
     """Return sound `prices` as float64 and int64.
 
-    `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `mend` are for the message,
-    `longest_gap` is in days. Raises DataError with the first bad date and the rule that it breaks.
+    `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `mend` are for the message.
+    Raises DataError with the first bad date and the rule that it breaks.
     """
     _check_layout(prices, COLUMNS, name, mend)
     numbers = prices.apply(pd.to_numeric, errors="coerce")
@@ -50,7 +47,7 @@ def validate(
     days = numbers.index.to_series().diff().dt.days.fillna(1)  # the first row has none before it
     order = {
         "the date is not after the one before": days > 0,
-        f"the gap to the day before is longer than {longest_gap} days": days <= longest_gap,
+        f"the gap to the day before is longer than {LONGEST_GAP} days": days <= LONGEST_GAP,
     }
     kept = pd.DataFrame(order | {reason: rule(numbers) for reason, rule in ROW_RULES.items()})
     if not kept.all(axis=None):
@@ -141,21 +138,20 @@ def _date(value: str) -> pd.Timestamp:
     return date
 
 
-def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) -> pd.DataFrame:
+def download(ticker: str, start: str, end: str) -> pd.DataFrame:
     """Return daily prices of a live ticker (`^GSPC`, `BTC-USD`, …) from Yahoo, in the layout of the embedded ones.
 
     Days from `start` to `end`, both included. The prices are Yahoo's: adjusted by Yahoo for splits, and in Adj Close
-    alone for dividends; nothing is filled or rounded here. They pass `validate`. A day of which Yahoo has
-    no value at all is left out, one that lacks some is an error, and one that is still trading has its values so far:
-    choose an `end` before today. `longest_gap`, in days: 7 suits the exchanges of New York; coins trade every day, and
-    1 finds a lost one; holidays in China and Japan take up to 11.
+    alone for dividends; nothing is filled or rounded here. They pass `validate`. A day of which Yahoo has no value at
+    all is left out, one that lacks some is an error, and one that is still trading has its values so far: choose an
+    `end` before today. Needs a network.
 
-    Needs a network. Raises DataError offline, for a ticker or days that Yahoo does not know, when Yahoo refuses or
-    its answer cannot be read, and for prices that break the schema.
+    Raises DataError offline, for a ticker or days that Yahoo does not know, when Yahoo refuses or its answer cannot be
+    read, and for prices that break a rule.
     """
     first, last = _date(start), _date(end)
     import yfinance  # here, since it takes a second and nothing else needs it
-    from yfinance.exceptions import YFRateLimitError, YFTickerMissingError
+    from yfinance.exceptions import YFTickerMissingError
 
     asked = f"{ticker!r} from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     unknown = f"Yahoo has no daily prices of {asked}: look up the ticker and its days at finance.yahoo.com."
@@ -172,19 +168,17 @@ def download(ticker: str, start: str, end: str, longest_gap: int = LONGEST_GAP) 
             )
     except YFTickerMissingError:
         raise DataError(unknown) from None
-    except YFRateLimitError:
-        raise DataError(f"Yahoo refuses {asked}, after too many requests: wait some minutes, or {embedded}.") from None
     except Exception as error:  # yfinance lets whatever its parsing meets through
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if status == 404:
             raise DataError(unknown) from None
         if isinstance(error, OSError) and not isinstance(error, ValueError) and not status:
             raise DataError(f"Yahoo cannot be reached for {asked}, there is no way to it: {embedded}.") from None
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise DataError(f"Yahoo's answer to {asked} cannot be used ({reason}): try later, or {embedded}.") from None
+        why = first_line(error).partition(". ")[0].rstrip(".")  # among others, too many requests
+        raise DataError(f"Yahoo's answer to {asked} cannot be used ({why}): try later, or {embedded}.") from None
     finally:
         logger.disabled, config.hide_exceptions = before
     if answer.empty:
         raise DataError(unknown)
     answer.index = answer.index.tz_localize(None).normalize()  # midnight at the exchange
-    return validate(answer[COLUMNS], f"Yahoo's answer to {asked}", "choose other days", longest_gap)
+    return validate(answer[COLUMNS], f"Yahoo's answer to {asked}", "choose other days")

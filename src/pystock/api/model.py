@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -35,7 +34,6 @@ if TYPE_CHECKING:  # at run time MLflow is loaded with the first lookup
     from pystock.models import LoadedModel
 
 log = logging.getLogger("pystock.api")
-_LONGEST_WAIT = 300  # seconds between two attempts to fetch a version whose files are not available
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised by JSON without our fields
 
 
@@ -224,7 +222,7 @@ class Watcher:
         self._server = {"reachable": False, "since": _now(), "error": "not asked yet"}
         self._champion: dict[str, Any] = {"checked_at": None, "version": None}
         self._refused: dict[str, Any] | None = None
-        self._refused_entry, self._attempts, self._retry_at = "", 0, 0.0
+        self._refused_entry, self._unfit = "", False
         self._cache_tried = self._missing = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
@@ -284,7 +282,7 @@ class Watcher:
             if served.origin == "cache":
                 description = served.description | {"from": "registry"}
                 self._serve(served._replace(origin="registry", description=description))
-        elif entry != self._refused_entry or time.monotonic() >= self._retry_at:
+        elif entry != self._refused_entry or not self._unfit:  # files that were not available may be there now
             try:
                 checked = self._fetch(version, entry)
             except (Unfit, Unavailable) as error:
@@ -311,15 +309,11 @@ class Watcher:
 
     def _refuse(self, version: int, entry: str, error: Unfit | Unavailable) -> None:
         self._refused = {"version": version, "reason": str(error)}
+        self._unfit = isinstance(error, Unfit)
         if entry != self._refused_entry:
-            self._refused_entry, self._attempts = entry, 0
+            self._refused_entry = entry
             metrics.REFUSED_VERSIONS.inc()
             log.error("version refused", extra={"refused_version": version, "reason": str(error)})
-        if isinstance(error, Unfit):
-            self._retry_at = float("inf")
-        else:
-            self._retry_at = time.monotonic() + min(_LONGEST_WAIT, self._poll_seconds * 2**self._attempts)
-            self._attempts += 1
 
     def _serve_cached(self) -> None:
         """Serve the last good version of the cache if nothing is served; try it once."""
