@@ -21,6 +21,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 
+from pystock import runs
 from pystock.data_pipeline import contract, profile, stages, steps
 from pystock.data_pipeline.steps import Result, TooManyBad
 from pystock.pipeline import PipelineError, Step, active_run_id, end_step, existing_run
@@ -95,13 +96,7 @@ def feature_set_generation(market: str, options: Namespace) -> str:
             log.add(result)
             return log.outcome()
         table = stages.read(stages.stage_folder(options.stages, market, "training", f"{target}-{features}"))
-        # As chapter 04 describes a table, so that the same rows have the same name and digest everywhere
-        described = mlflow.data.from_pandas(  # type: ignore[attr-defined]  # MLflow makes it at run time
-            table.astype({target: float}),
-            source=LocalArtifactDatasetSource(result.manifest["source"]),
-            targets=target,
-            name=f"{market}-{target}-{features}",
-        )
+        described = runs.data_set(table, result.manifest["source"], market, target, features)
         log.tags = {"digest": described.digest}
         log.add(result, dataset=described)
         table.to_parquet(log.folder / f"training/{market}.parquet")
