@@ -48,10 +48,8 @@ def time_split(
     test = np.flatnonzero((X.index > train_end) & (outcome <= test_end))
     for name, rows in (("training", train), ("test", test)):
         if not len(rows):
-            raise ValueError(
-                f"no {name} rows: the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}, "
-                f"the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}."
-            )
+            cover = f"the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}"
+            raise ValueError(f"no {name} rows: {cover}, the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}.")
     return X.iloc[train], X.iloc[test], y.iloc[train], y.iloc[test]
 
 
@@ -100,15 +98,11 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
     """Return for each day of `index` how many outcomes of `y` are known at its close."""
     known: np.ndarray = y.index.searchsorted(index, side="left")
     if len(index) and known.min() < needed:
-        raise ValueError(
-            f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed: "
-            "pass the outcomes of all days, not of the test period alone."
-        )
+        few = f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed"
+        raise ValueError(f"{few}: pass the outcomes of all days, not of the test period alone.")
     if (index > y.index[-1]).sum() > 1:
-        raise ValueError(
-            f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}: "
-            "pass the outcomes of all days, not of the training period alone."
-        )
+        ends = f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}"
+        raise ValueError(f"{ends}: pass the outcomes of all days, not of the training period alone.")
     return known
 
 

@@ -24,8 +24,7 @@ def newest_data_run(market: str, target: str, features: str) -> str | None:
     """Return the id of the newest finished run, anywhere in the store, that made this table; None if there is none."""
     tags = {"pipeline": DATA_PIPELINE, "step": "feature_set_generation", "outcome": "done"}
     tags |= {"market": market, "target": target, "features": features}
-    run = next(finished_runs(tags), None)
-    return run.info.run_id if run else None
+    return next((run.info.run_id for run in finished_runs(tags)), None)
 
 
 def table(data_run: str, market: str, target: str, features: str) -> pd.DataFrame:
