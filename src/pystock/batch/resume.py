@@ -118,10 +118,15 @@ def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[st
         remove(output, ignore_errors=False)  # a chunk that stays would be taken for one of this job
         job, chunks = {}, []
     partial.mkdir(exist_ok=True)
-    time_of_job = run_time or job.get("run_time") or datetime.now(UTC).isoformat(timespec="seconds")
+    time_of_job = run_time or job.get("run_time") or now()
     who = {"process": this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     write_atomically(partial / "job.json", json.dumps({"key": key, "run_time": time_of_job, **who}).encode())
     return time_of_job, chunks, thrown
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _sweep(output: Output) -> None:
