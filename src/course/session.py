@@ -146,7 +146,7 @@ def _show_warnings_without_dates() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-# pystock.runs names processes, too; this is not shared, because the course knows nothing about pystock.
+# pystock.processes names processes, too; this is not shared, because the course knows nothing about pystock.
 def _session_id() -> str:
     """Name this process of this installation, so that a later one can tell whether it is still alive."""
     process = psutil.Process()

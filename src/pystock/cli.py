@@ -7,6 +7,7 @@ import argparse
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date
 from typing import Any
 
@@ -15,11 +16,9 @@ from pystock.features import FEATURES, TARGETS
 
 def day(text: str, optional: bool = False) -> str:
     """Return a date that is written as YYYY-MM-DD; an `optional` one may be empty."""
-    try:
+    with suppress(ValueError):
         if (optional and not text) or date.fromisoformat(text).isoformat() == text:
             return text
-    except ValueError:
-        pass
     raise ArgumentTypeError(f"{text!r} is not a date: write it as 2014-12-31" + ", or leave it empty" * optional)
 
 

@@ -1,8 +1,21 @@
-"""The base of pystock's exceptions, and how to quote the error of the system or a library in a sentence."""
+"""The base of pystock's exceptions, and how to pass over or quote the error of the system or a library."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class PystockError(Exception):
     """Base class of what pystock raises for people to read: the thing with its value, the reason, the fix."""
+
+
+@contextmanager
+def ignoring(*codes: str) -> Iterator[None]:
+    """Pass over an MlflowException with one of these error codes."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "error_code", None) not in codes:
+            raise
 
 
 def first_line(error: object, most: int = 200) -> str:

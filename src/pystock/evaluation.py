@@ -4,7 +4,7 @@ A forecast is a probability for each row that its outcome is 1. "Beats the base 
 `skill` against the rolling base rate has its whole 95 % interval above zero on the held-out years.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,6 @@ from sklearn.model_selection import TimeSeriesSplit
 
 # The course's clock: trained on 1999 to 2009, held out 2010 to 2014, in production from 2015 to 2018.
 TRAIN_END, TEST_END = "2009-12-31", "2014-12-31"
-
-Score = TypeVar("Score", float, np.ndarray)  # one, or one for each resample
 
 NINE = ("accuracy", "average_precision", "f1", "jaccard", "log_loss", "mcc", "precision", "recall", "zero_one_loss")
 
@@ -50,10 +48,8 @@ def time_split(
     test = np.flatnonzero((X.index > train_end) & (outcome <= test_end))
     for name, rows in (("training", train), ("test", test)):
         if not len(rows):
-            raise ValueError(
-                f"no {name} rows: the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}, "
-                f"the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}."
-            )
+            cover = f"the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}"
+            raise ValueError(f"no {name} rows: {cover}, the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}.")
     return X.iloc[train], X.iloc[test], y.iloc[train], y.iloc[test]
 
 
@@ -102,15 +98,11 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
     """Return for each day of `index` how many outcomes of `y` are known at its close."""
     known: np.ndarray = y.index.searchsorted(index, side="left")
     if len(index) and known.min() < needed:
-        raise ValueError(
-            f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed: "
-            "pass the outcomes of all days, not of the test period alone."
-        )
+        few = f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed"
+        raise ValueError(f"{few}: pass the outcomes of all days, not of the test period alone.")
     if (index > y.index[-1]).sum() > 1:
-        raise ValueError(
-            f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}: "
-            "pass the outcomes of all days, not of the training period alone."
-        )
+        ends = f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}"
+        raise ValueError(f"{ends}: pass the outcomes of all days, not of the training period alone.")
     return known
 
 
@@ -149,8 +141,9 @@ def skill(
     """
     y, probability, reference = _checked(y, probability=probability, reference=reference)
     counts = _resamples(y, replicates, seed)
-    value = _skill(brier_score_loss(y, probability), brier_score_loss(y, reference))
-    return Skill(value, *_interval(_skill(counts @ (probability - y) ** 2, counts @ (reference - y) ** 2)))
+    value = 1 - brier_score_loss(y, probability) / brier_score_loss(y, reference)
+    resampled = 1 - (counts @ (probability - y) ** 2) / (counts @ (reference - y) ** 2)
+    return Skill(value, *_interval(resampled))
 
 
 def brier_difference(
@@ -163,8 +156,7 @@ def brier_difference(
     """
     y, probability, other = _checked(y, probability=probability, other=other)
     differences = (probability - y) ** 2 - (other - y) ** 2
-    resampled = _resamples(y, replicates, seed) @ differences / len(y)
-    return Difference(differences.mean(), *_interval(resampled))
+    return Difference(differences.mean(), *_interval(_resamples(y, replicates, seed) @ differences / len(y)))
 
 
 def score_table(
@@ -194,29 +186,22 @@ def score_table(
     counts = _resamples(y, replicates, seed)
     predicted = (probability > threshold).astype("float64")
     brier, brier_reference = brier_score_loss(y, probability), brier_score_loss(y, reference)
-    values = {
-        "auc": metrics.roc_auc_score(y, probability),
-        "brier": brier,
-        "brier_skill": _skill(brier, brier_reference),
-        "log_loss": metrics.log_loss(y, probability, labels=[0, 1]),
-        "f1": metrics.f1_score(y, predicted, zero_division=0),
-        "mcc": metrics.matthews_corrcoef(y, predicted),
-    }
     # The same scores on all resamples at once: scikit-learn's functions, called a thousand times, take seconds.
     squares, squares_reference = counts @ (probability - y) ** 2, counts @ (reference - y) ** 2
     eps = np.finfo("float64").eps
     likelihood = np.clip(np.where(y == 1, probability, 1 - probability), eps, 1 - eps)
     tp, fp = counts @ (predicted * y), counts @ (predicted * (1 - y))
     fn, tn = counts @ ((1 - predicted) * y), counts @ ((1 - predicted) * (1 - y))
-    resampled = {
-        "auc": _aucs(y, probability, counts),
-        "brier": squares / len(y),
-        "brier_skill": _skill(squares, squares_reference),
-        "log_loss": counts @ -np.log(likelihood) / len(y),
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn, otherwise=0),
-        "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)), otherwise=0),
+    margins = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    scores = {
+        "auc": (metrics.roc_auc_score(y, probability), _aucs(y, probability, counts)),
+        "brier": (brier, squares / len(y)),
+        "brier_skill": (1 - brier / brier_reference, 1 - squares / squares_reference),
+        "log_loss": (metrics.log_loss(y, probability, labels=[0, 1]), counts @ -np.log(likelihood) / len(y)),
+        "f1": (metrics.f1_score(y, predicted, zero_division=0), _ratio(2 * tp, 2 * tp + fp + fn, otherwise=0)),
+        "mcc": (metrics.matthews_corrcoef(y, predicted), _ratio(tp * tn - fp * fn, margins, otherwise=0)),
     }
-    rows = {name: (value, *_interval(resampled[name])) for name, value in values.items()}
+    rows = {name: (value, *_interval(resampled)) for name, (value, resampled) in scores.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"]).rename_axis("score")
 
 
@@ -268,13 +253,7 @@ def _resamples(y: np.ndarray, replicates: int, seed: int) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> np.ndarray:
-    low_and_high: np.ndarray = np.nanquantile(values, [0.025, 0.975])
-    return low_and_high
-
-
-def _skill(brier: Score, reference: Score) -> Score:
-    score: Score = 1 - brier / reference
-    return score
+    return np.asarray(np.nanquantile(values, [0.025, 0.975]))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, otherwise: float) -> np.ndarray:

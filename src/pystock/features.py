@@ -7,13 +7,10 @@ points (or the ticker's currency), Volume in the unit of the source. Functions r
 """
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
-
-Function = TypeVar("Function", bound=Callable[..., object])
 
 WINDOWS = (5, 10, 22, 66)  # trading days: a week, two weeks, a month, a quarter
 
@@ -97,15 +94,11 @@ def dataset(prices: pd.DataFrame, target: str = "direction", features: str = "fl
     history, are dropped, as is the last day, whose outcome nobody knows. Raises ValueError for any other name, and
     where nothing is left.
     """
-    X = _pick(FEATURES, features, "feature set")(prices).dropna()
-    y = _pick(TARGETS, target, "target")(prices)
+    for name, functions, kind in ((features, FEATURES, "feature set"), (target, TARGETS, "target")):
+        if name not in functions:
+            raise ValueError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
+    X, y = FEATURES[features](prices).dropna(), TARGETS[target](prices)
     rows = X.index.intersection(y.index)
     if rows.empty:
         raise ValueError(f"{len(prices)} days of prices give no complete row of {features}: load a longer history.")
     return X.loc[rows], y.loc[rows]
-
-
-def _pick(functions: dict[str, Function], name: str, kind: str) -> Function:
-    if name not in functions:
-        raise ValueError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
-    return functions[name]

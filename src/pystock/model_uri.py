@@ -1,11 +1,9 @@
 """Model URIs: `models:/NAME@ALIAS`, `models:/NAME/VERSION` and `models:/MODEL_ID`, parsed and resolved."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from pystock.errors import PystockError
+from pystock.errors import PystockError, ignoring
 
 if TYPE_CHECKING:  # at run time it is imported late: settings are read by programs that need no MLflow
     from mlflow import MlflowClient
@@ -42,7 +40,7 @@ def parse(uri: str) -> ModelURI:
     return ModelURI(match["name"], match["alias"], version, match["model_id"])
 
 
-def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
+def resolve(uri: str, client: "MlflowClient | None" = None) -> "ModelVersion":
     """Return the registered version behind a model URI, looked up once; an alias may point elsewhere a moment later.
 
     Raises ModelURIError for a text that is not one of a registered version, ModelNotFound if the store knows no such
@@ -55,20 +53,16 @@ def resolve(uri: str, client: MlflowClient | None = None) -> ModelVersion:
 
 
 def find_version(
-    name: str, version: object = None, *, alias: str | None = None, client: MlflowClient | None = None
-) -> ModelVersion:
+    name: str, version: object = None, *, alias: str | None = None, client: "MlflowClient | None" = None
+) -> "ModelVersion":
     """Return a version of a registered model by number or alias; errors as `resolve`."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    from mlflow import MlflowClient
 
-    client = client or mlflow.MlflowClient()
-    try:
+    client = client or MlflowClient()
+    with ignoring(*MISSING):
         if alias:
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, str(version))
-    except MlflowException as error:
-        if error.error_code not in MISSING:
-            raise
     if alias:
         raise ModelNotFound(f"the model {name} has no {alias} in this store: promote a version, or name another model.")
     registered_model(name, client)
@@ -76,24 +70,19 @@ def find_version(
     raise ModelNotFound(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
 
 
-def registered_model(name: str, client: MlflowClient) -> RegisteredModel:
+def registered_model(name: str, client: "MlflowClient") -> "RegisteredModel":
     """Return MLflow's RegisteredModel of a name, with its aliases. Raises ModelNotFound if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with ignoring("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise ModelNotFound(f"There is no registered model {name!r}: register a version of it first.") from None
+    raise ModelNotFound(f"There is no registered model {name!r}: register a version of it first.")
 
 
-def uri_of(version: ModelVersion) -> str:
+def uri_of(version: "ModelVersion") -> str:
     """Return the URI of a registered version."""
     return f"models:/{version.name}/{version.version}"
 
 
-def model_id_of(version: ModelVersion) -> str:
+def model_id_of(version: "ModelVersion") -> str:
     """Return the id of the logged model that a registered version points at; "" if it points at none.
 
     `mlflow.register_model` leaves `model_id` empty, and names the model as the source.

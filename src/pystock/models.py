@@ -1,7 +1,5 @@
 """Models as the pilot and what comes after it use them: a probability, and a decision at a threshold."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
@@ -51,7 +49,7 @@ def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
     )
 
 
-def decision_requirements(model: BaseEstimator) -> list[str]:
+def decision_requirements(model: "BaseEstimator") -> list[str]:
     """Return what a decision model around `model` needs, each at the version that is installed here."""
     # named here: MLflow would take seconds to find them out, and would find more than is needed
     library = ["scikit-learn", "skops"]
@@ -61,7 +59,7 @@ def decision_requirements(model: BaseEstimator) -> list[str]:
 
 
 def log_decision_model(
-    model: BaseEstimator,
+    model: "BaseEstimator",
     X: pd.DataFrame,
     *,
     threshold: float,
@@ -70,31 +68,25 @@ def log_decision_model(
 ) -> ModelInfo:
     """Log a fitted classifier as a decision model into the active run.
 
-    `X` holds the rows that it was fitted on. If they have dates, the model records the last one (its metadata
-    `trained_until`), and the registry's gate evaluates it on later days only.
+    `X` holds the rows that it was fitted on; the first two are the input example. If they have dates, the model records
+    the last one (its metadata `trained_until`), and the registry's gate evaluates it on later days only. `tags` are set
+    on the logged model.
 
     The model is a pyfunc from code (decision_model.py): it takes the columns of `X` as doubles and gives `probability`
     (double) and `decision` (long, 1 where the probability is above `threshold`). `predict` takes another threshold as
-    `params={"threshold": …}`. The classifier is stored in its native format: an XGBClassifier as XGBoost's own file,
-    anything of scikit-learn as skops, never as a pickle. The first two rows of `X` are the input example; `tags` are
-    set on the logged model, those of the run are the caller's.
+    `params={"threshold": …}`. An XGBClassifier is stored as XGBoost's own file, anything of scikit-learn as skops.
 
     Raises ValueError without an active run, for a threshold outside [0, 1], for a model that gives no probabilities of
     0 and 1 or is not fitted on as many columns as X has, and for one that skops reads only if told to trust its types.
     """
     if mlflow.active_run() is None:
-        raise ValueError(
-            "no run is active, and a decision model belongs to one, whose tags say what it is: "
-            "call log_decision_model inside `with mlflow.start_run(…)`."
-        )
+        raise ValueError("no run is active: call log_decision_model inside `with mlflow.start_run(…)`.")
     if not 0 <= threshold <= 1:
         raise ValueError(f"a threshold of {threshold} is no probability: give one from 0 to 1.")
     fitted = getattr(model, "n_features_in_", None) == X.shape[1] and list(getattr(model, "classes_", [])) == [0, 1]
     if not fitted or not hasattr(model, "predict_proba"):
-        raise ValueError(
-            f"{type(model).__name__} does not give probabilities of 0 and 1 from the {X.shape[1]} columns of X: "
-            "pass a classifier that was fitted on rows like them and on outcomes 0 and 1."
-        )
+        problem = f"{type(model).__name__} does not give probabilities of 0 and 1 from the {X.shape[1]} columns of X"
+        raise ValueError(f"{problem}: pass a classifier that was fitted on such rows and on outcomes 0 and 1.")
     dated = isinstance(X.index, pd.DatetimeIndex)
     with tempfile.TemporaryDirectory() as folder:
         info: ModelInfo = mlflow.pyfunc.log_model(
@@ -145,7 +137,7 @@ def _is_xgboost(model: object) -> bool:
     return any(base.__module__.partition(".")[0] == "xgboost" for base in type(model).__mro__)
 
 
-def _native(model: BaseEstimator, folder: Path) -> dict[str, str]:
+def _native(model: "BaseEstimator", folder: Path) -> dict[str, str]:
     """Write the classifier to a file in its native format; return its path under decision_model.py's name of it."""
     if _is_xgboost(model):
         path = folder / "model.ubj"
@@ -156,8 +148,6 @@ def _native(model: BaseEstimator, folder: Path) -> dict[str, str]:
     path = folder / "model.skops"
     skops.io.dump(model, path)
     if unknown := skops.io.get_untrusted_types(file=path):
-        raise ValueError(
-            f"{type(model).__name__} holds {', '.join(unknown)}, which skops does not read unless told to trust it: "
-            "choose a classifier without such parts."
-        )
+        parts = f"{', '.join(unknown)}, which skops does not read unless told to trust it"
+        raise ValueError(f"{type(model).__name__} holds {parts}: choose a classifier without such parts.")
     return {"sklearn": str(path)}

@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from pystock import processes, runs
-from pystock.errors import PystockError, first_line
+from pystock.errors import PystockError, first_line, ignoring
 from pystock.model_uri import MISSING
 
 PATIENCE = 10  # seconds for another process to say where it stands in the queue
@@ -77,12 +77,9 @@ def active_run_id() -> str:
 
 def existing_run(run_id: str | None) -> Run | None:
     """Return a run that exists and was not deleted, else None."""
-    try:
+    run = None
+    with ignoring(*MISSING):
         run = mlflow.get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if error.error_code not in MISSING:
-            raise
-        run = None
     return run if run and run.info.lifecycle_stage == "active" else None
 
 

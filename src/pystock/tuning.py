@@ -1,13 +1,13 @@
 """A search for hyperparameters that may be broken off anywhere, and continues from the trials it has.
 
-The trials are stored in an Optuna study in a database. MLflow mirrors them: one run for the study, and a child run
-for each trial that has finished. One process at a time works on a study: a second one would fail the trial that the
-first is at.
+The trials are in an Optuna study, and mirrored in MLflow: a run for the study, with a child run for each finished
+trial. One process at a time works on a study: a second one would fail the trial that the first is at.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import mlflow
@@ -84,11 +84,10 @@ def training_data(market: str, target: str, features: str) -> tuple[pd.DataFrame
 
 
 def open_study(name: str, storage: str, *, trials: int, **about: str) -> optuna.Study:
-    """Return the newest study of that name where trials are left to do, else a new one.
+    """Return the newest study (name-1, name-2 …) if it has trials left to do and is about the same, else a new one.
 
-    They are called name-1, name-2 … `storage` is the URL of a database, and not of MLflow's own: both keep a table
-    `alembic_version`. `about` is market, target, features and family; with another one, another space or number of
-    trials, a new study begins.
+    `storage` is the URL of a database, and not of MLflow's own: both keep a table `alembic_version`. `about` is market,
+    target, features and family; the space and the number of trials count too.
     """
     space = {key: json.loads(distribution_to_json(kind)) for key, kind in SPACES[about["family"]].items()}
     attributes = {**about, "trials": trials, "space": space}
@@ -117,8 +116,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 def left(study: optuna.Study) -> int:
     """Return how many trials are left to do."""
-    trials: int = study.user_attrs["trials"]
-    return trials - len(finished(study))
+    return int(study.user_attrs["trials"]) - len(finished(study))
 
 
 def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
@@ -163,8 +161,7 @@ def put_in_order(study: optuna.Study) -> Run:
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
-    run = _run_of(study)
-    mirrored = set()
+    run, mirrored = _run_of(study), set()
     children = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
     for child in mlflow.search_runs([run.info.experiment_id], children, output_format="list"):
         if child.info.status == "RUNNING":
@@ -179,12 +176,10 @@ def put_in_order(study: optuna.Study) -> Run:
 
 def _run_of(study: optuna.Study) -> Run:
     about = {key: str(value) for key, value in study.user_attrs.items() if key not in ("run_id", "space")}
-    try:
+    with suppress(KeyError, mlflow.MlflowException):  # a new study; or it was begun on another tracking store
         run = mlflow.get_run(study.user_attrs["run_id"])
         if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active":
             return run
-    except (KeyError, mlflow.MlflowException):  # a new study; or it was begun on another tracking store
-        pass
     # open only while it is written to, so that no kill leaves it running
     with mlflow.start_run(run_name=study.study_name, tags={"stage": "tuning", **about}) as run:
         mlflow.log_dict(study.user_attrs["space"], "space.json")

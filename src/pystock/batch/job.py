@@ -1,6 +1,5 @@
 """Batch inference: every row of a file, or of a folder of files, scored by one version of a registered model.
 
-The version is looked up once and written beside each prediction, with the time of the job and a digest of its input.
 Rows go through memory in chunks, and finished chunks stay on the disk until the output is whole: a job that was killed
 resumes there, and its output is the same, byte for byte, as if it had not been.
 """
@@ -47,8 +46,7 @@ QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 SMALL = 10_000_000  # bytes; a larger quarantine file is not copied into the store
 QUIET = 30  # seconds between two signs of progress if stderr is not a terminal
 START: dict[str, Any] = {"rows": 0, "quarantined": 0, "decided": 0, "bins": [0] * BINS}
-# Partial work of other code is not used
-_MODULES = (sys.modules[__name__], work, rows, files)
+_MODULES = (sys.modules[__name__], work, rows, files)  # partial work of other code is not used
 _CODE = runs.code_digest(*(Path(str(module.__file__)).read_bytes() for module in _MODULES))
 
 
@@ -120,10 +118,9 @@ def score(
 
     `input` is a CSV or Parquet file, or a folder of them (names that begin with `_` or `.` are left out); the model's
     columns are found by name, all others are carried along. `output` is a file or a folder likewise, in `format` (csv
-    or parquet; None: as the output's suffix says, in a folder as each input file). It has the carried columns,
-    probability (double), decision (0 or 1), model_name, model_version, run_time, input_digest. Rows that cannot be
-    scored go to OUTPUT.quarantine.csv, in a folder `_quarantine.csv`; OUTPUT.manifest.json, `_manifest.json`, says what
-    was done.
+    or parquet; None: as the output's suffix says, in a folder as each input file). It has the carried columns and
+    `WRITTEN`: probability (double), decision (0 or 1) …. Rows that cannot be scored go to OUTPUT.quarantine.csv, in a
+    folder `_quarantine.csv`; OUTPUT.manifest.json, `_manifest.json`, says what was done.
 
     `model` is models:/NAME@ALIAS or models:/NAME/VERSION, looked up once. `chunk_rows` rows (of CSV: about as many) are
     read, scored and kept in one go. `run_time` is an ISO 8601 time with its offset; None: when the job began first. A
@@ -133,8 +130,7 @@ def score(
     BatchError in one sentence for anything that prevents it; the output is then as it was before.
     """
     if (run := mlflow.active_run()) is None:
-        message = "no run is active, and a batch job logs into one: call score inside `with mlflow.start_run():`."
-        raise BatchError(message)
+        raise BatchError("no run is active: call score inside `with mlflow.start_run():`.")
     try:
         source, path = (Path(os.path.abspath(place)) for place in (input, output))  # noqa: PTH100 - links stay
         run_time, found, place = _utc(run_time), rows.files(source), work.Output(path, source.is_dir())
@@ -214,10 +210,8 @@ def mlflow_errors() -> Iterator[None]:
                 port = address.port or {"http": 80, "https": 443}[address.scheme]
                 socket.create_connection((address.hostname, port), timeout=5).close()
             except OSError as gone:
-                raise ServerGone(
-                    f"the MLflow server {uri} does not answer ({gone.strerror or gone}): start it, or set "
-                    "MLFLOW_TRACKING_URI to one that runs."
-                ) from None
+                silent = f"the MLflow server {uri} does not answer ({gone.strerror or gone})"
+                raise ServerGone(f"{silent}: start it, or set MLFLOW_TRACKING_URI to one that runs.") from None
         raise BatchError(f"MLflow refuses ({first_line(error)}).") from error
     except OSError as error:
         what = error.filename or "a file"
@@ -255,8 +249,7 @@ def _log_inputs(job: _Job) -> None:
     name, version, model_id, digest = (job.key[key] for key in ("model", "version", "model_id", "input_digest"))
     tags = {"step": logged.tags.get("step", "score"), "input_digest": digest}
     mlflow.set_tags(tags | {"model_name": name, "model_version": version, "model_id": model_id})
-    source = LocalArtifactDatasetSource(str(job.source))
-    # A digest of 36 digits at most
+    source = LocalArtifactDatasetSource(str(job.source))  # MLflow takes a digest of 36 digits at most
     dataset = MetaDataset(source, job.source.name, digest[:32])  # type: ignore[abstract]  # MLflow's own
     mlflow.log_input(dataset, context="batch", model=LoggedModelInput(model_id) if model_id else None)
 
@@ -268,10 +261,8 @@ def _log_results(job: _Job, manifest: dict[str, Any], state: dict[str, Any], sec
     if manifest["scored"]:
         metrics["decision_share"] = state["decided"] / manifest["scored"]
         metrics |= {f"probability_p{share * 100:02.0f}": _quantile(state["bins"], share) for share in QUANTILES}
-    now = int(time.time() * 1000)
-    # By the client: mlflow.log_metrics would log them with the model, too
-    logged = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
-    mlflow.MlflowClient().log_batch(job.run_id, metrics=logged)
+    logged = [Metric(name, float(value), int(time.time() * 1000), 0) for name, value in metrics.items()]
+    mlflow.MlflowClient().log_batch(job.run_id, metrics=logged)  # mlflow.log_metrics would log them with the model, too
     mlflow.log_dict(manifest, "manifest.json")
     bad = job.output.new / work.QUARANTINE
     if bad.exists() and bad.stat().st_size <= SMALL:

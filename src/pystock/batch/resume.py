@@ -76,10 +76,9 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
 
 @contextmanager
 def locked(output: Output) -> Iterator[None]:
-    """Lock an output, and clean up after an error.
+    """Lock an output. BatchError, naming the holder, if another job has it, and for what the disk refuses.
 
-    Raises BatchError, naming the holder, if another job has it, and for what the disk refuses. What was half written is
-    removed; of an input that is to blame all partial work.
+    After an error what was half written is removed; of an input that is to blame all partial work.
     """
     path = output.path
     try:
@@ -96,14 +95,11 @@ def locked(output: Output) -> Iterator[None]:
     except filelock.Timeout:
         job = read_json(output.partial / "job.json")
         who = f"process {job['process'].split('|')[1]}, since {job['since']}" if job else "another process"
-        raise BatchError(
-            f"a batch job is at work on {path} ({who}): wait until it has ended, or name another output."
-        ) from None
+        busy = f"a batch job is at work on {path} ({who})"
+        raise BatchError(f"{busy}: wait until it has ended, or name another output.") from None
     except OSError as error:
-        raise BatchError(
-            f"the output {path} cannot be written ({reason(error)}), and is as it was before: make room or give "
-            "rights, and run again."
-        ) from None
+        problem = f"the output {path} cannot be written ({reason(error)}), and is as it was before"
+        raise BatchError(f"{problem}: make room or give rights, and run again.") from None
 
 
 def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[str, list[Path], str]:
@@ -218,10 +214,8 @@ def files_of_jobs(output: Output) -> None:
     path, names = output.path, read_json(output.manifest).get("files", [])
     found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
     if strange := sorted(found.difference(names, {MANIFEST, QUARANTINE, SUCCESS})):
-        raise BatchError(
-            f"the output folder {path} holds {strange[0]!r}, which no batch job has put there, and it is replaced "
-            "whole: name a new folder."
-        )
+        others = f"{strange[0]!r}, which no batch job has put there, and it is replaced whole"
+        raise BatchError(f"the output folder {path} holds {others}: name a new folder.")
 
 
 def commit(output: Output, manifest: dict[str, Any]) -> None:

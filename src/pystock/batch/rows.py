@@ -70,30 +70,25 @@ def files(place: Path) -> list[tuple[str, Path]]:
         raise InputError(f"the input {place} is a folder without files: name one that holds CSV or Parquet files.")
     for name, path in found:
         if path.suffix.lower() not in FORMATS:
-            raise InputError(
-                f"the input file {name} is neither .csv nor .parquet by its name: rename it, or begin its name with _ "
-                "to have it left out."
-            )
+            fix = "rename it, or begin its name with _ to have it left out"
+            raise InputError(f"the input file {name} is neither .csv nor .parquet by its name: {fix}.")
     return found
 
 
 def _carried_columns(name: str, found: list[str], features: list[str], taken: tuple[str, ...]) -> list[str]:
     """Check the columns of a file; return those that are not features."""
+    what = f"the input file {name}"
     if twice := next((column for column in found if found.count(column) > 1), None):
-        raise InputError(f"the input file {name} has the column {twice!r} twice: rename one, or leave it out.")
+        raise InputError(f"{what} has the column {twice!r} twice: rename one, or leave it out.")
     if missing := [column for column in features if column not in found]:
         some = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         other = next((mark for mark in ";\t|" if mark in found[0]), None) if len(found) == 1 else None
         hint = f", its values seem to be separated by {other!r} and not by commas" if other else ""
-        raise InputError(
-            f"the input file {name} lacks {some} of the model's {len(features)} columns{hint}: add what is missing, or "
-            "name another model."
-        )
+        lacks = f"lacks {some} of the model's {len(features)} columns{hint}"
+        raise InputError(f"{what} {lacks}: add what is missing, or name another model.")
     carried = [column for column in found if column not in features]
     if clash := next((column for column in carried if column in taken), None):
-        raise InputError(
-            f"the input file {name} has a column {clash!r}, and so will the output: rename it, or leave it out."
-        )
+        raise InputError(f"{what} has a column {clash!r}, and so will the output: rename it, or leave it out.")
     return carried
 
 
@@ -126,16 +121,14 @@ class CsvPart:
     """
 
     def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
-        self.name, self.path, self.features = name, path, features
+        self.name, self.what, self.path, self.features = name, f"the input file {name}", path, features
         with path.open("rb") as file:
             first = file.readline(LONGEST_LINE)
             sample = file.read(1 << 18)
         if not first.strip():
-            raise InputError(
-                f"the input file {name} is empty or begins with an empty line: its first line names columns."
-            )
+            raise InputError(f"{self.what} is empty or begins with an empty line: its first line names columns.")
         if first.startswith(b"PAR1"):
-            raise InputError(f"the input file {name} is Parquet inside: rename it to .parquet.")
+            raise InputError(f"{self.what} is Parquet inside: rename it to .parquet.")
         try:
             self.header = next(csv.reader([self._decoded(first, 1).removeprefix("\ufeff")], strict=True))
         except csv.Error as error:
@@ -154,14 +147,14 @@ class CsvPart:
                     if not block.endswith(b"\n"):
                         rest = file.readline(LONGEST_LINE)
                         if len(rest) == LONGEST_LINE:
-                            raise InputError(f"the input file {self.name} has a line of more than 1 MB: fix it.")
+                            raise InputError(f"{self.what} has a line of more than 1 MB: fix it.")
                         block += rest
                     count = block.count(b"\n") + (not block.endswith(b"\n"))
                     if skip <= 0:
                         yield Chunk(*self._rows(block, line, count), file.tell() / self.size)
                     skip, line = skip - 1, line + count
         except OSError as error:
-            raise BatchError(f"the input file {self.name} cannot be read ({reason(error)}): fix it.") from None
+            raise BatchError(f"{self.what} cannot be read ({reason(error)}): fix it.") from None
 
     def _rows(self, block: bytes, line: int, count: int) -> Rows:
         """Return the rows of `count` whole lines, of which the first is number `line`."""
@@ -225,21 +218,20 @@ class CsvPart:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise InputError(f"the input file {self.name} is not UTF-8 in line {line:,}: save it as UTF-8.") from None
+            raise InputError(f"{self.what} is not UTF-8 in line {line:,}: save it as UTF-8.") from None
 
 
 class ParquetPart:
     """A Parquet file, read like a CSV file; a feature may be a number or a text."""
 
     def __init__(self, name: str, path: Path, features: list[str], taken: tuple[str, ...]):
-        self.name, self.path, self.features = name, path, features
+        self.name, self.what, self.path, self.features = name, f"the input file {name}", path, features
         try:
             with self._open() as file:
                 schema, self.total = file.schema_arrow.remove_metadata(), file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            raise InputError(
-                f"the input file {name} is no whole Parquet file ({reason(error)}): it may be cut, so copy it again."
-            ) from None
+            cut = f"{self.what} is no whole Parquet file ({reason(error)})"
+            raise InputError(f"{cut}: it may be cut, so copy it again.") from None
         self.carried = pa.schema([schema.field(each) for each in _carried_columns(name, schema.names, features, taken)])
         for column in features:
             kind, types = schema.field(column).type, pa.types
@@ -262,9 +254,7 @@ class ParquetPart:
                         yield Chunk(*self._rows(table, at), (at + len(batch)) / self.total)
                     at += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"the input file {self.name} is damaged behind row {at:,} ({reason(error)}): copy it again."
-            ) from None
+            raise InputError(f"{self.what} is damaged behind row {at:,} ({reason(error)}): copy it again.") from None
 
     def _rows(self, table: pa.Table, before: int) -> Rows:
         """Return the rows of a table that has so many rows before it."""

@@ -67,9 +67,8 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     """Separate the rows of the stage raw into good and bad ones.
 
     `raw` is a frame as `pystock.data.read_rows` returns it, `exchange` the name of a calendar of exchange_calendars.
-    Where `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`.
-    Raises PipelineError for an unknown calendar, days that it does not cover, and a gap of more than 7 days in which
-    the exchange traded.
+    Where `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`. Raises
+    PipelineError for an unknown calendar, days beyond it, and a gap of more than 7 days in which the exchange traded.
     """
     dates = pd.to_datetime(raw["Date"], format="%Y-%m-%d", errors="coerce").astype("datetime64[us]")
     rows = raw[COLUMNS].apply(pd.to_numeric, errors="coerce").astype("float64")
@@ -98,10 +97,8 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     lost = pd.Series(missing.searchsorted(anchored.index), anchored.index).diff()  # missing days before each row
     gaps = anchored.index.to_series().diff().dt.days
     for day in gaps.index[(gaps > LONGEST_GAP) & (lost > 0)]:  # leaving out a row cannot fix it
-        raise PipelineError(
-            f"the prices have a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on "
-            f"{lost[day]:.0f}: get the missing days, or a shorter history that begins after it."
-        )
+        gap = f"a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on {lost[day]:.0f}"
+        raise PipelineError(f"the prices have {gap}: get the missing days, or a shorter history that begins after it.")
     stale, silent = anchored["Open"] == anchored["Close"].shift(), anchored["Volume"] == 0
     flags = pd.DataFrame({"stale_open": stale, "no_volume": silent, "after_missing": lost > 0})
     return Examined(good.join(flags.loc[good.index]), quarantine, missing)
@@ -134,10 +131,8 @@ def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
         try:
             calendar = exchange_calendars.get_calendar(exchange, start=f"{first}-01-01", end=f"{last}-12-31")
         except exchange_calendars.errors.InvalidCalendarName:
-            raise PipelineError(
-                f"{exchange!r} is no calendar of an exchange: choose one of exchange_calendars.get_calendar_names(), "
-                "XNYS for New York, 24/7 for coins."
-            ) from None
+            names = "exchange_calendars.get_calendar_names(), XNYS for New York, 24/7 for coins"
+            raise PipelineError(f"{exchange!r} is no calendar of an exchange: choose one of {names}.") from None
         except (ValueError, exchange_calendars.errors.CalendarError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             message = f"the calendar {exchange} does not cover {first} to {last} ({reason})"

@@ -64,12 +64,8 @@ def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.Datetim
     facts = pd.DataFrame([(name, f"{count:,}", meanings.get(name, "")) for name, count in counts.items()])
     values = frame[COLUMNS].agg(["min", "median", "max"]).T.map("{:,.2f}".format).rename_axis("column").reset_index()
     span = f"{frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}" if len(frame) else "no good row"
-    parts = [
-        f"<h1>{html.escape(title)}</h1><p>{span}</p>",
-        _table(facts.set_axis(["what", "rows", "meaning"], axis=1), "text"),
-        "<h2>Values</h2>",
-        _table(values),
-    ]
+    parts = [f"<h1>{html.escape(title)}</h1><p>{span}</p>"]
+    parts += [_table(facts.set_axis(["what", "rows", "meaning"], axis=1), "text"), "<h2>Values</h2>", _table(values)]
     if len(frame):
         share, close = shares_of_stale_opens(frame), frame["Close"]
         bars = f"A bar a year: stale opens on {share.min():.1f} to {share.max():.1f} % of the days"

@@ -2,8 +2,8 @@
 
     STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
 
-Each of these folders holds Parquet files and `manifest.json`, which names the parts that make the table and is replaced
-atomically and last. So a reader finds the old table or the new one, also after a crash.
+Each holds Parquet files and `manifest.json`, which names the parts that make the table and is replaced atomically and
+last: a reader finds the old table or the new one, also after a crash.
 """
 
 import hashlib
@@ -154,15 +154,13 @@ def locked(stages: str | Path) -> Iterator[None]:
         lock = filelock.FileLock(owner.with_name(".lock"), timeout=0, is_singleton=True)
         lock.acquire()
     except filelock.Timeout:
-        who = owner.read_text() if owner.exists() else "another process"
-        fix = "wait until it has ended, or name another folder"
-        raise PipelineError(f"a data pipeline is at work in {stages} ({who}): {fix}.") from None
+        busy = f"a data pipeline is at work in {stages} ({owner.read_text() if owner.exists() else 'another process'})"
+        raise PipelineError(f"{busy}: wait until it has ended, or name another folder.") from None
     except OSError as error:
         raise PipelineError(f"{stages} cannot be used ({reason(error)}): name another folder of stages.") from None
     try:
         if lock.lock_counter == 1:
-            now = time.strftime("%Y-%m-%d %H:%M:%S")
-            owner.write_text(f"process {os.getpid()} on {platform.node()}, since {now}")
+            owner.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         yield
     finally:
         lock.release()

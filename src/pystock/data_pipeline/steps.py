@@ -4,12 +4,11 @@
     check          raw -> staging       good rows as numbers, with flags; the bad ones in STAGES/MARKET/quarantine.csv
     make_features  staging -> training  a table for each question: features, and last the next day's outcome
 
-Each step is skipped if its input, its parameters, the schema's version and the code are unchanged. If the input has
-only grown at its end, only the new rows are computed, and the table is the same to the last bit as if all had been. Any
-other change makes the stage of that market anew.
+A step is skipped if its input, parameters, schema version and code are unchanged. If the input has only grown at its
+end, only the new rows are computed, with the same bits as if all had been. Any other change makes the stage anew.
 
-The functions need no MLflow: `made_by` is the id of the run to be named in the manifest, and `alive` tells whether such
-a run still counts. `pystock.data_pipeline.tracking` logs what they return.
+`made_by` is the id of the run to be named in the manifest, and `alive` tells whether such a run still counts. The
+functions need no MLflow; `pystock.data_pipeline.tracking` logs what they return.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """What the steps of the data pipeline leave in MLflow: data sets, artifacts, metrics and tags of the active run.
 
-One function for each step, called by `main` and by the step's own entry point; it returns the outcome. It keeps what is
-to be logged on disk and not in memory, and writes to the store in few calls at the end.
+One function for each step, which returns the outcome. What is to be logged is kept on disk until the step's end.
 """
 
 import json
@@ -21,6 +20,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
 
+from pystock import runs
 from pystock.data_pipeline import contract, profile, stages, steps
 from pystock.data_pipeline.steps import Result, TooManyBad
 from pystock.pipeline import PipelineError, Step, active_run_id, end_step, existing_run
@@ -29,7 +29,7 @@ PIPELINE = "pystock-data-features"
 
 
 def claim(stages_folder: str) -> str:
-    """Return what `pipeline.run` claims, so that a refusal names the run: the folder of the stages, on this machine."""
+    """Return what `pipeline.run` claims: the folder of the stages, on this machine."""
     return f"the stages in {stages_folder} on {platform.node()}".replace("'", "_")  # the quote of MLflow's filters
 
 
@@ -93,16 +93,10 @@ def feature_set_generation(market: str, options: Namespace) -> str:
         result = steps.make_features(options.stages, market, target, features, **how)
         if result.outcome == "skipped":
             log.add(result)
-            return log.outcome()
+            return "skipped"
         table = stages.read(stages.stage_folder(options.stages, market, "training", f"{target}-{features}"))
-        # As chapter 04 describes a table, so that the same rows have the same name and digest everywhere
-        described = mlflow.data.from_pandas(  # type: ignore[attr-defined]  # MLflow makes it at run time
-            table.astype({target: float}),
-            source=LocalArtifactDatasetSource(result.manifest["source"]),
-            targets=target,
-            name=f"{market}-{target}-{features}",
-        )
-        log.tags = {"digest": described.digest}
+        described = runs.data_set(table, result.manifest["source"], market, target, features)
+        mlflow.set_tag("digest", described.digest)
         log.add(result, dataset=described)
         table.to_parquet(log.folder / f"training/{market}.parquet")
     return log.outcome()
@@ -113,12 +107,11 @@ class _Log:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        # cached, since two hundred markets were made by the same run
+        # cached, since many markets were made by the same run
         self.how: dict[str, Any] = {"made_by": active_run_id(), "alive": cache(finished)}
         self.results: list[Result] = []
-        self.datasets: dict[str, list[Any]] = {"dataset": [], "context": []}
+        self.datasets: list[Dataset | None] = []
         self.sums: Counter[str] = Counter()  # of several markets
-        self.tags: dict[str, str] = {}
 
     def done(self) -> list[Result]:
         return [result for result in self.results if result.outcome == "done"]
@@ -137,8 +130,7 @@ class _Log:
             source = LocalArtifactDatasetSource(result.manifest["source"])
             name, digest = f"{result.market}-{result.stage}", result.manifest["digest"]
             dataset = MetaDataset(source, name, digest)  # type: ignore[abstract]  # MLflow's own
-        self.datasets["dataset"].append(dataset)
-        self.datasets["context"].append(result.stage)
+        self.datasets.append(dataset)
 
     def files(self, texts: dict[str, str]) -> None:
         for name, text in texts.items():
@@ -150,9 +142,9 @@ class _Log:
         mlflow.log_metrics(dict[str, float](self.sums))
         if any(self.folder.iterdir()):
             mlflow.log_artifacts(str(self.folder))
-        if datasets := self.datasets["dataset"]:
-            mlflow.log_inputs(datasets, self.datasets["context"], [{} for _ in datasets])
-        mlflow.set_tags(self.tags)
+        if self.datasets:
+            contexts: list[str | None] = [result.stage for result in self.done()]
+            mlflow.log_inputs(self.datasets, contexts, [{} for _ in contexts])
 
 
 @contextmanager

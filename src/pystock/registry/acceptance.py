@@ -1,8 +1,8 @@
-"""The acceptance test of a version in Staging, and the receiver that starts it when the registry says so.
+"""The acceptance test of a version in Staging, and the receiver of MLflow's webhooks that starts it.
 
-The receiver is a web service for MLflow's webhooks: `uvicorn --factory pystock.registry.acceptance:receiver`. The test
-is a program of its own, `python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes no
-receiver with it. The account of both needs to read the model and to write runs, and no more.
+The receiver is run by `uvicorn --factory pystock.registry.acceptance:receiver`. The test is a program of its own,
+`python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes no receiver with it. The
+account of both needs to read the model and to write runs.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import numpy as np
 import pandas as pd
+import requests
 from mlflow.pyfunc import PyFuncModel
 
 from pystock.data import named
@@ -75,8 +76,7 @@ def verify(
     if delivery in seen:
         raise EventRefused(409, "the event is replayed: this delivery was accepted before")
     seen[delivery] = int(timestamp)
-    event: dict[str, Any] = json.loads(body)
-    return event
+    return dict(json.loads(body))
 
 
 def receiver() -> "FastAPI":
@@ -139,8 +139,6 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
 
     `rows` is a frame of features, `expected` the frame that the same model gives for it without a server.
     """
-    import requests
-
     answers: list[dict[str, object]] = []
     seconds: list[float] = []
     with requests.Session() as session:
@@ -157,18 +155,15 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
         without = post(rows.iloc[[0], 1:]).status_code
 
     sound = [answer for answer in answers if _is_sound(answer)]
-    difference = float("inf")
-    if len(sound) == len(rows):
+    complete, difference = len(sound) == len(rows), float("inf")
+    if complete:
         difference = max(np.abs(expected[key] - [each[key] for each in sound]).max() for key in sound[0])
     same, fast = bool(difference < EQUAL), bool(np.quantile(seconds, 0.95) <= LATENCY)
     compared = "as without a server" if same else f"up to {difference:.3g} from those without a server"
+    got = f"{len(sound)} of {len(rows)} days got a probability and a decision; without {rows.columns[0]}: {without}"
     conditions = [
         Condition("answers", same, f"{len(answers)} of {len(rows)} days answered, {compared}"),
-        Condition(
-            "schema",
-            len(sound) == len(rows) and without == 400,
-            f"{len(sound)} of {len(rows)} days got a probability and a decision; without {rows.columns[0]}: {without}",
-        ),
+        Condition("schema", complete and without == 400, got),
         Condition("latency", fast, f"95 of 100 answers {'' if fast else 'not '}within {LATENCY * 1000:.0f} ms"),
     ]
     latency = {f"latency_p{percent}_ms": np.quantile(seconds, percent / 100) * 1000 for percent in (50, 95)}
@@ -185,7 +180,6 @@ def _is_sound(answer: dict[str, object]) -> bool:
 def accept(name: str, version: str, days: int = DAYS) -> bool:
     """Test a version on the last `days` days of 2014; return whether all conditions hold.
 
-    The served answers are compared with the model's own, so it does not matter whether it was trained on these days.
     The test is a run in the experiment `acceptance` (of the market that the version's source run names): tags
     registered_model, version, outcome (`passed` or `failed`), one for each condition, and `error` where the version
     cannot be loaded; metrics of the latency in ms. Raises ValueError for a version whose source run does not name

@@ -133,16 +133,14 @@ def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
     named = [metadata.get(TRAINED_UNTIL), run.data.params.get("train_end"), run.data.tags.get("train_end")]
     recorded = [str(day) for day in named if day]
     if not recorded:
-        raise _Unjudged(
-            "nothing says on which days it was trained; write the last one into its source run, as in "
-            f"MlflowClient().set_tag('{run.info.run_id}', 'train_end', '{TRAIN_END}')"
-        )
+        call = f"MlflowClient().set_tag('{run.info.run_id}', 'train_end', '{TRAIN_END}')"
+        fix = f"write the last one into its source run, as in {call}"
+        raise _Unjudged(f"nothing says on which days it was trained; {fix}")
     try:
         return max(pd.Timestamp(date.fromisoformat(day)) for day in recorded)
     except ValueError:
-        raise _Unjudged(
-            f"it says that it was trained up to {' and '.join(recorded)}; write a date as {TRAIN_END}"
-        ) from None
+        said = f"it says that it was trained up to {' and '.join(recorded)}"
+        raise _Unjudged(f"{said}; write a date as {TRAIN_END}") from None
 
 
 def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
@@ -151,10 +149,8 @@ def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
     if trained_until >= days[-1]:
         raise _Unjudged(f"{trained}, and the evaluation days end on {last}, so there is none to judge it on")
     if trained_until >= days[0]:
-        raise _Unjudged(
-            f"{trained}, which overlap the evaluation days that begin on {first}; "
-            f"evaluate it on later ones, with evaluate_after='{until}'"
-        )
+        fix = f"evaluate it on later ones, with evaluate_after='{until}'"
+        raise _Unjudged(f"{trained}, which overlap the evaluation days that begin on {first}; {fix}")
 
 
 def _rival(
@@ -164,13 +160,12 @@ def _rival(
     run, its = source_run(client, champion)
     if (its["target"], its["market"]) != (question["target"], question["market"]):
         raise _Unjudged(f"that one forecasts {its['target']} on {its['market']}")
-    trained_until = _trained_until(run, _model_info(champion))
-    unseen = days[days > trained_until]
+    until = _trained_until(run, _model_info(champion))
+    unseen = days[days > until]
     if len(unseen) < min(MIN_DAYS, len(days)):
-        raise _Unjudged(
-            f"it was trained on days up to {trained_until:%Y-%m-%d}, which leaves {len(unseen)} of the evaluation days "
-            f"from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, and an interval needs {MIN_DAYS}"
-        )
+        left = f"{len(unseen)} of the evaluation days from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
+        trained = f"it was trained on days up to {until:%Y-%m-%d}"
+        raise _Unjudged(f"{trained}, which leaves {left}, and an interval needs {MIN_DAYS}")
     return uri_of(champion), _features(its)[0].loc[unseen]
 
 
@@ -185,10 +180,8 @@ def evaluation_days(
     X, y = _features(question)
     later = X.index > pd.Timestamp(evaluate_after)
     if later.sum() < MIN_DAYS:
-        raise _Unjudged(
-            f"{later.sum()} evaluation days are left after {evaluate_after}, since they end on {TEST_END}, "
-            f"and an interval needs {MIN_DAYS}"
-        )
+        left = f"{later.sum()} evaluation days are left after {evaluate_after}, since they end on {TEST_END}"
+        raise _Unjudged(f"{left}, and an interval needs {MIN_DAYS}")
     return X[later], y, y[later]
 
 
@@ -241,8 +234,8 @@ for folder in sys.argv[1:]:
 def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | str]:
     """Return for each model URI and its rows what a new interpreter predicts: probabilities, or why there are none.
 
-    One process for all, since starting it takes the time. The models' files are fetched here: the new process needs no
-    store. `-I` leaves out the folder and the variables from which this process imports what another would not find.
+    It needs no store, since the models' files are fetched here. `-I` leaves out the folder and the variables from which
+    this process imports what another would not find.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers: list[np.ndarray | str] = []

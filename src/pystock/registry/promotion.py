@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from pystock.errors import PystockError, first_line
+from pystock.errors import PystockError, first_line, ignoring
 from pystock.evaluation import TRAIN_END
 from pystock.model_uri import ModelNotFound, find_version, registered_model
 from pystock.processes import is_over, this_process
@@ -228,19 +228,10 @@ def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, no
         before = _champion(client, name)
         version, conditions = decide(client, chain, before)
         note = "".join(f"\n\nBefore: {row[-1]}." for row in manual_moves(_standing(chain), before))
-        tags = {
-            "name": name,
-            "from": str(before or ""),
-            "to": str(version),
-            "who": who,
-            "why": why,
-            "verb": verb,
-            "outcome": "open",
-            "evidence": "\n".join(f"{each.name}: {each.evidence}" for each in conditions),
-            "owner": me(),
-            "mlflow.user": who,
-            "mlflow.note.content": why + note,
-        }
+        tags = {"name": name, "from": str(before or ""), "to": str(version), "who": who, "why": why, "verb": verb}
+        evidence = "\n".join(f"{each.name}: {each.evidence}" for each in conditions)
+        tags |= {"outcome": "open", "evidence": evidence, "owner": me()}
+        tags |= {"mlflow.user": who, "mlflow.note.content": why + note}
         experiment = _experiment(client, EXPERIMENT).experiment_id
         run_id = client.create_run(experiment, tags=tags, run_name=f"{name}-{version}").info.run_id
         metrics = [Metric(key, value, 0, 0) for each in conditions for key, value in each.metrics.items()]
@@ -253,22 +244,15 @@ def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, no
         winner = _claim(client, name, chain, run_id)
         if winner != run_id:
             _close(client, run_id, "overtaken")
-            first = client.get_run(winner).data.tags
-            raise Overtaken(
-                f"{nothing_done}: {first['who']} was faster, with version {first['to']}. "
-                "Look at the history, and promote again what is better than that."
-            )
+            faster = "{who} was faster, with version {to}".format(**client.get_run(winner).data.tags)
+            raise Overtaken(f"{nothing_done}: {faster}. Look at the history, and promote again what is better.")
         if (now := _champion(client, name)) != before:
             write_once(client, run_id, "commit", "void")
             _close(client, run_id, "overtaken")
-            raise Overtaken(
-                f"{nothing_done}: somebody set the alias champion by hand, from {describe(before)} to {describe(now)}, "
-                "after it was compared. Promote again, to compare with that."
-            )
+            moved = f"somebody set the alias champion by hand, from {describe(before)} to {describe(now)}"
+            raise Overtaken(f"{nothing_done}: {moved}, after it was compared. Promote again, to compare with that.")
         if write_once(client, run_id, "commit", "go") != "go":
-            raise Overtaken(
-                f"{nothing_done}: it stood still for {LEASE} s, and a later call took it for dead. Try again."
-            )
+            raise Overtaken(f"{nothing_done}: it stood still for {LEASE} s, and a later call ended it. Try again.")
         _move(client, name, version)
         _close(client, run_id, verb)
     return Promotion(name, version, before, verb, conditions, run_id)
@@ -279,12 +263,10 @@ def _set_tag(call: Callable[..., object], *arguments: str) -> None:
 
     MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there.
     """
-    try:
+    with ignoring("BAD_REQUEST"):  # so the store names what its database refused
         call(*arguments)
-    except MlflowException as error:
-        if error.error_code != "BAD_REQUEST":  # so the store names what its database refused
-            raise
-        call(*arguments)
+        return
+    call(*arguments)
 
 
 def write_once(client: MlflowClient, run_id: str, key: str, value: str) -> str:
@@ -335,10 +317,9 @@ def _settle(client: MlflowClient, name: str, me: Callable[[], str]) -> list[Run]
             return chain
         if not dead and time.monotonic() > deadline:
             tags = chain[-1].data.tags
-            raise Busy(
-                f"{tags['who']} is promoting version {tags['to']} of {name}, and has not ended within {PATIENCE} s: "
-                f"call again. If it has died on another machine, a call {LEASE} s after its start settles it."
-            )
+            busy = f"{tags['who']} is promoting version {tags['to']} of {name}, and has not ended within {PATIENCE} s"
+            fix = f"If it has died on another machine, a call {LEASE} s after its start settles it."
+            raise Busy(f"{busy}: call again. {fix}")
         time.sleep(0 if dead else 0.1)
 
 
@@ -388,11 +369,8 @@ def _chain(client: MlflowClient, name: str, runs: dict[str, Run]) -> list[Run]:
 
 def _experiment(client: MlflowClient, name: str, **tags: str) -> Experiment:
     """Return the experiment of that name, created with these tags unless it exists."""
-    try:
+    with ignoring("RESOURCE_ALREADY_EXISTS"):
         client.create_experiment(name, tags=tags)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None  # it is there now; a deleted one is found too
     return experiment
@@ -424,8 +402,7 @@ def is_abandoned(run: Run) -> bool:
     process, call, since = _owners(run)[-1].rsplit("|", 2)
     if abs(time.time() - float(since)) > LEASE or is_over(process):
         return True
-    # an error or an interrupt ended the call, not the process
-    return process == this_process() and call not in _calls
+    return process == this_process() and call not in _calls  # an error or an interrupt ended the call alone
 
 
 def _champion(client: MlflowClient, name: str) -> int | None:

@@ -1,8 +1,7 @@
 """The steps of the training pipeline: fit a model, score it, and bring it to the registry's gate.
 
-Each step works inside an active run of its own, and finds what it needs in the tracking store: `train` in the run that
-made the table, `evaluate` and `register` in the logged model and the tags of its source run. A step whose result exists
-already is skipped.
+Each step works inside an active run of its own, and is skipped if its result exists already. `train` finds what it
+needs in the run that made the table, `evaluate` and `register` in the logged model and the tags of its source run.
 """
 
 import contextlib
@@ -17,10 +16,10 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelInput, Run
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from pystock import runs
 from pystock.data import named
+from pystock.errors import ignoring
 from pystock.evaluation import TEST_END, TRAIN_END, nine_metrics, rolling_base_rate, score_table, time_split
 from pystock.model_uri import model_id_of
 from pystock.pipeline import PipelineError, active_run_id, claim_work, end_step, existing_run, finished_runs
@@ -115,8 +114,8 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
     finished run has scored the model with the same code. Raises PipelineError as `train`, and for any other model.
     """
     source, tags = _source(model)
-    question = [tags[name] for name in ("market", "target", "features")]
-    run_id = _begin("evaluate_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
+    question = {name: tags[name] for name in ("market", "target", "features")}
+    run_id = _begin("evaluate_model", **question, family=tags["family"])
     fingerprint = _digest(model, CODE["score"])
     mlflow.set_tags({"model": model, "data_run": tags["data_run"], "fingerprint": fingerprint})
     earlier = {"step": "evaluate_model", "outcome": "done", "model": model, "fingerprint": fingerprint}
@@ -126,7 +125,7 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
 
     from pystock.models import load_decision_model  # late, as in `train`
 
-    rows = table(tags["data_run"], *question)
+    rows = table(tags["data_run"], **question)
     y, threshold = rows[tags["target"]], float(tags["threshold"])
     _, X_test, _, y_test = time_split(rows.drop(columns=tags["target"]), y, tags["train_end"], tags["test_end"])
     answer: pd.DataFrame = load_decision_model(f"models:/{model}").model.predict(X_test)
@@ -134,7 +133,7 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
     reference = rolling_base_rate(y, y_test.index)
     scores = runs.metrics_of(score_table(y_test, probability, reference, threshold))
     scores |= nine_metrics(y_test, probability, threshold)
-    held_out = data_set(rows.loc[X_test.index], tags["data_run"], *question)
+    held_out = data_set(rows.loc[X_test.index], tags["data_run"], **question)
     mlflow.log_input(held_out, context="evaluation", model=LoggedModelInput(model))
     mlflow.log_metrics(scores, model_id=model, dataset=held_out)
     predictions = answer[["probability", "decision"]].set_axis(X_test.index).assign(outcome=y_test).rename_axis("date")
@@ -148,13 +147,12 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
 def register(model: str, *, promote: bool = True, force: bool = False) -> StepResult:
     """Make a model of `train` a version in the registry, and let the gate decide about it.
 
-    The name is that of target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version,
-    however often this is called. One that passes is promoted (`pystock.registry.promote`), or without `promote` put
-    into Staging; one that does not is kept in Development with the reasons (tags `gate` and `reasons`, description).
-    The gate evaluates it on the days after its `train_end`, but never before the test years. An error before the
-    verdict removes the version again; what a killed process left is judged by the next call. Skipped if there is a
-    verdict, unless `force`. Raises PipelineError as `evaluate`, for a model that was not evaluated, if another process
-    is registering it, and if no verdict could be reached.
+    The name is that of target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version. One
+    that passes is promoted (`pystock.registry.promote`), or without `promote` put into Staging; one that does not is
+    kept in Development with the reasons (tags `gate` and `reasons`, description). The gate evaluates it on the days
+    after its `train_end`, but never before the test years. An error before the verdict removes the version again; what
+    a killed process left is judged by the next call. Skipped if there is a verdict, unless `force`. Raises
+    PipelineError as `evaluate`, for a model that was not evaluated or is being registered, and without a verdict.
     """
     source, tags = _source(model)
     run_id = _begin("register_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
@@ -210,17 +208,13 @@ def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: s
     verdict = f"not promoted: {reasons}" if failed else f"passed the gate, now in {state}"
     client.update_model_version(name, version.version, description=verdict)
     client.set_model_version_tag(name, version.version, "reasons", reasons)
-    # last: the verdict is final
-    client.set_model_version_tag(name, version.version, "gate", "refused" if failed else "passed")
+    client.set_model_version_tag(name, version.version, "gate", "refused" if failed else "passed")  # last: it is final
     return f"version {number} of {name} {'is ' if failed else ''}{verdict}"
 
 
 def _new_version(client: MlflowClient, name: str, model: str, source_run: str, run_id: str) -> ModelVersion:
-    try:
+    with ignoring("RESOURCE_ALREADY_EXISTS"):
         client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     tags = {"lifecycle": "Development", "pipeline_run": run_id}
     return client.create_model_version(name, f"models:/{model}", source_run, tags=tags, model_id=model)
 
@@ -280,13 +274,10 @@ def _same_model(fingerprint: str) -> tuple[str, str] | None:
 
 def _finished_model(model: str) -> LoggedModel | None:
     """Return a logged model that exists and is complete, else None."""
-    try:
+    logged = None
+    with ignoring("RESOURCE_DOES_NOT_EXIST"):
         logged = MlflowClient().get_logged_model(model)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return logged if logged.status.value == "READY" else None
+    return logged if logged and logged.status.value == "READY" else None
 
 
 def _libraries(family: str) -> dict[str, str]:

@@ -5,11 +5,11 @@ import tempfile
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.data.pandas_dataset import PandasDataset, from_pandas
-from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes it at run time
+from mlflow.data.pandas_dataset import PandasDataset
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from pystock import runs
 from pystock.data import load
 from pystock.errors import first_line
 from pystock.evaluation import TEST_END
@@ -24,8 +24,7 @@ def newest_data_run(market: str, target: str, features: str) -> str | None:
     """Return the id of the newest finished run, anywhere in the store, that made this table; None if there is none."""
     tags = {"pipeline": DATA_PIPELINE, "step": "feature_set_generation", "outcome": "done"}
     tags |= {"market": market, "target": target, "features": features}
-    run = next(finished_runs(tags), None)
-    return run.info.run_id if run else None
+    return next((run.info.run_id for run in finished_runs(tags)), None)
 
 
 def table(data_run: str, market: str, target: str, features: str) -> pd.DataFrame:
@@ -87,7 +86,6 @@ def _check(rows: pd.DataFrame, target: str, name: str) -> None:
 
 
 def data_set(rows: pd.DataFrame, data_run: str, market: str, target: str, features: str) -> PandasDataset:
-    """Return MLflow's description of rows, as in chapter 04: the outcome as float64, the name of the question."""
+    """Return MLflow's description of rows that come from the table of a data run."""
     place = f"data/{market}.csv" if data_run == "embedded" else f"runs:/{data_run}/training/{market}.parquet"
-    described, source = rows.astype({target: "float64"}), LocalArtifactDatasetSource(place)
-    return from_pandas(described, source, target, f"{market}-{target}-{features}")
+    return runs.data_set(rows, place, market, target, features)
