@@ -52,7 +52,7 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     """Make a store with a registered model, and use it in this process.
 
     It has the versions `forest` (XGBoost, the champion), `line` (a logistic regression), `stump` (XGBoost, another
-    one), `wrong` (answers 2 for a probability) and `narrow` (lacks a column). `alias(version)` moves the alias.
+    one) and `wrong` (answers 2 for a probability). `alias(version)` moves the alias.
     """
     store.copy(empty_store, folder)
     mlflow.set_tracking_uri(store.uri(folder))
@@ -69,8 +69,6 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     with mlflow.start_run():
         signature = models.decision_signature(X, 0.25)
         made["wrong"] = mlflow.pyfunc.log_model(**wrong, signature=signature, input_example=X.head(2))
-        signature = models.decision_signature(X.iloc[:, 1:], 0.25)
-        made["narrow"] = mlflow.pyfunc.log_model(**wrong, signature=signature)
     client = mlflow.MlflowClient()
     client.create_registered_model(NAME)
     versions = SimpleNamespace(uri=store.uri(folder), folder=folder)

@@ -24,7 +24,6 @@ MARKS = [  # for `pytestmark`
     pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
     pytest.mark.xdist_group("batch"),
 ]
-needs_fork = pytest.mark.skipif(os.name == "nt", reason="kills processes")
 
 
 def use_store(uri, artifacts):
@@ -40,25 +39,18 @@ def champion(tmp_path_factory, empty_store):
     folder = tmp_path_factory.mktemp("champion") / "store"
     store.copy(empty_store, folder)
     use_store(store.uri(folder), store.artifact_root(folder))
-    add_champion()
-    yield folder
-    mlflow.end_run()
-    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
-
-
-def add_champion(strength=0.1):
-    """Register a new version, the champion from now on; return its number."""
     X, y = dataset(load(end="2009-12-31"), "big_move", "volatility")
-    fitted = LogisticRegression(C=strength, max_iter=1000).fit(X * 100, y)
+    fitted = LogisticRegression(C=0.1, max_iter=1000).fit(X * 100, y)
     fitted.coef_ *= 100
     with mlflow.start_run():
         made = models.log_decision_model(fitted, X, threshold=0.25)
     client = mlflow.MlflowClient()
-    if not client.search_registered_models(f"name = '{NAME}'"):
-        client.create_registered_model(NAME)
-    version = client.create_model_version(NAME, made.model_uri, model_id=made.model_id).version
-    client.set_registered_model_alias(NAME, "champion", version)
-    return int(version)
+    client.create_registered_model(NAME)
+    client.create_model_version(NAME, made.model_uri, model_id=made.model_id)
+    client.set_registered_model_alias(NAME, "champion", "1")
+    yield folder
+    mlflow.end_run()
+    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
 @pytest.fixture(scope="module")

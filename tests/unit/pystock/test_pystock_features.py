@@ -41,15 +41,6 @@ def test_flags_have_fourteen_days_and_the_last_is_the_rows_own(sp500):
     assert (y.to_numpy()[:-1] == X["day_14"].to_numpy()[1:]).all()
 
 
-def test_volatility_has_the_twelve_columns_complete_from_row_67(sp500):
-    volatility, days = features.volatility(sp500), (5, 10, 22, 66)
-    expected = ["abs_return", *(f"realised_{k}" for k in days), *(f"garman_klass_{k}" for k in days)]
-    assert list(volatility.columns) == [*expected, "momentum_5", "momentum_22", "volume_change"]
-    complete = volatility.notna().all(axis=1)
-    assert not complete.iloc[:66].any() and complete.iloc[66:].all()
-    assert np.isfinite(volatility[complete]).all(axis=None)
-
-
 def test_volatility_by_hand():
     returns = [0.01, -0.02, 0.03, 0.0, -0.01, 0.02]
     closes = 100 * np.exp(np.cumsum([0, *returns]))

@@ -66,14 +66,6 @@ def test_a_classifier_fitted_on_bare_arrays_answers_by_position(tracking):
         assert native.tolist() == answer["probability"].tolist()
 
 
-def test_the_signature_is_the_contract():
-    signature = models.decision_signature(X, 0.2).to_dict()
-    inputs, outputs, params = (json.loads(signature[side]) for side in ("inputs", "outputs", "params"))
-    assert [(each["name"], each["type"]) for each in inputs] == [(name, "double") for name in X]
-    assert [(each["name"], each["type"]) for each in outputs] == [("probability", "double"), ("decision", "long")]
-    assert [(each["name"], each["type"], each["default"]) for each in params] == [("threshold", "double", 0.2)]
-
-
 def test_it_loads_where_pickle_is_forbidden_and_pystock_is_not(tracking, fitted, tmp_path):
     """In another process and folder, with every import of pystock refused."""
     folder = mlflow.artifacts.download_artifacts(logged(fitted).model_uri, dst_path=str(tmp_path / "model"))

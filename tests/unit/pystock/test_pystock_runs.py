@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 
-import pandas as pd
 import pytest
 
 from pystock import runs
@@ -52,12 +51,6 @@ def test_no_git_or_one_that_hangs_is_unknown(elsewhere, monkeypatch):
         assert runs.git_commit() == "unknown"
     monkeypatch.setenv("PATH", str(elsewhere))
     assert runs.git_commit() == "unknown"
-
-
-def test_scores_become_flat_metrics():
-    scores = pd.DataFrame({"value": [0.1, 0.6], "low": [-0.1, 0.5]}, index=["brier_skill", "auc"])
-    expected = {"brier_skill_value": 0.1, "brier_skill_low": -0.1, "auc_value": 0.6, "auc_low": 0.5}
-    assert runs.metrics_of(scores) == expected
 
 
 def test_the_package_leaves_tensorflow_alone():

@@ -94,11 +94,9 @@ def test_the_openapi_document_is_valid_and_its_examples_work(client):
     document = json.loads(text)
     schemathesis.openapi.from_dict(document).validate()
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
-    assert list(content["examples"]) == ["one row", "two rows, another threshold", "prices"]
     answers = [predict(client, example["value"]).json()["predictions"] for example in content["examples"].values()]
     assert [len(answer) for answer in answers] == [1, 2, 1]
     assert answers[2][0]["date"] == "2018-12-31"  # of the days of prices those with enough past
-    assert sorted(document["paths"]) == ["/health", "/metrics", "/model", "/predict", "/ready"]
     for path, methods in document["paths"].items():  # a generated client has methods of these names
         assert [each["operationId"] for each in methods.values()] == [path.strip("/")]
     names = set(document["components"]["schemas"])
@@ -115,40 +113,25 @@ def with_day(number, **changes):
 
 VALUE = json.dumps(ROW["momentum_5"]).encode()
 GOOD = json.dumps({"rows": [ROW]}).encode()
-CONTENT = {
+CONTENT = {  # chapter 11 sends more of them
     "NaN": (GOOD.replace(VALUE, b"NaN"), "rows[0].momentum_5", "must be finite"),
-    "Infinity": (GOOD.replace(VALUE, b"Infinity"), "rows[0].momentum_5", "must be finite"),
     "1e999": (GOOD.replace(VALUE, b"1e999"), "rows[0].momentum_5", "must be finite"),
     "too large for 32 bits": (with_row(momentum_5=1e300), "rows[1].momentum_5", "must be 1000000 or less"),
-    "a string": (with_row(momentum_5="0.1"), "rows[1].momentum_5", "must be a number, and is a string"),
-    "a boolean": (with_row(momentum_5=True), "rows[1].momentum_5", "must be a number, and is a boolean"),
-    "null": (with_row(momentum_5=None), "rows[1].momentum_5", "must be a number, and is null"),
-    "a missing name": ({"rows": [{k: v for k, v in ROW.items() if k != "momentum_5"}]},)
-    + ("rows[0].momentum_5", "is missing"),
     "an unknown name": (with_row(moment_5=1), "rows[1].moment_5", "is not known here (do you mean momentum_5?)"),
-    "a misspelt threshold": ({"rows": [ROW], "treshold": 0.5}, "treshold", "do you mean threshold?"),
-    "threshold 7": ({"rows": [ROW], "threshold": 7}, "threshold", "must be 1 or less"),
-    "empty rows": ({"rows": []}, "rows", "must hold 1 or more"),
     "rows is an object": ({"rows": ROW}, "rows", "must be an array, and is an object"),
     "a row is an array": ({"rows": [list(ROW.values())]}, "rows[0]", "must be an object, and is an array"),
     "an array for an object": (b"[1, 2]", "body", "must be an object, and is an array"),
-    "nothing": ({}, "body", "holds neither rows nor prices"),
     "both": ({"rows": [ROW], "prices": DAYS}, "body", "holds rows and prices"),
     "100,000 unknown names": (json.dumps(dict.fromkeys(map(str, range(100_000)), 1)).encode(), "body", "100000 places"),
     "10,000 empty rows": ({"rows": [{}] * 10_000}, "rows[0].abs_return", "is missing"),
     "a name of 100,000 letters": ({"x" * 100_000: 1}, "x" * 60, "is not known here"),
     "days out of order": ({"prices": [DAYS[1], DAYS[0], *DAYS[2:]]}, "prices[1].date", "stands before it"),
-    "a day twice": (with_day(5, date=DAYS[4]["date"]), "prices[5].date", "stands before it"),
-    "high below low": (with_day(3, high=1.0), "prices[3]", "the high is below the open or the close"),
-    "low above high": (with_day(3, low=1e5), "prices[3]", "the low is above the open or the close"),
     "a zero price": (with_day(3, low=0), "prices[3].low", "must be above 0"),
     "a negative volume": (with_day(3, volume=-1), "prices[3].volume", "must be 0 or more"),
     "half a share": (with_day(3, volume=1.5), "prices[3].volume", "must be a whole number"),
-    "66 days": ({"prices": DAYS[1:]}, "prices", "must hold 67 or more, and holds 66"),
     "no such day": (with_day(3, date="2018-02-30"), "prices[3].date", "is no day of the calendar"),
     "a date of another form": (with_day(3, date="31.12.2018"), "prices[3].date", "must be a day as in 2018-12-31"),
     "a date as a number": (with_day(3, date=20181231), "prices[3].date", "must be a string, and is a number"),
-    "a gap": (with_day(0, date="2018-01-02"), "prices[1].date", "more than 7 days after 2018-01-02"),
     "no volume ever": ({"prices": [day | {"volume": 0} for day in DAYS]}, "prices[66]", "gives no volume_change"),
     "another column": (with_day(3, adj_close=1.0), "prices[3].adj_close", "is not known here"),
 }
@@ -167,13 +150,8 @@ NO_JSON = {
     "no body": (b"", "it is empty"),
     "cut": (GOOD[:-2], "EOF"),
     "invalid UTF-8": (GOOD.replace(b"rows", b"r\xffws"), "unicode"),
-    "a byte order mark": (b"\xef\xbb\xbf" + GOOD, "expected value"),
-    "UTF-16": (GOOD.decode().encode("utf-16"), "expected value"),
     "100,000 brackets": (b"[" * 100_000, "recursion limit"),
-    "100,000 objects": (b'{"rows":' * 100_000, "recursion limit"),
     "a number of 1 MB": (GOOD.replace(VALUE, b"9" * 1_000_000), "number out of range"),
-    "single quotes": (GOOD.replace(b'"', b"'"), "key must be a string"),
-    "a comma too many": (GOOD[:-1] + b",}", "trailing comma"),
     "two of them": (GOOD + GOOD, "trailing characters"),
 }
 
@@ -188,8 +166,6 @@ def test_a_body_that_is_not_json_is_400(client, case):
 @pytest.mark.parametrize(
     ("headers", "part"),
     [
-        ({"Content-Type": "text/csv"}, "text/csv"),
-        ({}, "is missing"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded"),
         ({"Content-Type": "application/json; charset=latin-1"}, "latin-1"),
         (JSON | {"Content-Encoding": "gzip"}, "gzip"),
@@ -226,11 +202,6 @@ def test_a_body_over_the_limit_is_413_before_it_is_complete(small):
     asyncio.run(small.app(scope, receive, send))
     assert send.await_args_list[0].args[0]["status"] == 413
     assert len(list(chunks)) == 6  # the fourth is beyond the limit of 30,000 bytes, and no more is read
-
-
-@pytest.mark.parametrize("length", ["2000001", "9" * 400, "0" * 5000 + "7"])
-def test_an_announced_length_over_the_limit_is_413_before_the_body(client, length):
-    check_problem(predict(client, b"", JSON | {"Content-Length": length}), 413)
 
 
 def test_more_rows_than_allowed_are_422(small):

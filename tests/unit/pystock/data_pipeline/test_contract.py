@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from pystock import data
 from pystock.data_pipeline import contract
@@ -135,38 +134,13 @@ def test_no_row_at_all_is_good():
 
 
 def test_the_embedded_data_keep_it():
-    """As data/README.md says, and without a warning."""
-    found = {}
+    """Without a warning."""
     for market in data.MARKETS:
         with warnings.catch_warnings(action="error"):
             good, quarantine, missing = examine(data.read_rows(data.embedded_folder() / f"{market}.csv", ""))
         assert good[data.COLUMNS].equals(data.load(market)) and quarantine.empty and len(missing) == 0
-        found[market] = good
-    sp500, nasdaq = found["sp500"], found["nasdaq"]
-    by_year = 100 * sp500["stale_open"].groupby(sp500.index.year).mean()
-    assert by_year.loc[1999:2005].round().between(95, 98).all()
-    assert by_year.loc[[2006, 2007, 2012, 2013]].round().tolist() == [43, 16, 25, 26]
-    assert list(nasdaq.index[nasdaq["no_volume"]].strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
-    assert nasdaq["stale_open"].sum() == 8 and not sp500["no_volume"].any()
-
-
-def test_the_warning_that_is_silenced_still_comes():
-    """Once exchange_calendars no longer causes it, the filter can go."""
-    import exchange_calendars
-
-    with pytest.warns(pd.errors.Pandas4Warning, match="Series.values returning an ndarray"):
-        exchange_calendars.exchange_calendar_xnys.XNYSExchangeCalendar(start="2020-01-01", end="2020-12-31")
 
 
 def test_the_calendar_is_imported_late():
     code = "import sys, pystock.data_pipeline.tracking; sys.exit('exchange_calendars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_the_contract_is_a_text_that_others_can_read():
-    text = yaml.safe_load(contract.to_yaml("24/7"))
-    assert text["index"]["Date"]["calendar"] == "24/7" and list(text["columns"]) == data.COLUMNS
-    assert list(text["flags"]) == list(contract.FLAGS)
-    bad = text["a row is bad, and goes to quarantine, if"]
-    assert all(check.error in bad for check in contract.CONTRACT.checks) and "the day is no trading day of 24/7" in bad
-    assert "more than 1% of the rows are bad" in text["the pipeline stops if"]

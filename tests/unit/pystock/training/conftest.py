@@ -1,3 +1,1 @@
-from training_runs import tracked, trained
-
-__all__ = ["tracked", "trained"]  # fixtures
+from training_runs import tracked, trained  # noqa: F401 - fixtures

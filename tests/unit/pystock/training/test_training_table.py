@@ -4,7 +4,6 @@ import re
 
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 from training_runs import FAST, QUESTION, data_run, in_a_run
 
@@ -12,12 +11,6 @@ from pystock import training
 from pystock.pipeline import PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
-
-
-def test_the_embedded_table_is_that_of_the_data_run(tracked):
-    made, _ = tracked
-    embedded = training.table("embedded", **QUESTION)
-    pd.testing.assert_frame_equal(training.table(made, **QUESTION), embedded, check_exact=True, check_freq=False)
 
 
 def test_a_wrong_table_is_named_with_what_is_wrong(tracked):
