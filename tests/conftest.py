@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items):
         tier = "slow" if item.get_closest_marker("slow") else item.path.relative_to(Path(__file__).parent).parts[0]
         if tier in TIERS:
             item.add_marker(tier)
-        if tier in HEAVY and not item.get_closest_marker("timeout"):
+        if tier in HEAVY:
             item.add_marker(pytest.mark.timeout(3600))  # a test of the whole course takes long on a slow machine
     items.sort(key=lambda item: item.path.name not in LONGEST)
 

@@ -15,8 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import nbformat
@@ -87,18 +87,12 @@ def last(chapters: list[Chapter]) -> Chapter | None:
     return chapters[-1] if chapters else None
 
 
-@dataclass
-class UsedServer:
-    """A remote MLflow server with the first market's runs in it."""
-
-    url: str
-    database: Path
-    state: Path  # COURSE_STATE of the learner who uses it
-
-
 @contextmanager
 def server_on_a_copy(source: Path, folder: Path):
-    """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded."""
+    """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded.
+
+    Yields its address, its database, and the state folder of the learner who uses it.
+    """
     copied = folder / "server"
     store.copy(source, copied)
     addresses = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
@@ -110,7 +104,7 @@ def server_on_a_copy(source: Path, folder: Path):
     with chapter_environment():
         server = start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=folder, log=folder / "server.log")
     with server:
-        yield UsedServer(server.url, copied / "mlflow.db", folder / "state")
+        yield SimpleNamespace(url=server.url, database=copied / "mlflow.db", state=folder / "state")
 
 
 @contextmanager
@@ -151,20 +145,20 @@ def killed(chapter: Chapter, folder: Path, dice: random.Random) -> tuple[Path, s
 
 
 def give_answers(cells) -> None:
-    """Answer each exercise as a learner would, in the words of the solution."""
+    """Answer each exercise as a learner would: the code of the solution, which sets `answer` and checks nothing."""
     learners = [cell for cell in cells if "exercise" in tags_of(cell)]
     solutions = [cell for cell in cells if "solution" in tags_of(cell)]
     for learner, solution in zip(learners, solutions, strict=True):
-        learner.source = as_answer(solution.source)
+        lines = [line for line in solution.source.splitlines() if not line.startswith("course.check(")]
+        learner.source = re.sub(r"\bsolution\b", "answer", "\n".join(lines))
 
 
-def run_as_learner(chapter: Chapter, server: UsedServer, folder: Path, market: str) -> None:
+def run_as_learner(chapter: Chapter, server: SimpleNamespace, folder: Path, market: str) -> None:
     """Run a learner's answered copy on that market and server; assert that nothing else changes and all is right."""
     rows_before = rows(server.database)
     with chapter_environment(), state_folder(server.state):
         copy = changed(chapter, folder, give_answers)
         result = run_chapter(chapter, {"market": market, "tracking_uri": server.url}, notebook=copy)
-        print(f"Chapter {chapter.number} took {result.seconds:.1f} s on {market}")
         assert result.failure is None, f"Chapter {chapter.number} on {market} and a server: {result.failure}"
         assert survivors(server.state) == []
     assert not (server.state / "store").exists(), "the chapter made an embedded store next to the server"
@@ -190,12 +184,6 @@ def tags_of(cell) -> list[str]:
 
 def printed(cell) -> str:
     return "".join(output.get("text", "") for output in cell.get("outputs", []))
-
-
-def as_answer(solution: str) -> str:
-    """A solution's code as it would stand in the learner's cell: it sets `answer`, and does not check itself."""
-    lines = [line for line in solution.splitlines() if not line.startswith("course.check(")]
-    return re.sub(r"\bsolution\b", "answer", "\n".join(lines))
 
 
 def nbval(chapter: Chapter) -> tuple[subprocess.CompletedProcess, dict[int, str]]:

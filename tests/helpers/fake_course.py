@@ -142,11 +142,9 @@ class FakeCourse:
     @contextmanager
     def started(self, *command: str, **env: str):
         """Start a command in the background, its output in a file; afterwards nothing of this course is left alive."""
-        options = self.options({"PYTHONUNBUFFERED": "1", **env})
+        options = self.options({"PYTHONUNBUFFERED": "1", **env}) | {"start_new_session": True}
         with open(self.root / "output.txt", "wb") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **options
-            )
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **options)
         try:
             yield process
         finally:

@@ -44,24 +44,24 @@ def client() -> None:
     print(json.dumps(said | {"calls": calls, "begun": begun, "over": time.time()}))
 
 
-def measure(bench, learners: int = LEARNERS, **env: str) -> dict:
-    """Figures of a class on that workbench; `env` is what each client has in its environment besides its address."""
+def measure(bench) -> dict:
+    """Figures of a class on that workbench."""
     import mlflow
 
     from course.session import QUIET_MLFLOW
 
-    environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url, **env}
+    environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     server = mlflow.MlflowClient(bench.url)
-    experiment = server.create_experiment(f"class-{time.monotonic_ns()}")
-    name = server.get_experiment(experiment).name
+    name = f"class-{time.monotonic_ns()}"
+    experiment = server.create_experiment(name)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     started = []
-    for number in range(learners):
+    for number in range(LEARNERS):
         command = [sys.executable, __file__, name, f"learner-{number:02}"]
         started.append(subprocess.Popen(command, env=environment, **pipes))
-        if number % 3 == 2 or number == learners - 1:  # their imports, three at a time
-            for process in started[number - number % 3 :]:
+        if number % 3 == 2:  # their imports, three at a time
+            for process in started[-3:]:
                 process.stdout.readline()
     memory, done = [], threading.Event()
 

@@ -19,16 +19,11 @@ NOWHERE = "http://127.0.0.1:1"  # nothing listens on port 1
 SECONDS = 300
 
 
-def occurs(message: str, text: str) -> bool:
-    """Whether the message is in the text, with anything for each … and lines broken anywhere."""
-    parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in message.split("…")]
-    return bool(re.search(".+?".join(parts), text, re.DOTALL))
-
-
 def assert_on_page(part: str, text: str) -> None:
-    """The page's message with `part` in it must occur in the text that a learner sees."""
+    """The page's message with `part` in it must be in the text, with anything for each … and lines broken anywhere."""
     (message,) = [message for message in MESSAGES if part in message]
-    assert occurs(message, text), f"{message!r} is not in:\n{text[-3000:]}"
+    parts = [r"\s+".join(map(re.escape, part.split(" "))) for part in message.split("…")]
+    assert re.search(".+?".join(parts), text, re.DOTALL), f"{message!r} is not in:\n{text[-3000:]}"
 
 
 def output(*command: object, cwd: Path | None = None, **env: str | int | Path) -> str:
@@ -47,8 +42,8 @@ def raised(call: Callable, *arguments: object, **named: object) -> str:
     raise AssertionError("it did not fail")
 
 
-def begin(number: str, **more: object) -> None:
-    course.begin(number, None, market="sp500", **more)
+def begin() -> None:
+    course.begin("01", None, market="sp500")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +53,7 @@ def learner(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("learner")
     os.environ |= {"COURSE_STATE": str(folder), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     store.copy(empty_store, folder / "store")
-    begin("01")
+    begin()
     yield folder
     while mlflow.active_run():
         mlflow.end_run()
@@ -71,4 +66,4 @@ def elsewhere(learner: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest
     """Patch this process for another store; after the test it is on the learner's again."""
     yield monkeypatch
     monkeypatch.undo()
-    begin("01")
+    begin()

@@ -107,21 +107,6 @@ def test_other_market_on_a_used_server(chapter, used_server, tmp_path):
         assert chapter_runs.bad_checks(chapter, given) == []
 
 
-# --- the passes themselves, on small chapters that must fail ----------------------------------------------------------
-
-
-def test_killed_copy_dies_in_its_cell_and_the_seed_repeats_it(fake, tmp_path):
-    chapter = fake.chapter("01", "x = 1", "print('second')", "x + 1")
-    with fake.here():
-        copy, where = chapter_runs.killed(chapter, tmp_path / "copy", random.Random("a seed"))
-        assert chapter_runs.killed(chapter, tmp_path / "again", random.Random("a seed"))[1] == where
-        result = run_chapter(chapter, notebook=copy)
-        written, original = (nbformat.read(path, as_version=4).cells for path in (copy, chapter.notebook))
-    assert "the kernel died" in result.failure
-    assert where.split(",")[0] in result.failure  # cell 4
-    assert sum(a.source != b.source for a, b in zip(written, original)) == 1
-
-
 def test_what_a_chapter_leaves_behind_is_found(fake):
     (fake.root / "notebooks" / "mlruns").mkdir()
     (fake.root / "mlflow.db").touch()
@@ -131,8 +116,3 @@ def test_what_a_chapter_leaves_behind_is_found(fake):
         until(lambda: "started" in fake.output())  # a new process shows its environment a moment after its birth
         assert "sleep 60" in chapter_runs.survivors(fake.state, seconds=0)[0]
     assert chapter_runs.survivors(fake.state, seconds=0) == []
-
-
-def test_solution_becomes_an_answer():
-    solution = '# the share\nsolution = round(share, 3)\ncourse.check("09.1", solution)'
-    assert chapter_runs.as_answer(solution) == "# the share\nanswer = round(share, 3)"

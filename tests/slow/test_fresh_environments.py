@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +22,7 @@ TRAIN = f"mlflow run projects/pystock-training {' '.join(OPTIONS)} --env-manager
 
 
 @pytest.fixture
-def store_of_its_own(tmp_path: Path, empty_store: Path) -> Iterator[str]:
+def store_of_its_own(tmp_path, empty_store):
     """The address of a store for this test, which is also this process's, with the experiments `local` and `uv`."""
     store.copy(empty_store, tmp_path / "store")
     before, uri = mlflow.get_tracking_uri(), store.uri(tmp_path / "store")

@@ -21,11 +21,6 @@ def test_pages_build_without_a_warning(tmp_path):
 
 
 def test_bad_pages_cause_warnings(tmp_path):
-    (tmp_path / "README.md").write_text(
-        "# A\n\n### B\n\n```tongues\nx\n```\n\n[B](nowhere.md) ![A picture](nowhere.svg)\n"
-    )
-    (tmp_path / "other.md").write_text("No heading\n")
+    (tmp_path / "README.md").write_text("# A\n\n### B\n\n[B](nowhere.md) ![A picture](nowhere.svg)\n")
     done = build(tmp_path, tmp_path / "site")
-    assert done.returncode != 0
-    for warning in ("Non-consecutive", "'tongues' is not", "'nowhere.md'", "nowhere.svg", "doesn't have a title"):
-        assert warning in done.stderr
+    assert done.returncode and all(part in done.stderr for part in ("Non-consecutive", "'nowhere.md'", "nowhere.svg"))

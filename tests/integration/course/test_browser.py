@@ -5,10 +5,8 @@ those in chapters/figures/.
 """
 
 import io
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -153,7 +151,7 @@ def shown(notebook, number: int) -> Locator:
 
 
 def test_make_lab_opens_the_first_chapter_in_the_browser(lab):
-    """That nobody gets in without the token, and from another machine: test_course_lab.py."""
+    """Its token, and its end: test_course_lab.py."""
     assert lab.opened == lab.address
     assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/lab/tree/work/{NAME}\.ipynb\?token=[\w-]{{32}}", lab.address)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", lab.ui)
@@ -163,7 +161,6 @@ def test_chapter_01_runs_to_its_end(notebook):
     page, code = notebook.page, [cell for cell in notebook.saved.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
-    expect(page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]')).to_have_count(0)
     expect(page.locator(".jp-OutputArea-output").filter(has_text="Traceback")).to_have_count(0)
     # no pop-up stands in the way: the first start would ask about news in one of these
     expect(page.locator(".jp-Dialog, .Toastify__toast")).to_have_count(0)
@@ -188,16 +185,12 @@ def test_the_learner_finds_exercises_open_and_solutions_folded(notebook):
     expect(hint.locator("p")).to_be_hidden()
     hint.get_by_text("Hint", exact=True).click()
     expect(hint.locator("p")).to_be_visible()
-    hint.get_by_text("Hint", exact=True).click()
 
 
 def test_only_the_learners_copy_changes(lab, notebook):
     assert contents(lab.course.root) == lab.untouched
     original = nbformat.read(lab.course.root / "notebooks" / f"{NAME}.ipynb", as_version=4)
     assert [cell.source for cell in notebook.saved.cells] == [cell.source for cell in original.cells]
-    mine, theirs = ({file.name for file in (lab.course.root / name).glob("*.ipynb")} for name in ("work", "notebooks"))
-    assert mine == theirs
-    assert not list(lab.course.root.rglob("mlruns")) + list(lab.course.root.rglob("mlflow.db"))
 
 
 def test_picture_of_jupyterlab(lab, notebook):
@@ -237,12 +230,6 @@ def toggle_columns(page: Page, *columns: str, widen: Sequence[str]) -> None:
         header.locator(".ag-header-cell-resize").dblclick()
 
 
-def search_runs(page: Page, text: str) -> None:
-    search = page.get_by_placeholder("metrics.rmse")
-    search.fill(text)
-    search.press("Enter")
-
-
 def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     page = experiment(lab, "stockpred")
     for name in ("forest", "shallow-forest"):
@@ -254,7 +241,8 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     lab.picture(page, "01_mlflow_runs")
 
     # the filter of the chapter's cell, typed into the search field
-    search_runs(page, "attributes.run_name = 'forest' and metrics.training_score > 0.9")
+    page.get_by_placeholder("metrics.rmse").fill("attributes.run_name = 'forest' and metrics.training_score > 0.9")
+    page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="shallow-forest", exact=True)).to_have_count(0)
     page.get_by_role("link", name="forest", exact=True).click()
 
@@ -271,38 +259,29 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     page.get_by_role("tab", name="Overview").click()
     page.get_by_role("gridcell").get_by_role("link", name="model", exact=True).click()
     expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
-    expect(page.get_by_role("link", name="forest", exact=True).first).to_be_visible()  # the run that made it
 
 
-@pytest.fixture
-def comparison(lab):
-    """The nine runs of chapter 04, logged to the lab's store with the figures that its notebook shows.
-
-    To run the chapter here would show the same and take a minute.
-    """
+def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
+    """The nine runs of chapter 04 with the figures that its notebook shows; to run it here would take a minute."""
     outputs = [output for cell in nbformat.read(COMPARISON, as_version=4).cells for output in cell.get("outputs", [])]
     text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
-    row = r"^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$"
-    rows = re.findall(row, text, re.MULTILINE)
+    rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
     assert len(rows) == 9
     client = MlflowClient(lab.ui)
-    experiment = client.create_experiment("comparison")
+    created = client.create_experiment("comparison")
     for target, features, family, *figures in rows:
         tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
         name = f"{target}-{features}-{family}".replace("_", "-")
-        run = client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        run = client.create_run(created, run_name=name, tags=tags).info.run_id
         for end, figure in zip(("value", "low", "high"), figures):
             client.log_metric(run, f"brier_skill_{end}", float(figure))
         client.set_terminated(run)
-    return rows
 
-
-def test_the_comparison_is_sorted_in_the_mlflow_ui(lab, comparison):
     page = experiment(lab, "comparison")
     expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
     shown = [f"brier_skill_{end}" for end in ("low", "value", "high")]
     toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=shown)
-    low = {"-".join(names).replace("_", "-"): float(low) for *names, _, low, _ in comparison}
+    low = {"-".join(names).replace("_", "-"): float(low) for *names, _, low, _ in rows}
     best = page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))
     page.get_by_test_id("sort-header-brier_skill_low").click()
     expect(best).to_be_visible()
@@ -310,7 +289,8 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab, comparison):
     lab.picture(page, "04_mlflow_compare")
 
     # the filter of the chapter's cell
-    search_runs(page, "tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
+    page.get_by_placeholder("metrics.rmse").fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
+    page.keyboard.press("Enter")
     expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
     for name in low:
         expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
@@ -319,11 +299,3 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab, comparison):
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
     there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
     assert lab.requested and not there
-
-
-def test_ctrl_c_ends_both_servers(lab):
-    """The last test here: afterwards there is no lab."""
-    os.killpg(lab.process.pid, signal.SIGINT)  # a terminal sends it to all of the foreground group
-    lab.process.wait(120)
-    lab.course.alone()
-    assert "Traceback" not in lab.course.output()

@@ -48,6 +48,7 @@ class Class:
 
     def __init__(self, bench, folder: Path):
         self.bench, self.folder, self.file = bench, folder, folder / "names.txt"
+        self.accounts = folder / "names.txt-accounts"
         user, password = workbench.admin(bench.folder)
         self.admin = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
         self.file.write_text("# those of Monday\nada\n\nbob  # new\n")
@@ -62,10 +63,6 @@ class Class:
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.split("\nmade ")[1].split()
-
-    @property
-    def accounts(self) -> Path:
-        return self.file.with_name("names.txt-accounts")
 
     def run(self, file: Path | None = None):
         return run_learners(file or self.file, COURSE_TRACKING_URI=self.bench.url, **self.admin)

@@ -13,16 +13,10 @@ CELLS = (
 )
 
 
-def build(fake, *arguments):
-    done = fake.run("notebooks", *arguments)
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
-
-
 def test_a_second_build_gives_the_same_bytes(fake):
     chapter = fake.chapter("01", *CELLS, built=False)
     with fake.here():
-        done = build(fake)
+        done = fake.run("notebooks")
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("notebooks/01_step.ipynb  ".replace("/", done.stdout[9])) and "KB" in done.stdout
         first = chapter.notebook.read_bytes()
@@ -30,12 +24,12 @@ def test_a_second_build_gives_the_same_bytes(fake):
         assert [cell.id for cell in written.cells] == [f"01-{number:03}" for number in range(1, 9)]
         assert written.metadata.kernelspec == notebooks.KERNEL and "language_info" not in written.metadata
         assert [len(cell.outputs) for cell in written.cells if cell.cell_type == "code"] == [1, 2, 1, 1]
-        build(fake)
+        fake.run("notebooks")
         assert chapter.notebook.read_bytes() == first
 
         # once the data change, so does the output that was carried over
         (fake.root / "data" / "prices.csv").write_text("date,close\n1,2\n")
-        build(fake)
+        fake.run("notebooks")
         again = nbformat.read(chapter.notebook, as_version=4)
         same = [old.get("outputs") == new.get("outputs") for old, new in zip(written.cells, again.cells)]
         assert same == [True] * 5 + [False] + [True] * 2
@@ -51,9 +45,10 @@ def test_a_chapter_that_fails_is_named_and_its_old_notebook_stays(fake, cell, wh
     fails = fake.chapter("02", "import os", cell, "x = 2", built=False)
     with fake.here():
         fails.notebook.write_text("old")
-        done = build(fake)
+        done = fake.run("notebooks")
         assert done.returncode == 1
         assert fails.notebook.read_text() == "old" and fine.notebook.exists()
+    assert "Traceback" not in done.stdout + done.stderr
     assert f"Error: Chapter 02 was not built, because of cell 4, `{cell}`: {why}" in done.stderr
 
 
@@ -62,5 +57,5 @@ def test_only_the_chapters_asked_for_are_written(fake):
     first, second = (fake.chapter(number, "x = 1", built=False) for number in ("01", "02"))
     with fake.here():
         second.notebook.write_text("<<<<<<< HEAD")
-        assert build(fake, "02").returncode == 0
+        assert fake.run("notebooks", "02").returncode == 0
         assert nbformat.read(second.notebook, as_version=4).cells and not first.notebook.exists()

@@ -63,9 +63,8 @@ def test_a_worker_that_outlives_its_server_is_ended(here):
         here.alone()
 
 
-@pytest.mark.parametrize("how", ["killed", "killed, and a fork of it lives on"])
-def test_no_server_outlives_the_process_that_started_it(fake, how):
-    (fake.root / "server.py").write_text(SERVER)
+@pytest.mark.parametrize("how", ["killed with its group, as a kernel", "killed, and a fork of it lives on"])
+def test_no_server_outlives_the_process_that_started_it(here, how):
     code = f"""
 import os, sys, time
 from course import start_server
@@ -77,28 +76,17 @@ if {"fork" in how} and os.fork() == 0:
 print(server.port, flush=True)
 time.sleep(600)
 """
-    with fake.started(sys.executable, "-c", code) as process:
-        port = int(until(fake.output, 30, "the start of the server"))
+    with here.started(sys.executable, "-c", code) as process:
+        port = int(until(here.output, 30, "the start of the server"))
         children = psutil.Process(process.pid).children()
         forks = [child for child in children if "course.process_guard" not in child.cmdline()]
         try:
-            process.send_signal(signal.SIGKILL)
+            (os.kill if forks else os.killpg)(process.pid, signal.SIGKILL)
             until(lambda: not servers.answers(f"http://127.0.0.1:{port}"), 12, "the end of the server")
-            until(lambda: set(fake.processes()) <= set(forks), 12, "the end of its worker")
+            until(lambda: set(here.processes()) <= set(forks), 12, "the end of its worker")
         finally:
             for fork in forks:
                 fork.kill()
-
-
-def test_a_chapter_that_fails_leaves_no_server(fake):
-    """The runner kills a kernel with its whole process group."""
-    (fake.root / "server.py").write_text(SERVER)
-    start = "import sys\nfrom course import start_server\n"
-    start += "server = start_server([sys.executable, '../server.py', '{port}', 'parent'], '/')\n"
-    fake.chapter("01", start + "open('begun', 'w').close()", "raise ValueError")
-    assert fake.run("run").returncode == 1
-    assert (fake.root / "notebooks" / "begun").exists(), "no server was started"
-    fake.alone()
 
 
 def test_a_server_that_does_not_start_says_why(here):

@@ -41,13 +41,11 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
         mine = os.environ["COURSE_SESSION"]
         installation, pid, created = mine.split(":")
 
-        def of(process: psutil.Process) -> str:
-            return f"{installation}:{process.pid}:{int(process.create_time())}"
-
+        of_living, of_zombie = (f"{installation}:{one.pid}:{int(one.create_time())}" for one in (living, zombie))
         left = {
             "this one": (mine, "01"),
-            "living": (of(living), "01"),
-            "zombie": (of(zombie), "01"),
+            "living": (of_living, "01"),
+            "zombie": (of_zombie, "01"),
             "pid of another process": (f"{installation}:{pid}:{int(created) - 60}", "01"),
             "dead": (f"{installation}:{2**22 + 1}:{created}", "01"),
             "dead in another chapter": (f"{installation}:{2**22 + 1}:{created}", "02"),
@@ -92,7 +90,8 @@ def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
     mlflow.set_experiment("first")
     with mlflow.start_run():
         pass
-    session.begin("02", needs={"first": "01"})
+    session.begin("02", needs={"first": "01"}, market="nasdaq")
+    assert session.parameters() == {"market": "nasdaq"}
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
@@ -100,9 +99,3 @@ def test_a_store_that_does_not_answer_is_named(here, uri):
     with pytest.raises(session.CourseError, match=f"{uri} does not answer: start it, or leave") as refusal:
         session.begin("01", uri)
     assert_on_page("The tracking store", str(refusal.value))
-    assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("mlflow.db"))
-
-
-def test_parameters_are_kept_for_the_checks(here):
-    session.begin("01", market="nasdaq")
-    assert session.parameters() == {"market": "nasdaq"}

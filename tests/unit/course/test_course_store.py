@@ -118,7 +118,6 @@ def test_the_studies_move_with_the_store(fake, empty_store, monkeypatch):
     copied = fake.root.parent / "größer als" / "store"
     store.copy(current, copied)
     study.tell(study.ask(), 2.5)
-    assert len(study.trials) == 2
     (kept,) = optuna.get_all_study_summaries(f"sqlite:///{copied / store.STUDIES}")
     assert (kept.study_name, kept.n_trials) == ("kept", 1), "the copy is not independent"
     assert fake.invoke("reset", "--store", "--yes").exit_code == 0
@@ -153,17 +152,15 @@ def test_a_copy_over_something_else_is_refused(fake, empty_store):
     (fake.state / "store" / "mine").mkdir(parents=True)
     with pytest.raises(OSError, match="store.new-"):  # the system's own sentence, which names both folders
         store.copy(empty_store, fake.state / "store")
-    assert [path.name for path in (fake.state / "store").iterdir()] == ["mine"]
-    assert len(list(fake.state.iterdir())) == 1
+    assert [str(path.relative_to(fake.state)) for path in fake.state.rglob("*")] == ["store", "store/mine"]
 
 
 def test_reset_store_asks_and_moves_aside(fake, empty_store):
     assert "There is no store yet" in fake.invoke("reset", "--store", "--yes").stdout
     current = fake.use_store(empty_store)
-    for answer in ("n\n", ""):
-        done = fake.invoke("reset", "--store", stdin=answer)
-        assert done.exit_code == 1 and "Move the embedded store aside and start with an empty one?" in done.stdout
-        assert current.exists()
+    done = fake.invoke("reset", "--store")
+    assert done.exit_code == 1 and "Move the embedded store aside and start with an empty one?" in done.stdout
+    assert current.exists()
     done = fake.invoke("reset", "--store", stdin="y\n")
     assert done.exit_code == 0 and f"Your store is kept as {current.with_name('store.kept-1')}." in done.stdout
     fake.use_store(empty_store)

@@ -19,17 +19,14 @@ def without_deep(tmp_path, monkeypatch):
 
 def test_begin_names_the_package_and_the_fix(fake, without_deep):
     fake.chapter("04", "import pandas", "import keras\nfrom keras import layers")
-    with fake.here(), pytest.raises(CourseError) as refusal:
-        course.begin("04")
+    other = fake.chapter("01", "import pandas  # no keras", "import keras_hub")
+    with fake.here():
+        session._require_packages(other)  # it imports nothing of it, and passes
+        with pytest.raises(CourseError) as refusal:
+            course.begin("04")
     assert_on_page("which this set-up leaves out", str(refusal.value))
     assert str(refusal.value).startswith("Chapter 04 needs keras, ") and "install.py --with deep`" in str(refusal.value)
     assert not (fake.state / "store").exists(), "nothing happened before the refusal"
-
-
-def test_a_chapter_that_imports_nothing_of_it_passes(fake, without_deep):
-    chapter = fake.chapter("01", "import pandas  # no keras", "import keras_hub")
-    with fake.here():
-        session._require_packages(chapter)
 
 
 def test_doctor_accepts_what_is_left_out_and_nothing_else(fake, without_deep, monkeypatch, capsys):

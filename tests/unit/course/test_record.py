@@ -36,17 +36,17 @@ def renewed(fake, monkeypatch):
     return renew
 
 
-def test_a_record_is_replaced_by_what_its_tests_found(renewed):
-    assert renewed("uv", "docker") == (f"{NAME}.json is renewed.\n", {"docker": 2, "uv": 2})
-
-
 @pytest.mark.parametrize(
-    ("parts", "returncode", "why"),
-    [(("docker", "uv"), 1, "a test failed"), (("uv",), 0, "a test was skipped, which makes docker")],
+    ("parts", "returncode", "said", "seconds"),
+    [
+        (("uv", "docker"), 0, "renewed.\n", 2),
+        (("docker", "uv"), 1, "as it was, since a test failed: ", 1),
+        (("uv",), 0, "as it was, since a test was skipped, which makes docker: ", 1),
+    ],
 )
-def test_a_record_stays_where_a_test_fails_or_is_skipped(renewed, parts, returncode, why):
-    output, seconds = renewed(*parts, returncode=returncode)
-    assert f"{NAME}.json is as it was, since {why}: " in output and seconds == {"docker": 1, "uv": 1}
+def test_a_record_is_replaced_only_where_all_tests_passed(renewed, parts, returncode, said, seconds):
+    output, found = renewed(*parts, returncode=returncode)
+    assert f"{NAME}.json is {said}" in output and found == {"docker": seconds, "uv": seconds}
 
 
 def test_an_unknown_record_is_refused():
