@@ -3,6 +3,8 @@
 import json
 import shutil
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import mlflow
@@ -27,8 +29,41 @@ def forest_again(versions):
     versions.alias(versions.forest)
 
 
-def predicted_by(version):
-    return as_rows(mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(days().iloc[:5]))
+def predicted_by(version, table):
+    return as_rows(mlflow.pyfunc.load_model(f"models:/{NAME}/{version}").predict(table))
+
+
+def test_a_new_champion_takes_over_without_lost_or_mixed_answers(service, versions):
+    """Under load: each answer has the probabilities of the version that it names, in every row."""
+    service.until_version(versions.forest)
+    parts = [days().iloc[:1], days().iloc[10:40], days()]
+    good = (versions.forest, versions.line, versions.stump)
+    expected = {(version, len(part)): predicted_by(version, part) for version in good for part in parts}
+    ended, counts, mixed = threading.Event(), Counter(), []
+
+    def keep_asking(part):
+        body = {"rows": as_rows(part)}
+        while not ended.is_set():
+            counts["sent"] += 1
+            answer = service.predict(body)
+            version = answer.json()["model"]["version"] if answer.status_code == 200 else answer.text
+            counts[version] += 1
+            if answer.json().get("predictions") != expected[version, len(part)]:
+                mixed.append((version, len(part)))
+
+    switches = service.metric("pystock_api_switches_total")
+    with ThreadPoolExecutor(5) as threads:
+        asking = [threads.submit(keep_asking, parts[number]) for number in (0, 0, 1, 1, 2)]
+        try:
+            for version in (versions.line, versions.stump, versions.forest, versions.line, versions.forest):
+                versions.alias(version)
+                service.until_version(version)
+        finally:
+            ended.set()
+    assert [each.result() for each in asking] == [None] * 5
+    answered = {version: counts[version] for version in good}
+    assert mixed == [] and counts["sent"] == sum(answered.values()) and min(answered.values()) > 0, counts
+    assert service.metric("pystock_api_switches_total") - switches == 5
 
 
 def test_a_version_that_fails_the_check_is_refused_once_and_the_old_one_stays(versions, tmp_path):
@@ -45,7 +80,7 @@ def test_a_version_that_fails_the_check_is_refused_once_and_the_old_one_stays(ve
         assert service.ready()["champion"]["refused"] is None
         versions.alias(versions.wrong)  # the alias has moved: it is tried again
         until(lambda: len(service.events("version refused")) == 2, 20)
-        assert service.predict({"rows": ROWS}).json()["predictions"] == predicted_by(versions.line)
+        assert service.predict({"rows": ROWS}).json()["predictions"] == predicted_by(versions.line, days().iloc[:5])
 
 
 def test_without_a_champion_it_waits_for_one_or_keeps_what_it_has_also_over_a_restart(versions, tmp_path):
@@ -78,7 +113,7 @@ def tracking_server(versions, port=None):
 
 def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
     cache = tmp_path / "cache"
-    expected = predicted_by(versions.forest)
+    expected = predicted_by(versions.forest, days().iloc[:5])
     with ExitStack() as started:
         tracking = started.enter_context(tracking_server(versions))
         service = started.enter_context(Service(tracking.url, cache))
