@@ -132,11 +132,7 @@ def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
     ("service", "setting", "sentence"),
     [
         ("mlflow", "COMPOSE_PROFILES=", "without authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or "),
-        (
-            "mlflow",
-            "WORKBENCH_HOST=",
-            "needs the host name by which the class reaches this machine: set WORKBENCH_HO",
-        ),
+        ("mlflow", "WORKBENCH_HOST=", "needs the host name by which the class reaches this machine: set WORKBENCH_HO"),
         ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is no host name: give one name, without port or wildcard."),
         ("accounts", "COMPOSE_PROFILES=", "without authentication, because it cannot see `--profile auth`"),
     ],

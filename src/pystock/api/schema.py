@@ -206,45 +206,25 @@ def _refuse_if(wrong: list[tuple[str, str]]) -> None:
 # Answers ----------------------------------------------------------------------------------------------------------
 
 
-def _about(kind: Any, text: str) -> Any:
-    return Annotated[kind, Field(description=text)]
-
-
-_DATE = _about(str, "for prices: the day whose close was the last one known")
-_CHAMPION = _about(int | None, "the version that the alias named then; null: none, or never looked up")
-_ORIGIN = _about(str, "registry or cache")
-_prediction: dict[str, Any] = {
-    "date": NotRequired[_DATE],
-    "probability": Annotated[float, Field(ge=0, le=1)],
-    "decision": Literal[0, 1],
-}
+_DATE = Annotated[str, Field(description="for prices: the day whose close was the last one known")]
+_VERSION_THEN = Field(description="the version that the alias named then; null: none, or never looked up")
+_ORIGIN: Any = Annotated[str, Field(description="registry or cache")]
+_prediction: dict[str, Any] = {"date": NotRequired[_DATE], "probability": Annotated[float, Field(ge=0, le=1)]}
 _problem: dict[str, Any] = {"type": str, "title": str, "status": int, "detail": str, "request_id": str}
-_model: dict[str, Any] = {
-    "name": str,
-    "version": int,
-    "alias": str | None,
-    "model_id": str,
-    "run_id": str,
-    "loaded_at": str,
-}
-_model |= {"from": _ORIGIN, "threshold": float, "signature": dict[str, Any], "metrics": dict[str, float]}
+_model: dict[str, Any] = {"name": str, "version": int, "alias": str | None, "model_id": str, "run_id": str}
+_model |= {"loaded_at": str, "from": _ORIGIN, "threshold": float, "signature": dict[str, Any]}
 
 ModelVersion: Any = _typed_dict("ModelVersion", {"name": str, "version": int})
-Prediction: Any = _typed_dict("Prediction", _prediction)
+Prediction: Any = _typed_dict("Prediction", _prediction | {"decision": Literal[0, 1]})
 _predictions = {"request_id": str, "model": ModelVersion, "threshold": float, "predictions": list[Prediction]}
 Predictions: Any = _typed_dict("Predictions", _predictions)
 Wrong: Any = _typed_dict("Wrong", {"where": str, "what": str})
 Problem: Any = _typed_dict("Problem", _problem | {"errors": NotRequired[list[Wrong]]})
 Problem.__doc__ = "RFC 9457."
-Model: Any = _typed_dict("Model", _model | {"tags": dict[str, str]})
+Model: Any = _typed_dict("Model", _model | {"metrics": dict[str, float], "tags": dict[str, str]})
 TrackingServer: Any = _typed_dict("TrackingServer", {"reachable": bool, "since": str, "error": str | None})
 RefusedVersion: Any = _typed_dict("RefusedVersion", {"version": int, "reason": str})
-_champion = {"checked_at": str | None, "version": _CHAMPION, "refused": RefusedVersion | None}
-Champion: Any = _typed_dict("Champion", _champion)
-_ready: dict[str, Any] = {
-    "ready": bool,
-    "model": ModelVersion | None,
-    "from": _ORIGIN | None,
-    "tracking_server": TrackingServer,
-}
-Ready: Any = _typed_dict("Ready", _ready | {"champion": Champion})
+_champion = {"version": Annotated[int | None, _VERSION_THEN], "refused": RefusedVersion | None}
+Champion: Any = _typed_dict("Champion", {"checked_at": str | None, **_champion})
+_ready: dict[str, Any] = {"ready": bool, "model": ModelVersion | None, "from": _ORIGIN | None}
+Ready: Any = _typed_dict("Ready", _ready | {"tracking_server": TrackingServer, "champion": Champion})

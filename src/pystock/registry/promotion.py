@@ -1,16 +1,15 @@
 """Promote and roll back models: gated, one at a time, recorded as MLflow runs.
 
-The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Each run is opened before anything
-moves, and ended after. What keeps two of them apart is that a parameter of a run can be written once:
+The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Two callers are kept apart because
+a parameter of a run can be written only once:
 
-- Whoever is next writes the id of its own run into the run of the promotion before it, as the parameter `next`. (The
-  first promotion of a name creates an experiment, whose name is unique, with the id as its tag `first`.)
-- Then it writes `commit` = `go` into its own run, moves the alias, and ends the run.
-- One that died on the way holds up the chain. The next call takes it over (the parameter `owner-2`, then `owner-3` …)
-  and writes `commit` = `void`, unless `go` stands there: then it sets the alias itself.
+- A caller appends its run to the chain: it writes its run id as the parameter `next` of the last run. The first one
+  creates an experiment, whose name is unique, with its run id as the tag `first`.
+- It writes `commit` = `go` into its own run, moves the alias, and ends the run.
+- If it dies on the way, the next call takes over (parameters `owner-2`, `owner-3` …) and writes `commit` = `void`, or
+  sets the alias itself if `commit` is `go` already.
 
-So only the owner of the newest run of the chain sets the alias. MLflow has no "set this alias if it still points at
-version 3": whoever may edit the name may set it, and `history` shows that it was set by hand.
+MLflow has no compare-and-set for aliases. If someone sets the alias directly, `history` shows that.
 """
 
 import getpass

@@ -1,17 +1,14 @@
-"""Promotions by real processes that race and die, on SQLite, on PostgreSQL and over HTTP; accounts; the clean process.
-
-Three promises: of many at once exactly one wins; no crash leaves a name without a champion; the lock is released.
-"""
+"""Promotions by real processes that race and die, on SQLite, on PostgreSQL and over HTTP; accounts; the clean process."""
 
 import importlib
 import os
 import signal
-import time
 
 import mlflow
 import promotions
 import psutil
 import pytest
+from fake_course import until
 from pipeline_processes import forkserver, race
 from promotions import champion, registered, rows, states
 from racing_promotions import compete, die
@@ -111,10 +108,7 @@ def stopped(tracked, no_gate, processes, monkeypatch):
     name = registered(3, champion=1)
     process = processes.Process(target=die, args=(tracked, name, 2, GO, "SIGSTOP"))
     process.start()
-    deadline = time.monotonic() + 60
-    while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, "the stop")
     monkeypatch.setattr(promotion, "PATIENCE", 0.5)
     yield name, process
     process.kill()

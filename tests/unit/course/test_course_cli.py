@@ -15,8 +15,6 @@ PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  #
         ("chekpoint", "No such command 'chekpoint'. Did you mean 'checkpoint'?"),
         ("run --timeout 0", "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
         ("run 07", "There is no chapter 07: the chapters are 01, 02, and a range is written 01-02."),
-        ("run two", "There is no chapter two: the chapters are 01, 02,"),
-        ("run 01-03", "There is no chapter 01-03: the chapters are 01, 02,"),
         ("run -p ticker=x", "Chapter 01 has no parameter ticker: it has market, window, tracking_uri."),
         ("run 02 -p market=dax", "Chapter 02 has no parameter market: it has none."),
         ("run 01 -p market=dax", "market cannot be dax in chapter 01: it is sp500 or nasdaq."),
@@ -37,10 +35,6 @@ def test_the_messages_on_the_page_of_troubles(fake):
     fake.chapter("01", PARAMETERS)
     assert_on_page("There is no chapter", fake.invoke("run", "99").stderr)
     assert_on_page("market cannot be", fake.invoke("run", "-p", "market=dow").stderr)
-
-
-def test_help_lists_the_commands(fake):
-    assert "Run CHAPTERS from top to bottom" in fake.invoke("-h").stdout
 
 
 def test_a_course_without_chapters_or_notebooks(fake):

@@ -2,6 +2,7 @@
 
 import mlflow
 import pytest
+from messages import assert_on_page
 
 from pystock import pipeline, processes
 from pystock.pipeline import PipelineError
@@ -58,8 +59,9 @@ def test_a_run_of_another_machine_is_not_taken_for_dead(tracked):
     tags = {"claim": name, "process": "attic 1700000000|1|1700000000", "ticket": "1"}
     other = client.create_run("0", tags=tags).info.run_id
     refusal = rf"the run {other} on attic has been at .* end it with .*set_terminated"
-    with pytest.raises(SystemExit, match=refusal), pipeline.run("a-pipeline", "main", {}, claim=name):
+    with pytest.raises(SystemExit, match=refusal) as caught, pipeline.run("a-pipeline", "main", {}, claim=name):
         raise AssertionError("two at once")
+    assert_on_page("has been at … since", str(caught.value))
     client.set_terminated(other, "KILLED")
     with pipeline.run("a-pipeline", "main", {}, claim=name):
         pass

@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 import httpx
 import pytest
 import schemathesis
+from messages import assert_on_page
 
 from pystock.api.openapi import EXAMPLES, STORM
 from pystock.api.schema import FEATURE_NAMES
@@ -163,17 +164,13 @@ def test_a_body_that_is_not_json_is_400(client, case):
     assert why in body["detail"] and body["detail"].startswith("The body is no JSON: ")
 
 
-@pytest.mark.parametrize(
-    ("headers", "part"),
-    [
-        ({"Content-Type": "application/x-www-form-urlencoded"}, "x-www-form-urlencoded"),
-        ({"Content-Type": "application/json; charset=latin-1"}, "latin-1"),
-        (JSON | {"Content-Encoding": "gzip"}, "gzip"),
-    ],
-)
-def test_a_body_that_is_not_declared_as_plain_json_is_415(client, headers, part):
-    body = gzip.compress(GOOD) if part == "gzip" else GOOD
-    assert part in check_problem(predict(client, body, headers), 415)["detail"]
+def test_a_body_that_is_not_declared_as_plain_json_is_415(client):
+    for kind in ("application/x-www-form-urlencoded", "application/json; charset=latin-1"):
+        detail = check_problem(predict(client, GOOD, {"Content-Type": kind}), 415)["detail"]
+        assert kind in detail
+        assert_on_page("The header Content-Type is", detail)
+    packed = predict(client, gzip.compress(GOOD), JSON | {"Content-Encoding": "gzip"})
+    assert "gzip" in check_problem(packed, 415)["detail"]
 
 
 def test_other_spellings_of_the_same_request_are_accepted(client):
@@ -228,7 +225,7 @@ def test_slow_bodies_get_408_and_others_503_while_they_take_the_places(small, me
             return refused, alive, await asyncio.gather(*slow), await caller.post("/predict", content=GOOD)
 
     refused, alive, slow, later = asyncio.run(scenario())
-    assert "2 requests are at work" in check_problem(refused, 503)["detail"]
+    assert_on_page("no more are taken", check_problem(refused, 503)["detail"])
     assert refused.headers["Retry-After"] == "1" and alive.status_code == 200
     for answer in slow:
         assert "The body did not arrive" in check_problem(answer, 408)["detail"]
@@ -253,7 +250,8 @@ def test_a_prediction_that_takes_too_long_is_503(make_client):
 def test_without_a_model_predictions_are_503_and_nonsense_is_still_400(make_client):
     client = make_client(None)
     answer = predict(client, GOOD)
-    assert "GET /ready says why" in check_problem(answer, 503)["detail"] and answer.headers["Retry-After"] == "5"
+    assert_on_page("There is no model yet", check_problem(answer, 503)["detail"])
+    assert answer.headers["Retry-After"] == "5"
     check_problem(predict(client, b"{"), 400)
     check_problem(client.get("/model"), 503)
     ready = client.get("/ready")

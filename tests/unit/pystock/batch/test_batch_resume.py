@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from messages import assert_on_page
 
 from pystock.batch import resume
 from pystock.batch.resume import SUCCESS, Output
@@ -107,8 +108,9 @@ def test_an_error_of_the_disk_is_one_sentence_and_finished_chunks_stay(tmp_path)
 def test_a_second_job_on_one_output_is_refused_and_told_who_is_first(tmp_path):
     output = Output(tmp_path / "out.csv", folder=False)
     with resume.locked(output):
-        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process"):
+        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process") as caught:
             resume.locked(output).__enter__()
+        assert_on_page("a batch job is at work", str(caught.value))
         resume.begin(output, {"version": 1}, None)
         with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"):
             resume.locked(output).__enter__()

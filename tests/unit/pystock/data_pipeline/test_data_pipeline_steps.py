@@ -15,6 +15,7 @@ import promotions
 import pytest
 import yaml
 from fake_course import CHECKOUT
+from messages import assert_on_page
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from pystock import data, features, pipeline, price_rules, processes
@@ -234,6 +235,7 @@ def test_more_than_one_per_cent_bad_stops_before_anything_downstream_changes(sou
             source.write().run()
         said = f"3 of the {len(lines)} rows of sp500 are bad (1.2%, at most 1% may be), the first in line 12"
         assert str(caught.value).startswith(said) and caught.value.findings["bad"] == 3
+        assert_on_page("rows of … are bad", str(caught.value))
         assert source.bytes("staging", "training") == downstream
         assert len(steps.read_quarantine(source.quarantine)) == 3
     source.write(lines).run()

@@ -5,6 +5,7 @@ from unittest.mock import Mock
 import mlflow
 import pandas as pd
 import pytest
+from messages import assert_on_page
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, PERMISSION_DENIED
 from promotions import champion, passes, registered, rows, states
 
@@ -63,13 +64,16 @@ def test_the_callers_run_and_other_names_are_untouched(tracked, no_gate):
 
 def test_a_refusal_lists_every_condition_that_failed_and_is_recorded(tracked, monkeypatch):
     name = registered(2)
-    conditions = [Condition(*each) for each in [("a", False, "-0.3"), ("b", True, "0.1"), ("c", False, "7 %")]]
+    conditions = [
+        Condition(*each) for each in [("a", False, "-0.3"), ("b", True, "0.1"), ("c", False, "7 %"), ("d", True, "1")]
+    ]
     monkeypatch.setattr(promotion, "judge", lambda *_: conditions)
     with pytest.raises(registry.Refused) as caught:
         registry.promote(name, 2, why="a try", who="ada")
-    assert str(caught.value) == f"Version 2 of {name} is not promoted: 2 of 3 conditions failed.\n- a: -0.3\n- c: 7 %"
+    assert str(caught.value) == f"Version 2 of {name} is not promoted: 2 of 4 conditions failed.\n- a: -0.3\n- c: 7 %"
+    assert_on_page("is not promoted", str(caught.value))
     assert caught.value.conditions == conditions and champion(name) is None
-    assert rows(name, "who", "to", "outcome", "evidence") == [("ada", 2, "refused", "a: -0.3; b: 0.1; c: 7 %")]
+    assert rows(name, "who", "to", "outcome", "evidence") == [("ada", 2, "refused", "a: -0.3; b: 0.1; c: 7 %; d: 1")]
 
 
 def dies_at_the_alias(name, monkeypatch):
