@@ -1,4 +1,4 @@
-"""Promotions by real processes that race and die, on SQLite, on PostgreSQL and over HTTP; accounts; the clean process."""
+"""Promotions by real processes that race and die, on SQLite, PostgreSQL and over HTTP; accounts; the clean process."""
 
 import importlib
 import os
