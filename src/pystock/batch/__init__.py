@@ -4,7 +4,7 @@
 broken-off job has finished.
 """
 
-from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, Result, check_server, score
+from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, JobResult, check_server, score
 from pystock.batch.rows import BatchError
 
-__all__ = ["CHUNK_ROWS", "MODEL", "PIPELINE", "WRITTEN", "BatchError", "Result", "check_server", "score"]
+__all__ = ["CHUNK_ROWS", "MODEL", "PIPELINE", "WRITTEN", "BatchError", "JobResult", "check_server", "score"]

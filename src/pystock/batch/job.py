@@ -55,7 +55,7 @@ class ServerGone(BatchError):
 
 
 @dataclass(frozen=True)
-class Result:
+class JobResult:
     """What a job did. `outcome` is done or skipped, `said` one sentence about it.
 
     `rows` were read: `scored` + `quarantined`. `seconds` are those of reading, predicting and writing in this call.
@@ -113,7 +113,7 @@ def score(
     run_time: str | None = None,
     force: bool = False,
     progress: bool = True,
-) -> Result:
+) -> JobResult:
     """Score the rows of `input` with one version of a registered model, write `output`, and log into the active run.
 
     `input` is a CSV or Parquet file, or a folder of them (names that begin with `_` or `.` are left out); the model's
@@ -159,7 +159,7 @@ def score(
         raise
 
 
-def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> Result:
+def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> JobResult:
     """Do a job whose input had these stamps before it was read for its digest, in so many seconds."""
     output = job.output
     if output.folder:
@@ -278,12 +278,12 @@ def _quantile(bins: list[int], share: float) -> float:
 
 
 @mlflow_errors()
-def _end(outcome: str, said: str, job: _Job, manifest: dict[str, Any], seconds: float, **tags: str) -> Result:
+def _end(outcome: str, said: str, job: _Job, manifest: dict[str, Any], seconds: float, **tags: str) -> JobResult:
     mlflow.set_tags({"outcome": outcome, "said": said, **tags})
     names = ("rows", "scored", "quarantined", "model", "version", "model_id", "input_digest", "run_time")
     facts = {name: manifest[name] for name in names}
     quarantine = job.output.quarantine if manifest["quarantined"] else None
-    return Result(outcome, said, seconds=seconds, output=job.output.path, quarantine=quarantine, **facts)
+    return JobResult(outcome, said, seconds=seconds, output=job.output.path, quarantine=quarantine, **facts)
 
 
 # Before ---------------------------------------------------------------------------------------------------------

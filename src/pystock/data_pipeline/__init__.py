@@ -5,8 +5,8 @@
 """
 
 from pystock.data_pipeline import contract, profile, stages
-from pystock.data_pipeline.steps import END, LOOK_BACK, Result, TooManyBad, check, load_raw, make_features
+from pystock.data_pipeline.steps import END, LOOK_BACK, StepResult, TooManyBad, check, load_raw, make_features
 from pystock.pipeline import PipelineError
 
-__all__ = ["END", "LOOK_BACK", "PipelineError", "Result", "TooManyBad"]
+__all__ = ["END", "LOOK_BACK", "PipelineError", "StepResult", "TooManyBad"]
 __all__ += ["check", "contract", "load_raw", "make_features", "profile", "stages"]

@@ -39,7 +39,7 @@ Place = str | Path
 Alive = Callable[[str], bool]
 
 
-class Result(NamedTuple):
+class StepResult(NamedTuple):
     """What a step did for one market.
 
     `outcome` is done or skipped, `said` one sentence about it, `new_rows` the number of rows computed now. `findings`
@@ -56,14 +56,14 @@ class Result(NamedTuple):
 
 
 class TooManyBad(PipelineError):
-    """More than 1 % of the rows are bad. `findings` as in Result."""
+    """More than 1 % of the rows are bad. `findings` as in StepResult."""
 
     def __init__(self, message: str, findings: dict[str, int]):
         super().__init__(message)
         self.findings = findings
 
 
-def names(market: str) -> list[str]:
+def parse_markets(market: str) -> list[str]:
     """Return the names of markets in a text, separated by commas. Raises PipelineError for none and an invalid name."""
     found = list(dict.fromkeys(name.strip() for name in market.split(",") if name.strip()))
     if not found:
@@ -74,12 +74,12 @@ def names(market: str) -> list[str]:
 
 
 def markets_of(market: str, source: str) -> list[str]:
-    """Return the markets that `market` names: as for `names`, or `all`, which is every CSV file of the source."""
+    """Return the markets that `market` names: see `parse_markets`; `all` are the CSV files of the source."""
     place = _file_or_folder(source)
     if market == "all":
         files = [] if place is None else [place] if place.is_file() else sorted(place.glob("*.csv"))
         market = ",".join(path.stem for path in files)
-    found = names(market)
+    found = parse_markets(market)
     if len(found) > 1 and (place is None or place.is_file()):
         raise PipelineError(f"{source} is the source of one market, not of {len(found)}: name one, or a folder.")
     return found
@@ -97,7 +97,7 @@ def _file_or_folder(source: str) -> Path | None:
 
 def load_raw(
     stages: Place, market: str, source: str = "embedded", *, force: bool = False, made_by: str = "", alive: Alive = bool
-) -> Result:
+) -> StepResult:
     """Take the rows of `market` from `source` into the stage raw, as they stand there, sound or not.
 
     `source` is `embedded`, a CSV file, a folder that holds MARKET.csv, or `yahoo:TICKER`: always the whole history.
@@ -155,7 +155,7 @@ def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
 
 def check(
     stages: Place, market: str, *, exchange: str = "XNYS", force: bool = False, made_by: str = "", alive: Alive = bool
-) -> Result:
+) -> StepResult:
     """Separate raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
 
     `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
@@ -223,7 +223,7 @@ def make_features(
     force: bool = False,
     made_by: str = "",
     alive: Alive = bool,
-) -> Result:
+) -> StepResult:
     """Make the table of a question from staging: `pystock.features.dataset` of the prices up to `end`, "" for all.
 
     The index is `Date`, the last column the target (int64), the others the features (float64). Raises PipelineError or
@@ -306,7 +306,7 @@ class _Stage:
         }
         return changes + [text for text, is_so in stale.items() if is_so]
 
-    def skipped(self, digest: str) -> Result | None:
+    def skipped(self, digest: str) -> StepResult | None:
         """Return the result of having nothing to do if the stage is up to date with an input of that digest."""
         self.why = " and ".join(self.changes)
         if not self.changes and self.made_from["digest"] != digest:
@@ -315,7 +315,7 @@ class _Stage:
             return None
         rows = self.manifest["rows"]
         said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
-        return Result(self.market, self.name, "skipped", said, self.manifest, 0, self.manifest.get("findings", {}))
+        return StepResult(self.market, self.name, "skipped", said, self.manifest, 0, self.manifest.get("findings", {}))
 
     def input(self, name: str, step: str) -> dict[str, Any]:
         """Return the manifest of the stage that this one is made from."""
@@ -337,7 +337,7 @@ class _Stage:
 
     def write(
         self, table: pd.DataFrame, base: pd.DataFrame | None, how: str, findings: dict[str, int], facts: dict[str, Any]
-    ) -> Result:
+    ) -> StepResult:
         """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
         days = _dates(table["Date"]).dropna() if "Date" in table else table.index
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
@@ -347,7 +347,7 @@ class _Stage:
         manifest = disk.write(self.folder, table, about, kept=None if base is None else self.manifest)
         new_rows = len(table) - (0 if base is None else len(base))
         said = f"{self.market}: {how}, since {self.why}"
-        return Result(self.market, self.name, "done", said, manifest, new_rows, findings)
+        return StepResult(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
 def _code(stage: str, parameters: dict[str, str]) -> str:

@@ -22,7 +22,7 @@ from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-
 
 from pystock import runs
 from pystock.data_pipeline import contract, profile, stages, steps
-from pystock.data_pipeline.steps import Result, TooManyBad
+from pystock.data_pipeline.steps import StepResult, TooManyBad
 from pystock.pipeline import PipelineError, Step, active_run_id, end_step, existing_run
 
 PIPELINE = "pystock-data-features"
@@ -44,7 +44,7 @@ def markets(options: Namespace) -> list[str]:
     if "source" in options:
         return steps.markets_of(options.market, options.source)
     if options.market != "all":
-        return steps.names(options.market)
+        return steps.parse_markets(options.market)
     found = sorted(path.parents[1].name for path in Path(options.stages).glob("*/raw/manifest.json"))
     if not found:
         raise PipelineError(f"{options.stages} holds no market yet: run load_raw_data first, or main.")
@@ -109,17 +109,17 @@ class _Log:
         self.folder = folder
         # cached, since many markets were made by the same run
         self.how: dict[str, Any] = {"made_by": active_run_id(), "alive": cache(finished)}
-        self.results: list[Result] = []
+        self.results: list[StepResult] = []
         self.datasets: list[Dataset | None] = []
         self.sums: Counter[str] = Counter()  # of several markets
 
-    def done(self) -> list[Result]:
+    def done(self) -> list[StepResult]:
         return [result for result in self.results if result.outcome == "done"]
 
     def outcome(self) -> str:
         return "done" if self.done() else "skipped"
 
-    def add(self, result: Result, files: dict[str, str] | None = None, dataset: Dataset | None = None) -> None:
+    def add(self, result: StepResult, files: dict[str, str] | None = None, dataset: Dataset | None = None) -> None:
         self.results.append(result)
         self.sums.update(result.findings | {"rows": result.manifest["rows"], "new_rows": result.new_rows})
         if result.outcome == "skipped":

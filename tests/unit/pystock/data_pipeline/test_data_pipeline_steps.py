@@ -43,7 +43,7 @@ class Source:
         self.path.write_text("\n".join([EMBEDDED[self.market][0], *(self.lines if lines is None else lines)]) + "\n")
         return self
 
-    def run(self, *, target="big_move", names="volatility", end="", **options) -> list[steps.Result]:
+    def run(self, *, target="big_move", names="volatility", end="", **options) -> list[steps.StepResult]:
         """The results of the three steps."""
         return [
             load_raw(self.stages, self.market, str(self.path), **options),
