@@ -85,6 +85,7 @@ def locked(output: Output) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
             try:
+                _sweep(output)  # first, since the input may be to blame: partial work is then removed
                 yield
             except InputError:
                 remove(output)
@@ -105,11 +106,10 @@ def locked(output: Output) -> Iterator[None]:
 def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[str, list[Path], str]:
     """Begin or resume a job; return its time, its finished chunks, and what was thrown away and why ("" for nothing).
 
-    `key` are the facts that an output depends on; chunks made with others are removed. The job's time is `run_time`,
-    else that of the job that is resumed, else now.
+    Call it locked. `key` are the facts that an output depends on; chunks made with others are removed. The job's time
+    is `run_time`, else that of the job that is resumed, else now.
     """
     partial = output.partial
-    _sweep(output)
     job, chunks, thrown = read_json(partial / "job.json"), output.chunks(), ""
     if job.get("key") != key:
         if job and chunks:
