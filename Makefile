@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow book notebooks screenshots bench lock clean
+.PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow book navigation notebooks screenshots bench lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
@@ -11,10 +11,10 @@ help: ## list these commands
 setup: ## set up .venv from requirements.lock (the others do it by themselves)
 	@"$(PYTHON)" install.py
 
-course: setup ## run every notebook in order
-	@"$(BIN)/course" run
+course: setup ## run every notebook in order, into a showcase store of its own
+	@"$(BIN)/course" run --showcase
 
-lab: setup ## open JupyterLab on your copies in work/, with the MLflow UI beside it
+lab: setup ## open JupyterLab on your copies in work/, with the MLflow UI next to it
 	@"$(BIN)/course" lab
 
 ui: setup ## open the MLflow UI on your runs
@@ -40,6 +40,9 @@ test-slow: setup ## the long proofs: network cut, another user, a class of 30, f
 
 book: setup ## the course as pages, in .course/book
 	@"$(BIN)/python" -m sphinx -W -q -b html -c book . .course/book
+
+navigation: setup ## renew maps and tables from chapters/contents.toml (for authors)
+	@"$(BIN)/course" navigation
 
 notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
 	@"$(BIN)/course" notebooks

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,14 @@ class _Commands(click.Group):
             raise click.ClickException(f"{error}: `course doctor` looks for what stops the course here.") from None
 
 
+def _course() -> str:
+    """Return how to type this command in the same terminal: its path, unless it is on PATH."""
+    program = Path(sys.executable).with_name("course")
+    if shutil.which("course") == str(program):
+        return "course"
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From idea to production with MLflow: run the course."""
@@ -38,7 +47,10 @@ def main() -> None:
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
 @click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
-def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float) -> None:
+@click.option("--showcase", is_flag=True, help="Into a store of their own, from empty. Your runs stay as they are.")
+def run(
+    chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool
+) -> None:
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
     from course import execute
 
@@ -55,10 +67,12 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
         if tracking_uri.startswith("sqlite:///"):  # relative to here, not to notebooks/
             tracking_uri = f"sqlite:///{Path(tracking_uri[10:]).resolve().as_posix()}"
         values["tracking_uri"] = tracking_uri
-    results = execute.run(select(chapters), values, timeout)
+    if showcase and tracking_uri:
+        raise CourseError("The showcase has a store of its own: leave --tracking-uri or --showcase off.")
+    results = (execute.run_showcase if showcase else execute.run)(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
-    print("\nTo see the runs in the MLflow UI: make ui, or `course ui` in the activated environment")
+    print(f"\nTo see the runs in the MLflow UI: {_course()} ui{' --showcase' if showcase else ''}")
 
 
 @main.command()
@@ -72,11 +86,41 @@ def lab(browser: bool) -> None:
 
 @main.command()
 @click.option("--browser/--no-browser", default=True, help="Open a browser window.")
-def ui(browser: bool) -> None:
-    """Open the MLflow UI on the store in use."""
-    from course import lab
+@click.option("--showcase", is_flag=True, help="The runs that `make course` made, not yours.")
+def ui(browser: bool, showcase: bool) -> None:
+    """Open the MLflow UI on your runs."""
+    from course import lab, paths
+    from course.execute import state_folder
 
-    lab.ui(browser)
+    if not showcase:
+        lab.ui(browser)
+        return
+    if not paths.showcase().exists():
+        raise CourseError("There is no showcase yet: `make course` makes it, and so does `course run --showcase`.")
+    with state_folder(paths.showcase()):
+        lab.ui(browser)
+
+
+@main.command()
+@click.argument("exercise")
+def solution(exercise: str) -> None:
+    """Print the solution of EXERCISE, such as 04.2."""
+    from course import copies
+
+    print(copies.solution(exercise))
+
+
+@main.command()
+@click.argument("chapter")
+def check(chapter: str) -> None:
+    """Say which exercises of CHAPTER you have solved, on your store as it is now."""
+    import mlflow
+
+    from course import checks, session
+
+    (one,) = select(chapter)[:1]
+    mlflow.set_tracking_uri(session.choose_store(None))
+    sys.exit(0 if checks.check_kept(one.number) else 1)
 
 
 @main.command()
@@ -115,7 +159,7 @@ def mlflow(arguments: tuple[str, ...]) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
     """Renew the notebook of CHAPTER in work/, keeping yours; or the store with --store."""
-    from course import checkpoints, lab
+    from course import checkpoints, copies
 
     if whole_store == bool(chapter):
         raise CourseError(
@@ -127,7 +171,7 @@ def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
         print(f"Your store is kept as {kept}." if kept else "There is no store yet: nothing to reset.")
         return
     for one in select(chapter):
-        kept = lab.renew_notebook(one)
+        kept = copies.renew(one)
         print(
             f"work/{one.working_copy.name} is the course's again." + (f" Yours is kept as {kept.name}." if kept else "")
         )
@@ -201,6 +245,15 @@ def notebooks(chapters: str | None) -> None:
     from course.notebooks import build
 
     build(select(chapters))
+
+
+@main.command()
+def navigation() -> None:
+    """Renew the maps and tables that are made from chapters/contents.toml (for authors)."""
+    from course import navigation
+
+    for path in navigation.write():
+        print(f"{path.name} is renewed.")
 
 
 @main.command()

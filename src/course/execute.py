@@ -6,6 +6,7 @@ The one executor of the course: `course run`, `course notebooks`, checkpoints an
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ import nbformat
 
 from course.chapters import Chapter
 from course.errors import CourseError
-from course.paths import root, state
+from course.paths import root, showcase, state
 from course.session import QUIET_MLFLOW, use_python_of_this_course
 
 CELL_TIMEOUT = 600  # seconds; the slowest cell of the course takes 10, and 25 on a slow machine
@@ -94,6 +95,7 @@ def kernel_environment() -> Iterator[None]:
             IPYTHONDIR=folder,
             JUPYTER_PREFER_ENV_PATH="1",  # a kernel `python3` in the home folder would be taken otherwise
             PYDEVD_DISABLE_FILE_VALIDATION="1",  # else each kernel start warns about frozen modules
+            COURSE_EXECUTED="1",  # an answer that is checked is not the learner's
         )
         use_python_of_this_course()
         try:
@@ -216,6 +218,17 @@ def _check_parameters(chapter: Chapter, given: dict[str, Any]) -> None:
         values = known[name]["help"].split(" or ")
         if len(values) > 1 and str(value) not in values:
             raise CourseError(f"{name} cannot be {value} in chapter {chapter.number}: it is {known[name]['help']}.")
+
+
+def run_showcase(chapters: list[Chapter], parameters: dict[str, Any], timeout: float) -> list[Result]:
+    """Run chapters into the showcase store, from empty, with the MLflow UI on it until they end."""
+    from course.lab import launch_ui, page
+
+    folder = showcase()
+    shutil.rmtree(folder, ignore_errors=True)
+    with state_folder(folder), launch_ui() as ui:
+        print(f"MLflow UI  {page(ui)}\nIt shows the runs as the chapters make them, the first within a minute.", flush=True)
+        return run(chapters, parameters, timeout)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import sys
 import threading
@@ -14,37 +13,16 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from course import store
-from course.chapters import Chapter, all_chapters
+from course.chapters import all_chapters
+from course.copies import copy_notebooks
 from course.errors import CourseError
-from course.paths import kept_name, root, state
+from course.paths import root, state
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, free_port, launch, mlflow_server
 
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
 NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-
-
-def copy_notebooks() -> list[str]:
-    """Copy the notebooks that are missing in work/, and return their names. An existing copy is never overwritten."""
-    copied = []
-    (root() / "work").mkdir(exist_ok=True)
-    for chapter in all_chapters():
-        if chapter.notebook.exists() and not chapter.working_copy.exists():
-            shutil.copyfile(chapter.notebook, chapter.working_copy)
-            copied.append(chapter.name)
-    return copied
-
-
-def renew_notebook(chapter: Chapter) -> Path | None:
-    """Copy the course's notebook to work/ again. Returns the name under which the learner's own is kept."""
-    kept, fresh = None, chapter.built()
-    chapter.working_copy.parent.mkdir(exist_ok=True)
-    if chapter.working_copy.exists():
-        kept = kept_name(chapter.working_copy)
-        chapter.working_copy.rename(kept)
-    shutil.copyfile(fresh, chapter.working_copy)
-    return kept
 
 
 def launch_ui() -> Server:
@@ -60,6 +38,11 @@ def launch_ui() -> Server:
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )
+
+
+def page(ui: Server) -> str:
+    """Return the address of the experiments in the MLflow UI, in the mode that lists runs; it opens in another one."""
+    return f"{ui.url}/#/experiments?workflowType=machine_learning"
 
 
 def usual_port(folder: Path) -> int:
@@ -128,9 +111,9 @@ def ui(open_browser: bool) -> None:
         return
     with launch_ui().wait_until_healthy() as server:
         stopped = told_to_stop()
-        print(f"MLflow UI  {server.url}\nStop it with Ctrl-C.", flush=True)
+        print(f"MLflow UI  {page(server)}\nStop it with Ctrl-C.", flush=True)
         if open_browser:
-            webbrowser.open(server.url)
+            webbrowser.open(page(server))
         _serve(stopped, [server])
 
 
@@ -145,7 +128,7 @@ def lab(open_browser: bool) -> None:
         servers = [stack.enter_context(launch_lab(token))]
         if not shown:
             servers.append(stack.enter_context(launch_ui()))
-            shown = servers[1].url
+            shown = page(servers[1])
         for server in servers:
             server.wait_until_healthy()
         stopped = told_to_stop()

@@ -10,6 +10,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
+from course import glossary, navigation
 from course.chapters import Chapter, all_chapters
 from course.errors import CourseError
 from course.execute import fingerprint, run_chapter, state_folder
@@ -19,11 +20,16 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def read(chapter: Chapter) -> nbformat.NotebookNode:
-    """Return the chapter as a notebook without outputs."""
+    """Return the chapter as a notebook without outputs, with its navigation and its links to the glossary."""
     notebook: nbformat.NotebookNode = jupytext.read(chapter.source)
+    known, linked = glossary.anchors(glossary.text()), set[str]()
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = glossary.link_terms(cell.source, known, linked)
+    navigation.add_to(notebook, chapter)
     for number, cell in enumerate(notebook.cells, 1):
         cell["id"] = f"{chapter.number}-{number:03}"
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "course": {"made_from": fingerprint(chapter)}})
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return notebook
 
@@ -32,6 +38,7 @@ def execute(chapter: Chapter, folder: Path) -> nbformat.NotebookNode:
     """Return the chapter's notebook with the outputs of a run on the store in use; raises CourseError if it fails."""
     notebook = read(chapter)
     nbformat.write(notebook, folder / chapter.notebook.name)
+    notebook.metadata["course"] = {"made_from": fingerprint(chapter)}
     result = run_chapter(chapter, notebook=folder / chapter.notebook.name)
     if result.notebook is None:
         raise CourseError(f"Chapter {chapter.number} was not built, because of {result.failure}")

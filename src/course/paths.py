@@ -16,6 +16,11 @@ def state() -> Path:
     return Path(os.environ.get("COURSE_STATE") or root() / ".course").resolve()
 
 
+def showcase() -> Path:
+    """Return the state folder of the showcase, the runs that `make course` makes. The learner's runs are elsewhere."""
+    return state() / "showcase"
+
+
 def left_out() -> dict[str, list[str]]:
     """Return the extras that `install.py --without` left out of this environment, each with its packages."""
     choice = Path(sys.prefix) / "course-left-out.json"

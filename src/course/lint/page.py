@@ -11,11 +11,10 @@ from functools import cached_property
 import nbformat
 from nbformat import NotebookNode
 
-from course import notebooks
+from course import glossary, notebooks
 from course.chapters import Chapter, all_chapters
 from course.checks import Exercise, exercises
 from course.lint.markdown import Block, blocks
-from course.paths import root
 
 
 class Cell:
@@ -83,6 +82,10 @@ class Page:
                 found.append((cell, block))
         return found
 
+    def words(self) -> int:
+        """Count the words of the text cells, without code."""
+        return sum(len(block.prose.split()) for _, block in self.blocks)
+
     def next_text(self, cell: Cell, skip_code: int) -> Cell | None:
         """Return the first text cell after `cell`, with at most `skip_code` code cells between."""
         following = self.cells[cell.number : cell.number + skip_code + 1]
@@ -100,8 +103,7 @@ def make_cells(source: NotebookNode, outputs: Iterable[list[NotebookNode]]) -> l
 
 def read_pages(chapters: list[Chapter]) -> Iterator[Page]:
     """Return the pages of these chapters. A notebook that does not exist yet has no outputs."""
-    glossary = root() / "book" / "glossary.md"
-    terms = glossary.read_text(encoding="utf-8") if glossary.exists() else ""
+    terms = glossary.text()
     earlier: dict[str, str] = {}
     for chapter in all_chapters():
         if chapter.number > chapters[-1].number:

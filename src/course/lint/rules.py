@@ -3,19 +3,20 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
-from statistics import median
 
 from course.checks import Exercise, hint_in
+from course.glossary import anchors, spellings
+from course.lint.dialect import dialect_in
 from course.lint.markdown import Block, blocks, broken_links, html
 from course.lint.page import Cell, Page
 from course.paths import root
 
 Problems = Iterator[tuple[Cell | None, str]]  # the cell, unless the chapter as a whole is meant, and a message
 
-STAGES = ("ideation", "prototyping", "pilot", "production")
-OPENING = ["What you will be able to do", "What you need"]
-CLOSING = ["Exercises", "What you did", "What the system looks like now", "Further reading"]
+OPENING = ["You will learn to", "You need"]
+CLOSING = ["Key calls", "What you did", "Further reading"]
+ANYWHERE = ("Outside this course", "Exercises")  # sections that are neither core nor an excursion
+WORDS, CODE_CELLS, PICTURES = 2600, 42, 2.5  # of a chapter: at most, at most, and at least for each 1,000 words
 TAGS = {"parameters", "exercise", "solution", "hide-input", "nbval-ignore-output"}
 SAFE_STYLES = ("tableau-colorblind10", "seaborn-v0_8-colorblind", "petroff6", "petroff8", "petroff10")
 COLOUR_KEYWORDS = r"c|\w*colors?|cmap|colormap|palette"
@@ -23,11 +24,10 @@ CONFUSING = r"(?:tab:|dark|light)?(?:red|green)|[rg]|lime|crimson|firebrick|C[23
 CONFUSING += r"|(?:jet|rainbow|hsv|RdYlGn|gist_rainbow|turbo|prism)(?:_r)?"
 BANNED = r"simply|just|obviously|powerful|let['’]s dive in|in this section,? we will|as we can see|TODO|FIXME"
 EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]")
-MARKER = "In the picture:"
-MARKET = re.compile(r"default market|S&P 500|sp500")
 
 PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
 EXERCISE = r"(?:Exercise|Solution) \d\d\.\d"
+EXERCISE_LEAD = re.compile(r"Exercise \d\d\.\d")
 # a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (04.2; for 10.2 its label is needed)
 NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
 RUN_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
@@ -58,51 +58,62 @@ def unmet(*requirements: tuple[Cell | None, str, object]) -> Problems:
     return ((cell, message) for cell, message, holds in requirements if not holds)
 
 
-def skeleton(page: Page) -> Problems:
-    """The parts of a chapter come in their order, and each has its content."""
+def headings(page: Page) -> Problems:
+    """A chapter has one H1, as its first heading, and no level is left out."""
     titles = [place for place, (level, _) in enumerate(page.headings) if level == 1]
     for (before, _), (after, text) in zip(page.headings, page.headings[1:]):
         if after > before + 1:
             yield None, f"heading levels skip from H{before} to H{after} at {text!r}"
     sections = [text for level, text in page.headings if level == 2]
-    top = [block.prose for _, block in takewhile(lambda pair: pair[1].kind != "h2", page.blocks) if block.kind == "p"]
-    stages = [text for text in top if re.match(rf"Stage:.*({'|'.join(STAGES)})", text, re.DOTALL)]
-    needs = [block.prose for _, block in page.section("What you need")]
-    times = [text for text in needs if re.match(r"Time to learn:?\s*(?:about )?\d+ (?:minutes|hours?)", text)]
-    items = [block for _, block in page.section(OPENING[0]) if "li" in block.containers]
-    figures = [block for _, block in page.section("What the system looks like now") if block.pictures]
-    sources = [block for _, block in page.section("Further reading") if block.links]
-    markets = [block for _, block in page.blocks if "numbers" in block.text and MARKET.search(block.text)]
-    empty = [heading for heading in [*OPENING, *CLOSING] if heading in sections and not page.section(heading)]
+    empty = [heading for heading in sections if not page.section(heading)]
     yield from unmet(
         (None, f"a chapter has one H1, as its first heading; this one has {len(titles)}", titles == [0]),
-        (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
-        (None, f"the last sections are {CLOSING}, not {sections[-4:]}", sections[-4:] == CLOSING),
-        (None, "the body has no section", len(sections) > len(OPENING + CLOSING)),
         (None, f"sections without content: {', '.join(empty)}", not empty),
-        (None, f"no paragraph above the first section begins `**Stage: …**`, one of {', '.join(STAGES)}", stages),
-        (None, "'What you need' has no paragraph that begins `**Time to learn:** 45 minutes`", times),
-        (None, f"'{OPENING[0]}' has {len(items)} list items, not 3 to 5", 3 <= len(items) <= 5),
-        (None, "'What the system looks like now' shows no figure", figures),
-        (None, "'Further reading' has no link", sources),
-        (None, "no paragraph tells that the numbers are those of the default market", markets),
     )
 
 
-def rhythm(page: Page) -> Problems:
-    """Text and code take turns, and most code cells are short."""
-    code, text = page.code_cells, page.text_cells
-    lengths = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code]
-    middle = median(lengths or [0])
-    long = [f"cell {cell.number} ({length} lines)" for cell, length in zip(code, lengths) if length > 10]
+def skeleton(page: Page) -> Problems:
+    """The sections come in their order: opening, core, excursions, closing. A core section has an exercise."""
+    sections = [text for level, text in page.headings if level == 2]
+    body = [text for text in sections if text not in (*OPENING, *CLOSING, *ANYWHERE)]
+    excursion = [text.endswith("(excursion)") for text in body]
+    core = [text for text, skipped in zip(body, excursion) if not skipped]
+    items = [block for _, block in page.section(OPENING[0]) if "li" in block.containers]
+    calls = [block for _, block in page.section(CLOSING[0]) if "li" in block.containers]
+    tools = [block for _, block in page.blocks if block.text.startswith("At work you would use")]
+    untried = [
+        heading
+        for heading in core
+        if not any(EXERCISE_LEAD.match(block.text) for _, block in page.section(heading))
+    ]
     yield from unmet(
-        (None, f"{len(code)} code cells and only {len(text)} text cells", len(text) >= len(code)),
-        (None, f"the median code cell has {middle:g} lines, more than 3", middle <= 3),
-        (None, f"more than one code cell in ten has over 10 lines: {', '.join(long)}", len(long) <= 0.1 * len(code)),
+        (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
+        (None, f"the last sections are {CLOSING}, not {sections[-3:]}", sections[-3:] == CLOSING),
+        (None, f"{len(core)} core sections ({', '.join(core)}), not 2 to 5", 2 <= len(core) <= 5),
+        (None, "an excursion is before a core section", excursion == sorted(excursion)),
+        (None, f"core sections without an exercise: {', '.join(untried)}", not untried),
+        (None, f"'{OPENING[0]}' has {len(items)} list items, not 3 or 4", 3 <= len(items) <= 4),
+        (None, f"'{CLOSING[0]}' lists {len(calls)} calls, not 5 to 10", 5 <= len(calls) <= 10),
+        (None, "no note begins **At work you would use …**", tools),
+        (None, "'Further reading' has no link", [b for _, b in page.section("Further reading") if b.links]),
     )
-    for three in zip(page.cells, page.cells[1:], page.cells[2:]):
-        if all(cell.is_code for cell in three):
-            yield three[0], "three code cells follow each other from here on"
+
+
+def length(page: Page) -> Problems:
+    """A chapter fits one sitting."""
+    words, cells = page.words(), len(page.code_cells)
+    yield from unmet(
+        (None, f"{words} words, more than {WORDS}", words <= WORDS),
+        (None, f"{cells} code cells, more than {CODE_CELLS}", cells <= CODE_CELLS),
+    )
+
+
+def picture_share(page: Page) -> Problems:
+    """A chapter has enough pictures: figures, screenshots and plots."""
+    shown = sum(len(block.pictures) for _, block in page.blocks) + sum(cell.has_plot for cell in page.code_cells)
+    needed = PICTURES * page.words() / 1000
+    if shown < needed:
+        yield None, f"{shown} pictures for {page.words()} words: {PICTURES} for each 1,000 words are {needed:.0f}"
 
 
 def tags(page: Page) -> Problems:
@@ -156,7 +167,7 @@ def code_without_magic_numbers(page: Page) -> Problems:
 
 
 def pictures(page: Page) -> Problems:
-    """A picture has a text alternative; a plot has labelled axes, its numbers in an output, and a description."""
+    """A picture has a text alternative; a plot has labelled axes, a safe palette, and a text after it."""
     for cell in page.cells:
         alternatives = [pair for block in cell.blocks for pair in block.pictures]
         images = re.findall(r"<img\b[^>]*>", html(cell.source) if cell.is_text else "")
@@ -165,25 +176,22 @@ def pictures(page: Page) -> Problems:
             if len(alternative.strip()) < 20:
                 yield cell, f"{picture} has the text alternative {alternative!r}, shorter than 20 characters"
         if cell.has_plot:
-            yield from _plot(page, cell)
+            labels = set(re.findall(r"([xy]label)\b[\"']?\s*[=(:]\s*f?[\"'][^\"']", cell.source))
+            missing = sorted({"xlabel", "ylabel"} - labels)
+            code = "\n".join(each.source for each in page.code_cells if each.number <= cell.number)
+            styled = any(f'"{style}"' in code for style in SAFE_STYLES)
+            yield from unmet(
+                (cell, f"the plot has no {' and no '.join(missing)}", not missing),
+                (cell, f"plt.style.use({SAFE_STYLES[0]!r}) is missing before the plot", styled),
+                (cell, "no text after the plot says what it means", page.next_text(cell, skip_code=1)),
+            )
 
 
-def _plot(page: Page, cell: Cell) -> Problems:
-    labels = set(re.findall(r"([xy]label)\b[\"']?\s*[=(:]\s*f?[\"'][^\"']", cell.source))
-    missing = sorted({"xlabel", "ylabel"} - labels)
-    code = "\n".join(each.source for each in page.code_cells if each.number <= cell.number)
-    following = [later for later in page.cells[cell.number :] if later.is_code][:1]
-    printed = " ".join(re.sub("<Figure size .*?>", "", other.output) for other in [cell, *following])
-    around = [page.next_text(cell, skip_code=1), *page.cells[max(cell.number - 2, 0) : cell.number - 1]]
-    paragraphs = [block.prose for other in around if other for block in other.blocks]
-    described = [text for text in paragraphs if text.startswith(MARKER) and len(text) >= 40 + len(MARKER)]
-    styled = any(f'"{style}"' in code for style in SAFE_STYLES)
-    yield from unmet(
-        (cell, f"the plot has no {' and no '.join(missing)}", not missing),
-        (cell, f"plt.style.use({SAFE_STYLES[0]!r}) is missing before the plot", styled),
-        (cell, "neither this cell nor the next code cell prints the numbers of the plot", re.search(r"\d", printed)),
-        (cell, f"no text next to the plot begins with **{MARKER}** and says what it shows", described),
-    )
+def plot_titles(page: Page) -> Problems:
+    """A plot has a title, which states its finding."""
+    for cell in page.code_cells:
+        if cell.has_plot and not re.search(r"\b(?:sup)?title\b[\"']?\s*[=(:]\s*f?[\"']|\bset_title\(", cell.source):
+            yield cell, "the plot has no title: let one state what it shows"
 
 
 def colours(page: Page) -> Problems:
@@ -222,6 +230,12 @@ def words(page: Page) -> Problems:
             yield cell, f"the text contains {found!r}: leave it out"
 
 
+def dialect(page: Page) -> Problems:
+    """The text uses the words of the trade."""
+    for cell in page.cells:
+        yield from ((cell, message) for message in dialect_in(cell.prose))
+
+
 def numbers(page: Page) -> Problems:
     """A number with a decimal point is in an output above it, or next to a link to its source."""
     above = ""
@@ -255,10 +269,10 @@ def is_printed(number: str, output: str) -> bool:
 
 def terms(page: Page) -> Problems:
     """A term that is set in bold is in the glossary."""
-    known = {name for names in glossary_terms(page.glossary) for name in names}
+    known = anchors(page.glossary)
     for cell, block in page.blocks:
         for term in bold_terms(block):
-            if not spellings(term) & known:
+            if not spellings(term) & known.keys():
                 yield cell, f"{term!r} is set in bold and is missing in book/glossary.md"
 
 
@@ -268,24 +282,6 @@ def bold_terms(block: Block) -> list[str]:
         return []
     found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!")))]
     return [words for words in found if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
-
-
-def spellings(term: str) -> set[str]:
-    """Return a term as it may be spelled: in lower case, as a plural or a singular."""
-    term = re.sub(r"\s+", " ", term).strip(" .,:;").casefold()
-    return {term, term.removesuffix("s"), re.sub("ies$", "y", term)}
-
-
-def glossary_terms(glossary: str) -> list[set[str]]:
-    """Return the spellings of each term: an H3, or the bold words that open a block, then others in parentheses."""
-    found = []
-    for block in blocks(glossary):
-        opening = [words for words, opens in block.bold[:1] if opens and block.kind != "th"]
-        for name in [block.text] if block.kind == "h3" else opening:
-            others = re.match(r"\s*\(([^)]+)\)", block.text.removeprefix(name))
-            names = [name, *(re.split(r",\s*|\s+or\s+", others[1]) if others else [])]
-            found.append({spelling for each in names for spelling in spellings(each)})
-    return found
 
 
 def links(page: Page) -> Problems:
@@ -298,32 +294,30 @@ def links(page: Page) -> Problems:
 
 def exercise_form(page: Page) -> Problems:
     """An exercise is a question with its hint, the learner's cell, the check, the announcement, the folded solution."""
-    questions = [(cell, label) for cell in page.text_cells if (label := _label(cell, "Exercise"))]
+    questions = [(cell, label) for cell in page.text_cells if (label := _label(cell))]
     ids = [label for _, label in questions]
     expected = [f"{page.number}.{number}" for number in range(1, len(ids) + 1)]
     listed = {exercise.id: exercise for exercise in page.exercises}
     asked = [cell.number for cell, _ in questions]
     learners = [cell.number for cell in page.code_cells if "exercise" in cell.tags]
     solutions = [cell.number for cell in page.code_cells if "solution" in cell.tags]
-    inside = {cell.number for cell, _ in page.section("Exercises")}
     first, fourth = ([number + distance for number in asked] for distance in (1, 4))
     yield from unmet(
-        (None, f"{len(ids)} exercises, not 2 to 4", 2 <= len(ids) <= 4),
+        (None, f"{len(ids)} exercises, not 2 to 6", 2 <= len(ids) <= 6),
         (None, f"the exercises are {ids}, not {expected}", ids == expected),
         (None, f"chapters/checks/{page.number}.py lists {list(listed)}, the text {ids}", list(listed) == ids),
         (None, f"the cells tagged exercise are {learners}, not {first}, right after the questions", learners == first),
         (None, f"the cells tagged solution are {solutions}, not {fourth}, after the checks", solutions == fourth),
-        (None, "an exercise is outside the section 'Exercises'", inside.issuperset(asked)),
     )
     for cell, label in questions:
         yield from _one_exercise(page, cell, label, listed.get(label))
 
 
-def _label(cell: Cell, label: str) -> str | None:
-    """Return the id of the exercise or solution whose text is in a quote in this cell."""
+def _label(cell: Cell) -> str | None:
+    """Return the id of the exercise whose text is in a quote in this cell."""
     for block in cell.blocks:
         if "blockquote" in block.containers and block.bold and block.bold[0][1]:
-            match = re.fullmatch(rf"{label} (\d\d\.\d)", block.bold[0][0])
+            match = re.fullmatch(r"Exercise (\d\d\.\d)", block.bold[0][0])
             if match and block.text != match[0]:
                 return match[1]
     return None
@@ -336,7 +330,7 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
         return
     learner, check, announcement, solution = parts
     code = [line for line in learner.source.splitlines() if line.strip() and not line.startswith("#")]
-    call = f'course.check("{id}", {{}})'.format
+    call, fold = f'course.check("{id}", {{}})'.format, f"<details><summary>Solution {id}</summary>"
     last = solution.source.rstrip().splitlines()[-1]
     bound = {n.id for n in ast.walk(solution.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     bound |= {n.name for n in solution.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
@@ -352,7 +346,7 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
         (check, f"the check must be `{call('answer')}`", check.source.strip() == call("answer")),
         (check, f"the check has the tags {check.tags}: remove them", not check.tags),
         (check, f"the check of `...` prints {check.output.strip()!r}", untried),
-        (announcement, f"no quote begins **Solution {id}**", _label(announcement, "Solution") == id),
+        (announcement, f"{fold} … </details> does not follow the check", fold in announcement.source),
         (solution, "the solution must be tagged solution and hide-input, and its source hidden", folded),
         (solution, "the solution must begin with a comment, its title when folded", solution.source.startswith("# ")),
         (solution, f"the solution must end with `{call('solution')}`", last == call("solution")),
@@ -363,6 +357,6 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
 
 
 RULES = [
-    *(skeleton, rhythm, tags, beginning, code_without_magic_numbers, pictures, colours),
-    *(outputs, words, numbers, terms, links, exercise_form),
+    *(headings, skeleton, length, picture_share, tags, beginning, code_without_magic_numbers, pictures, plot_titles),
+    *(colours, outputs, words, dialect, numbers, terms, links, exercise_form),
 ]

@@ -3,7 +3,7 @@
 import pytest
 
 import course
-from course import checks
+from course import checks, store
 
 FILE = """
 from course.checks import Exercise, Wrong
@@ -73,3 +73,18 @@ def test_a_damaged_checks_file_does_not_stop_run_all(here, capsys):
     here.checks.write_text("EXERCISES = [")
     course.check("01.1", 3)
     assert "Exercise 01.1: the check did not work: " in capsys.readouterr().out
+
+
+def test_course_check_judges_the_newest_answers_again(here, fake, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri(store.folder()))
+    for exercise, answer in (("01.1", 2), ("01.1", 3), ("01.1", ...), ("01.2", 2)):
+        course.check(exercise, answer)
+    monkeypatch.setenv("COURSE_EXECUTED", "1")  # as `course run` does, whose answers are not the learner's
+    course.check("01.2", 3)
+    done = fake.invoke("check", "1")
+    lines = ["Exercise 01.1: right.", "Exercise 01.2: not yet. Count again.", "1 of 2 exercises of chapter 01 pass."]
+    assert (done.exit_code, done.stdout.splitlines()) == (1, lines)
+    course.check("01.1", print)
+    here.checks.write_text(FILE.replace("answer != 3", "answer != 2"))  # what was right no longer is
+    assert "Exercise 01.1: not yet" in fake.invoke("check", "01").stdout
+    assert "0 of 0 exercises of chapter 02 pass." in fake.invoke("check", "02").stdout

@@ -168,33 +168,6 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
     assert sorted(path.name for path in fake.state.iterdir()) == ["store.kept-1", "store.kept-2"]
 
 
-def test_reset_renews_a_notebook_and_keeps_the_learners(fake):
-    chapter = fake.chapter("01", "x = 1")
-    mine = fake.root / "work" / "01_step.ipynb"
-    assert fake.invoke("reset", "1").stdout == "work/01_step.ipynb is the course's again.\n"
-    for number in (1, 2):
-        mine.write_text(f"mine {number}")
-        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in fake.invoke("reset", "01").stdout
-        assert mine.with_name(f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
-        assert nbformat.read(mine, as_version=4).cells
-    mine.write_text("mine 3")
-    (fake.root / "notebooks" / f"{chapter.name}.ipynb").unlink()
-    done = fake.invoke("reset", "01")
-    assert done.exit_code == 1 and "01_step.ipynb is missing in notebooks/" in done.stderr
-    assert mine.read_text() == "mine 3"
-
-
-def test_missing_notebooks_are_copied_to_work_and_others_stay(fake):
-    fake.chapter("01", "x = 1")
-    fake.chapter("02", "x = 1")
-    with fake.here():
-        assert lab.copy_notebooks() == ["01_step", "02_step"]
-        (fake.root / "work" / "01_step.ipynb").write_text("mine")
-        (fake.root / "work" / "02_step.ipynb").unlink()
-        assert lab.copy_notebooks() == ["02_step"]
-        assert (fake.root / "work" / "01_step.ipynb").read_text() == "mine"
-
-
 def test_ui_of_a_server_in_use_is_its_own(fake):
     done = fake.invoke("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
     assert done.stdout == "The store in use is a server, and shows itself: http://127.0.0.1:9\n"

@@ -1,0 +1,89 @@
+"""The learner's copies in work/: the notebooks without outputs, each solution folded into a text cell."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from course.chapters import Chapter, all_chapters, select
+from course.errors import CourseError
+from course.paths import kept_name
+
+
+def make_copy(chapter: Chapter) -> NotebookNode:
+    """Return the learner's copy of a chapter."""
+    notebook: NotebookNode = nbformat.read(chapter.built(), as_version=4)
+    cells: list[NotebookNode] = []
+    for cell in notebook.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            fold, end = "\n\n```python\n", "\n\n</details>"
+            cells[-1].source = cells[-1].source.replace(end, f"{fold}{cell.source}\n```{end}")
+            continue
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        else:  # links lead to the learner's other copies, which show no results either
+            cell.source = cell.source.replace("](../notebooks/", "](")
+        cells.append(cell)
+    notebook.cells = cells
+    notebook.metadata["course"] = {"copied": _digest(notebook)}
+    return notebook
+
+
+def _digest(notebook: NotebookNode) -> str:
+    sources = "\0".join(cell.source for cell in notebook.cells)
+    return hashlib.sha256(sources.encode()).hexdigest()[:16]
+
+
+def is_untouched(path: Path) -> bool:
+    """Return whether a copy is as the course made it: no text changed, and nothing run."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        worked = any(cell.get("execution_count") or cell.get("outputs") for cell in notebook.cells)
+        return not worked and notebook.metadata["course"]["copied"] == _digest(notebook)
+    except Exception:  # not a notebook of the course, half-saved, or made by an older version: it is the learner's
+        return False
+
+
+def copy_notebooks() -> list[str]:
+    """Make the copies that are missing in work/, renew those that nobody has touched, and return the names of both."""
+    copied = []
+    for chapter in all_chapters():
+        if not chapter.notebook.exists():
+            continue
+        copy = make_copy(chapter)
+        if not chapter.working_copy.exists() or (
+            is_untouched(chapter.working_copy) and nbformat.read(chapter.working_copy, as_version=4) != copy
+        ):
+            _write(copy, chapter.working_copy)
+            copied.append(chapter.name)
+    return copied
+
+
+def _write(copy: NotebookNode, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(copy, path)
+
+
+def renew(chapter: Chapter) -> Path | None:
+    """Copy the chapter to work/ again. Returns the name under which the learner's own copy is kept."""
+    kept, copy = None, make_copy(chapter)
+    if chapter.working_copy.exists():
+        kept = kept_name(chapter.working_copy)
+        chapter.working_copy.rename(kept)
+    _write(copy, chapter.working_copy)
+    return kept
+
+
+def solution(id: str) -> str:
+    """Return the solution of an exercise, such as "04.2": a comment and its code.
+
+    Raises CourseError, naming the exercises of the chapter, if there is no such exercise.
+    """
+    cells = make_copy(select(id.partition(".")[0])[0]).cells
+    folded = [re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", cell.source, re.DOTALL) for cell in cells]
+    solutions = dict(sum(folded, []))
+    if id not in solutions:
+        raise CourseError(f"There is no exercise {id}: this chapter has {', '.join(solutions) or 'none'}.")
+    return re.sub(r"^```(?:python)?\n?", "", solutions[id], flags=re.MULTILINE).rstrip()

@@ -1,0 +1,50 @@
+"""Find what a reader would not look up: words and turns that the course does not use, with what it writes for them."""
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+TURNS = {  # a pattern: what to write
+    r"(?:^|(?<=[.!:] ))Who (?![^.?!]*\?)": "If you …, anyone who …",
+    r"\bwhoever\b": "if you …, anyone who …",
+    r"(?:^|(?<=[.!:] ))What is [^.?!]*, (?:gets|is|has)\b": "name who acts",
+    r"\b(?:stands|stood|standing)\b(?! (?:for|in for|out|still|by)\b)|\bstand(?= (?:in|on|at|above|below|there|next)\b)": "is, is in",
+    r"\b(?:lies|lay|lying)\b": "is, is stored in",
+    r"\bmend(?:s|ed|ing)?\b": "fix, repair",
+    r"\banew\b": "again",
+    r"(?<!there )\b(?:is|are|was|were) no (?!longer|more|less|fewer|better|worse|one|different|other|need|such|way|point)[a-z]": "is not a …, isn't …",
+    r"\b(?:bear|bears|bore|borne)\b": "handle, take, support",
+    r"\bin place of\b": "instead of",
+    r"\bstore in use\b": "tracking store",
+    r"\bcalls? of `|\b(?:forest|model|run|settings?) of chapter \d": "call to …; your chapter 01 …",
+    r"\b(?:leave|leaves|leaving|left) [^.]{0,30}\baway\b": "leave off, omit",
+    r"\bstop(?:s|ped)? the time\b": "time it",
+    r"\bbeside\b": "next to, in addition to",
+    r"\b(?:go|goes|went|gone|going) on\b(?! (?:to|with) (?:the|a) (?:web|site))": "continue, resume",
+    r"\bdays that judge|\b(?:a|one|two|further|second) looks?\b(?! (?:at|like|in)\b)": "the test years; an evaluation",
+    r"\bhold(?:s|ing)? (?:it|them|this|that) against\b": "compare with",
+    r"\bdearer\b": "more expensive",
+    r"\bsays? on the channel\b": "prints to stderr",
+}
+
+
+def dialect_in(text: str) -> Iterator[str]:
+    """Return a message for each such turn in a text."""
+    for pattern, better in TURNS.items():
+        flags = re.MULTILINE if "Who " in pattern or "What " in pattern else re.IGNORECASE
+        for match in re.finditer(pattern, text, flags):
+            yield f"{match[0].strip()!r}: write {better}"
+
+
+def words_in(file: Path) -> Iterator[tuple[int, str]]:
+    """Return the line and the text of each message, docstring and comment in a file of Python code."""
+    source = file.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
+    with file.open("rb") as stream:
+        for token in tokenize.tokenize(stream.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
