@@ -27,11 +27,12 @@ def lint(chapters: list[Chapter]) -> Iterator[str]:
         for path in _files(*PAGES):
             text = path.read_text(encoding="utf-8")
             yield from (_at(path, problem) for problem in broken_links(text, text, [path.parent]))
-            yield from (_at(path, problem) for block in blocks(text) for problem in dialect_in(block.prose))
+            for block in blocks(text):
+                yield from (_at(path, problem, block.line) for problem in dialect_in(block.prose))
         for path in _files(*CODE):
             if path.parent.name != "lint":  # which quotes what it looks for
                 for line, words in words_in(path):
-                    yield from (_at(path, f"line {line}: {problem}") for problem in dialect_in(words))
+                    yield from (_at(path, problem, line) for problem in dialect_in(words))
         for path, expected in navigation.files():
             if not path.exists() or path.read_text(encoding="utf-8") != expected:
                 yield _at(path, "it differs from chapters/contents.toml: run `course navigation`")
@@ -66,5 +67,5 @@ def _files(*patterns: str) -> list[Path]:
     return sorted({path for pattern in patterns for path in root().glob(pattern)})
 
 
-def _at(path: Path, problem: str) -> str:
-    return f"{path.relative_to(root()).as_posix()}: {problem}"
+def _at(path: Path, problem: str, line: int = 0) -> str:
+    return f"{path.relative_to(root()).as_posix()}{f', line {line}' if line else ''}: {problem}"

@@ -18,8 +18,8 @@ parse = cache(MarkdownIt("commonmark").enable("table").use(anchors_plugin, max_l
 class Block:
     """A paragraph, heading, list item or table cell."""
 
-    def __init__(self, kind: str, containers: list[str], tokens: list[Token]) -> None:
-        self.kind, self.tokens = kind, tokens  # "h2", "p", "td", "th"
+    def __init__(self, kind: str, containers: list[str], line: int, tokens: list[Token]) -> None:
+        self.kind, self.line, self.tokens = kind, line, tokens  # "h2", "p", "td", "th"; lines count from 1
         self.containers = containers  # "blockquote", "li" … around it, outermost first
         self.links = [str(token.attrGet("href")) for token in tokens if token.type == "link_open"]
         self.pictures = [(str(token.attrGet("src")), token.content) for token in tokens if token.type == "image"]
@@ -52,7 +52,7 @@ def blocks(text: str) -> Iterator[Block]:
     containers: list[str] = []
     for token in parse(text):
         if token.type == "inline":
-            yield Block(containers[-1], containers[:-1], token.children or [])
+            yield Block(containers[-1], containers[:-1], (token.map or [0])[0] + 1, token.children or [])
         elif token.nesting == 1:
             containers.append(token.tag)
         elif token.nesting == -1:

@@ -24,6 +24,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from course import lab
+from course.copies import copy_notebooks
 from course.errors import CourseError
 from course.paths import state
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, answers, free_port, launch, mlflow_server
@@ -287,7 +288,7 @@ def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbe
 
 def workbench(open_browser: bool, auth: bool) -> None:
     """Run all three until Ctrl-C."""
-    lab.copy_notebooks()
+    copy_notebooks()
     with start(folder(), jupyter=True, auth=auth) as bench:
         stopped = lab.told_to_stop()
         print(f"JupyterLab  {bench.lab}\nMLflow      {bench.url}\nPostgreSQL  {bench.database}")

@@ -8,16 +8,26 @@ import sys
 
 import nbformat
 import pytest
-from fake_course import COURSE, until
+from fake_course import COURSE, status, until
 from messages import assert_on_page
+from mlflow import MlflowClient
+
+from course import store
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of POSIX")
 PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  # days\ntracking_uri = None')
 FINE = "x = 1"
+BEGIN = "import course, mlflow\ncourse.begin('{}')\nmlflow.set_experiment('shown')\nmlflow.start_run()"
+WAIT = "import pathlib, time\nwhile not pathlib.Path('../go').exists():\n    time.sleep(0.1)"
 MISSING = (
     "Chapter 02 reads the runs of the experiment `stockpred`, and this store has none: run chapter 01 first, or "
     "type `course checkpoint 02` in a terminal to start as if you had."
 )
+
+
+def finished(client):
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, "attributes.status = 'FINISHED'")
 
 
 def failing(fake, cell, *options):
@@ -89,12 +99,29 @@ def test_a_run_that_passes(fake):
     executed = fake.state / "runs" / "01_step.ipynb"
     assert f"nasdaq 21 sqlite:///{fake.root / 'my store.db'}" in executed.read_text(encoding="utf-8")
     assert re.search(rf"01_step +passed +[\d.]+  {re.escape(str(executed))}", done.stdout)
-    assert done.stdout.endswith("MLflow UI: make ui, or `course ui` in the activated environment\n")
+    assert done.stdout.endswith("To see the runs in the MLflow UI: " + COURSE + " ui\n")
     # without a terminal: plain lines, and few of them
     assert not re.search(r"[\r\x1b\x08]", done.stdout + done.stderr)
     lines = done.stderr.splitlines()
     assert all(re.fullmatch(r"01_step: cell \d+ of 125, \d\d:\d\d", line) for line in lines), done.stderr
     assert 2 <= len(lines) <= 10 and lines[-1].startswith("01_step: cell 125 of 125")
+
+
+def test_the_showcase_starts_empty_each_time_and_shows_its_runs_while_it_runs(fake, empty_store):
+    mine = fake.use_store(empty_store)
+    fake.chapter("01", BEGIN.format("01"), "mlflow.log_metric('score', 1)", "mlflow.end_run()", WAIT)
+    for _ in range(2):
+        (fake.root / "go").unlink(missing_ok=True)
+        with fake.started(COURSE, "run", "--showcase") as process:
+            ui = until(lambda: re.search(r"MLflow UI  (http://127\S+)/#/\S+\n", fake.output()), 60, "the address")[1]
+            until(lambda: status(f"{ui}/health") == 200, 60, "the UI")
+            client = MlflowClient(ui)
+            until(lambda: len(finished(client)) == 1, 60, "the run in the UI, while the chapter still runs")
+            (fake.root / "go").touch()
+            assert process.wait(200) == 0
+        assert fake.output().endswith(f"To see the runs in the MLflow UI: {COURSE} ui --showcase\n")
+        fake.alone()
+    assert store.runs(fake.state / "showcase" / "store") == 1 and store.runs(mine) == 0
 
 
 @POSIX

@@ -131,9 +131,9 @@ def test_lint_prints_each_problem_with_its_place(fake):
     (_, *pages) = everything.output.partition("README.md: ")
     assert "".join(pages).splitlines() == [
         "README.md: nowhere.md does not exist from course/",
-        "README.md: 'Whoever': write if you …, anyone who …",
-        "src/a.py: line 1: 'anew': write again",
-        "src/a.py: line 2: 'lies': write is, is stored in",
+        "README.md, line 3: 'Whoever': write if you …, anyone who …",
+        "src/a.py, line 1: 'anew': write again",
+        "src/a.py, line 2: 'lies': write is, is stored in",
         "chapters/figures/map.svg: it differs from chapters/contents.toml: run `course navigation`",
     ]
 
