@@ -103,7 +103,7 @@ def evaluate(exercise: Exercise, answer: Any, parameters: dict[str, Any]) -> tup
 
 
 def check(id: str, answer: Any) -> None:
-    """Print whether `answer` solves the exercise, and if not, what to look at. `course check` finds the answer later."""
+    """Print whether `answer` solves the exercise, and if not, what to look at. Keep the answer for `course check`."""
     try:
         by_id = {exercise.id: exercise for exercise in exercises(id.split(".")[0])}
         if id not in by_id:
@@ -117,10 +117,10 @@ def check(id: str, answer: Any) -> None:
 
 
 def _kept(id: str) -> Path:
-    """Return the file with the newest answer to an exercise: in the embedded store, or for that server in the state."""
+    """Return the file with the newest answer to an exercise, of the embedded store or of another one."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    folder = store.folder_of(uri) or state() / f"answers-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
-    return folder / "answers" / f"{id}.pickle"
+    other = "" if store.folder_of(uri) == store.folder() else "-" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    return state() / f"answers{other}" / f"{id}.pickle"
 
 
 def _keep(id: str, answer: Any) -> None:

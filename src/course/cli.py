@@ -48,9 +48,7 @@ def main() -> None:
 @click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 @click.option("--showcase", is_flag=True, help="Into a store of their own, from empty. Your runs stay as they are.")
-def run(
-    chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool
-) -> None:
+def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool) -> None:
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
     from course import execute
 

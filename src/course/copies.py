@@ -82,7 +82,10 @@ def solution(id: str) -> str:
     Raises CourseError, naming the exercises of the chapter, if there is no such exercise.
     """
     cells = make_copy(select(id.partition(".")[0])[0]).cells
-    folded = [re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", cell.source, re.DOTALL) for cell in cells]
+    folded = [
+        re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", cell.source, re.DOTALL)
+        for cell in cells
+    ]
     solutions = dict(sum(folded, []))
     if id not in solutions:
         raise CourseError(f"There is no exercise {id}: this chapter has {', '.join(solutions) or 'none'}.")

@@ -227,7 +227,7 @@ def run_showcase(chapters: list[Chapter], parameters: dict[str, Any], timeout: f
     folder = showcase()
     shutil.rmtree(folder, ignore_errors=True)
     with state_folder(folder), launch_ui() as ui:
-        print(f"MLflow UI  {page(ui)}\nIt shows the runs as the chapters make them, the first within a minute.", flush=True)
+        print(f"MLflow UI  {page(ui)}\nIt is up in a few seconds and shows the runs as they are made.", flush=True)
         return run(chapters, parameters, timeout)
 
 

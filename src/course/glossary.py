@@ -42,6 +42,6 @@ def link_terms(source: str, known: dict[str, str], linked: set[str]) -> str:
         linked.add(anchor)
         return f"[{match[0]}](../book/glossary.md#{anchor})"
 
-    outside_code = re.split(r"(^```.*?^```|`[^`\n]+`)", source, flags=re.MULTILINE | re.DOTALL)
-    parts = [part if number % 2 else re.sub(r"(?<!\[)\*\*([^*]+?)\*\*", link, part) for number, part in enumerate(outside_code)]
+    parts = re.split(r"(^```.*?^```|`[^`\n]+`)", source, flags=re.MULTILINE | re.DOTALL)
+    parts[::2] = [re.sub(r"(?<!\[)\*\*([^*]+?)\*\*", link, outside_code) for outside_code in parts[::2]]
     return "".join(parts)

@@ -18,8 +18,17 @@ from course.paths import root
 
 TABLES = ("README.md", "WORKSHOP.md")
 BEGIN, END = "<!-- chapters: made by course navigation -->\n", "<!-- end of chapters -->"
-NEEDS = ("You need", "What you need")  # the heading of the section after which the list of sections comes
-NO_STEP = ("You will learn to", "What you will be able to do", "What you did", "Key calls", "Further reading", *NEEDS)
+NEEDS = re.compile(r"^## (?:You|What you) need$.*?(?=\n\n## |\Z)", re.MULTILINE | re.DOTALL)  # then come the sections
+NO_STEP = (
+    "",
+    "You will learn to",
+    "What you will be able to do",
+    "You need",
+    "What you need",
+    "Key calls",
+    "What you did",
+)
+NO_STEP += ("Further reading",)
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 124, 40, 140, 68, 2  # of a box, and from one box to the next, in pixels
 
 
@@ -53,11 +62,11 @@ def add_to(notebook: NotebookNode, chapter: Chapter) -> None:
     picture = f"![{contents()['map']['alternative'].strip()} This chapter: {_named(listed['map'])}.]"
     picture += f"(../chapters/figures/{chapter.number}_map.svg)"
     title, _, rest = cells[0].source.partition("\n")
-    needs = next((cell for cell in cells if re.search(rf"^## (?:{'|'.join(NEEDS)})$", cell.source, re.MULTILINE)), None)
     steps = "\n".join(f"| {name} | {minutes} |" for name, minutes in minutes_of_sections(notebook, listed["minutes"]))
     cells[0].source = f"{title}\n\n{' · '.join([*line, *near])}\n\n{picture}\n{rest}"
-    if needs:
-        needs.source += f"\n\n| section | minutes |\n| --- | --- |\n{steps}"
+    sections = f"\n\n| section | minutes |\n| --- | --- |\n{steps}"
+    for cell in cells:
+        cell.source = re.sub(NEEDS, lambda match: match[0].rstrip() + sections, cell.source)
     pages = "[glossary](../book/glossary.md) · [troubleshooting](../book/troubleshooting.md)"
     cells[-1].source += f"\n\n---\n\n{' · '.join([*near, pages])}"
 
@@ -75,20 +84,17 @@ def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str,
 
     A section counts by its length: 130 words, two code cells or a quarter of an exercise take about a minute.
     """
-    sections: list[tuple[str, float]] = []
+    lengths = {"": 0.0}  # of each section, in minutes; what comes before the first one has no name
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            length, heading = 0.5, None
-        else:
-            heading = re.search(r"^## (.+)$", cell.source, re.MULTILINE)
-            length = len(cell.source.split()) / 130 + 4 * len(re.findall(r"^> \*\*Exercise ", cell.source, re.MULTILINE))
-        if heading:
-            sections.append((heading[1], length))
-        elif sections:
-            sections[-1] = (sections[-1][0], sections[-1][1] + length)
-    steps = [(name, length) for name, length in sections if name not in NO_STEP]
-    whole = sum(length for _, length in steps)
-    return [(name, max(1, round(minutes * length / whole))) for name, length in steps]
+            lengths[[*lengths][-1]] += 0.5
+            continue
+        first, *sections = re.split(r"^## (.+)$", cell.source, flags=re.MULTILINE)
+        for heading, text in zip([[*lengths][-1], *sections[::2]], [first, *sections[1::2]]):
+            exercises = re.findall(r"^> \*\*Exercise ", text, re.MULTILINE)
+            lengths[heading] = lengths.get(heading, 0) + len(text.split()) / 130 + 4 * len(exercises)
+    steps = {name: length for name, length in lengths.items() if name not in NO_STEP}
+    return [(name, max(1, round(minutes * length / sum(steps.values())))) for name, length in steps.items()]
 
 
 def table() -> str:
@@ -109,12 +115,13 @@ def draw(highlighted: list[str]) -> str:
     drawing = contents()["map"]
     boxes = {name: (text, column * ACROSS, row * DOWN) for name, (text, column, row) in drawing["boxes"].items()}
     size = [max(box[axis] for box in boxes.values()) + extent for axis, extent in ((1, WIDTH), (2, HEIGHT))]
-    shapes = [_arrow(*(boxes[name][1:] for name in arrow[:2]), *arrow[2:]) for arrow in drawing["arrows"]]
+    shapes = [_arrow(boxes[start][1:], boxes[end][1:], *turn) for start, end, *turn in drawing["arrows"]]
     for name, (text, x, y) in boxes.items():
         fill, ink, weight = ("#0b4f8a", "#ffffff", "bold") if name in highlighted else ("#eef1f4", "#1f2933", "normal")
         shapes.append(
             f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{fill}" stroke="#52606d"/>'
-            f'<text x="{x + WIDTH // 2}" y="{y + HEIGHT // 2 + 5}" fill="{ink}" font-weight="{weight}">{escape(text)}</text>'
+            f'<text x="{x + WIDTH // 2}" y="{y + HEIGHT // 2 + 5}" fill="{ink}" font-weight="{weight}">'
+            f"{escape(text)}</text>"
         )
     view = f"{-MARGIN * 4} {-MARGIN * 4} {size[0] + MARGIN * 8} {size[1] + MARGIN * 8}"
     width, height = view.split()[2:]
@@ -156,11 +163,10 @@ def files() -> Iterator[tuple[Path, str]]:
     for part in listed["part"]:
         for each in part["chapter"]:
             yield figures / f"{each['name'][:2]}_map.svg", draw(each["map"])
-    for name in TABLES:
-        text = (root() / name).read_text(encoding="utf-8")
-        if BEGIN in text:
+    for path in (root() / name for name in TABLES):
+        if path.exists() and BEGIN in (text := path.read_text(encoding="utf-8")):
             before, _, rest = text.partition(BEGIN)
-            yield root() / name, f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
+            yield path, f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
 
 
 def write() -> list[Path]:

@@ -6,15 +6,17 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+FINE_AFTER_NO = "longer|more|less|fewer|better|worse|one|different|other|need|such|way|point"
+BEGINS = r"(?:^|(?<=[.!:] ))"
 TURNS = {  # a pattern: what to write
-    r"(?:^|(?<=[.!:] ))Who (?![^.?!]*\?)": "If you …, anyone who …",
-    r"\bwhoever\b": "if you …, anyone who …",
-    r"(?:^|(?<=[.!:] ))What is [^.?!]*, (?:gets|is|has)\b": "name who acts",
-    r"\b(?:stands|stood|standing)\b(?! (?:for|in for|out|still|by)\b)|\bstand(?= (?:in|on|at|above|below|there|next)\b)": "is, is in",
+    BEGINS + r"(?-i:Who) (?![^.?!]*\?)|\bwhoever\b": "if you …, anyone who …",
+    BEGINS + r"(?-i:What) is [^.?!]*, (?:gets|is|has)\b": "who acts",
+    r"\b(?:stands|stood|standing)\b(?! (?:for|in for|out|still|by)\b)": "is, is in",
+    r"\bstand(?= (?:in|on|at|above|below|there|next)\b)": "are, are in",
     r"\b(?:lies|lay|lying)\b": "is, is stored in",
     r"\bmend(?:s|ed|ing)?\b": "fix, repair",
     r"\banew\b": "again",
-    r"(?<!there )\b(?:is|are|was|were) no (?!longer|more|less|fewer|better|worse|one|different|other|need|such|way|point)[a-z]": "is not a …, isn't …",
+    rf"(?<!there )\b(?:is|are|was|were) no (?!{FINE_AFTER_NO})[a-z]": "is not a …",
     r"\b(?:bear|bears|bore|borne)\b": "handle, take, support",
     r"\bin place of\b": "instead of",
     r"\bstore in use\b": "tracking store",
@@ -22,7 +24,7 @@ TURNS = {  # a pattern: what to write
     r"\b(?:leave|leaves|leaving|left) [^.]{0,30}\baway\b": "leave off, omit",
     r"\bstop(?:s|ped)? the time\b": "time it",
     r"\bbeside\b": "next to, in addition to",
-    r"\b(?:go|goes|went|gone|going) on\b(?! (?:to|with) (?:the|a) (?:web|site))": "continue, resume",
+    r"\b(?:go|goes|went|gone|going) on\b": "continue, resume",
     r"\bdays that judge|\b(?:a|one|two|further|second) looks?\b(?! (?:at|like|in)\b)": "the test years; an evaluation",
     r"\bhold(?:s|ing)? (?:it|them|this|that) against\b": "compare with",
     r"\bdearer\b": "more expensive",
@@ -33,8 +35,7 @@ TURNS = {  # a pattern: what to write
 def dialect_in(text: str) -> Iterator[str]:
     """Return a message for each such turn in a text."""
     for pattern, better in TURNS.items():
-        flags = re.MULTILINE if "Who " in pattern or "What " in pattern else re.IGNORECASE
-        for match in re.finditer(pattern, text, flags):
+        for match in re.finditer(pattern, text, re.IGNORECASE | re.MULTILINE):
             yield f"{match[0].strip()!r}: write {better}"
 
 

@@ -3,11 +3,12 @@
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from math import ceil
 
 from course.checks import Exercise, hint_in
 from course.glossary import anchors, spellings
 from course.lint.dialect import dialect_in
-from course.lint.markdown import Block, blocks, broken_links, html
+from course.lint.markdown import Block, broken_links, html
 from course.lint.page import Cell, Page
 from course.paths import root
 
@@ -82,9 +83,7 @@ def skeleton(page: Page) -> Problems:
     calls = [block for _, block in page.section(CLOSING[0]) if "li" in block.containers]
     tools = [block for _, block in page.blocks if block.text.startswith("At work you would use")]
     untried = [
-        heading
-        for heading in core
-        if not any(EXERCISE_LEAD.match(block.text) for _, block in page.section(heading))
+        heading for heading in core if not any(EXERCISE_LEAD.match(block.text) for _, block in page.section(heading))
     ]
     yield from unmet(
         (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
@@ -111,9 +110,9 @@ def length(page: Page) -> Problems:
 def picture_share(page: Page) -> Problems:
     """A chapter has enough pictures: figures, screenshots and plots."""
     shown = sum(len(block.pictures) for _, block in page.blocks) + sum(cell.has_plot for cell in page.code_cells)
-    needed = PICTURES * page.words() / 1000
+    needed = ceil(PICTURES * page.words() / 1000)
     if shown < needed:
-        yield None, f"{shown} pictures for {page.words()} words: {PICTURES} for each 1,000 words are {needed:.0f}"
+        yield None, f"{shown} pictures for {page.words()} words: {PICTURES} for each 1,000 words are {needed}"
 
 
 def tags(page: Page) -> Problems:
@@ -280,7 +279,7 @@ def bold_terms(block: Block) -> list[str]:
     """Return the bold words of a block, without headings, leads (**What this means.**) and labels of exercises."""
     if block.kind == "th" or block.kind.startswith("h"):
         return []
-    found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!")))]
+    found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!", "…")))]
     return [words for words in found if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
 
 

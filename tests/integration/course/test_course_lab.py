@@ -58,7 +58,7 @@ def test_a_killed_lab_leaves_no_server_and_no_kernel(course):
 def test_ui(course):
     """It also ends when its server does."""
     with course.started(COURSE, "ui", "--no-browser") as process:
-        found = until(lambda: re.search(r"MLflow UI  (http://127\.0\.0\.1:\d+)/#/\S+\n", course.output()), 60, "the address")
+        found = until(lambda: re.search(r"MLflow UI  (http://[\d.:]+)/#/\S+\n", course.output()), 60, "the address")
         assert status(f"{found[1]}/") == 200
         assert course.listening() == {"127.0.0.1"}
         (server,) = [one for one in course.processes() if one.cmdline()[1:5] == ["-P", "-m", "mlflow", "server"]]

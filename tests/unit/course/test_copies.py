@@ -1,5 +1,7 @@
 """The learner's copies in work/: no outputs, solutions folded; what the learner has touched stays."""
 
+import re
+
 import nbformat
 import pytest
 from nbformat.v4 import new_output
@@ -13,14 +15,14 @@ SOLUTION = '# count them\nsolution = 3\ncourse.check("01.1", solution)'
 def chapter(fake):
     """A chapter with outputs, an exercise and its solution, and a link to another chapter."""
     chapter = fake.chapter("01", "1 + 1", ("exercise", "answer = ..."), ("solution", SOLUTION))
-    notebook = nbformat.read(chapter.notebook, as_version=4)
-    notebook.cells[1].source = "See [02](../notebooks/02_step.ipynb)."
-    notebook.cells[-2].source = "<details><summary>Solution 01.1</summary>\n\nThree.\n\n</details>"
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [new_output("stream", text="secret")], 7
-    nbformat.write(notebook, chapter.notebook)
     with fake.here():
+        notebook = nbformat.read(chapter.notebook, as_version=4)
+        notebook.cells[0].source = "See [02](../notebooks/02_step.ipynb)."
+        notebook.cells[-2].source = "<details><summary>Solution 01.1</summary>\n\nThree.\n\n</details>"
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [new_output("stream", text="secret")], 7
+        nbformat.write(notebook, chapter.notebook)
         yield chapter
 
 
@@ -29,7 +31,7 @@ def test_a_copy_shows_no_output_and_runs_no_solution(chapter):
     cells = nbformat.read(chapter.working_copy, as_version=4).cells
     assert [cell.source for cell in cells if cell.cell_type == "code"] == ["1 + 1", "answer = ..."]
     assert not any(cell.outputs or cell.execution_count for cell in cells if cell.cell_type == "code")
-    assert cells[1].source == "See [02](02_step.ipynb)."
+    assert cells[0].source == "See [02](02_step.ipynb)."
     fold = f"<details><summary>Solution 01.1</summary>\n\nThree.\n\n```python\n{SOLUTION}\n```\n\n</details>"
     assert cells[-1].source == fold and "solution" not in "".join(cell.source for cell in cells[:-1])
 
@@ -45,7 +47,7 @@ def test_an_untouched_copy_follows_the_course_and_a_touched_one_stays(chapter, f
         notebook.cells[-1][change] = "my text" if change == "source" else [new_output("stream", text="mine")]
         nbformat.write(notebook, mine)
         fake.chapter("01", f"text {number}")
-        assert copies.copy_notebooks() == [] and "mine" in mine.read_text() or "my text" in mine.read_text()
+        assert copies.copy_notebooks() == [] and re.search("my text|mine", mine.read_text())
         copies.renew(chapter)
     mine.write_text("half a file")
     assert copies.copy_notebooks() == [] and mine.read_text() == "half a file"

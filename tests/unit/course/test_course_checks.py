@@ -83,7 +83,7 @@ def test_course_check_judges_the_newest_answers_again(here, fake, capsys, monkey
     course.check("01.2", 3)
     done = fake.invoke("check", "1")
     lines = ["Exercise 01.1: right.", "Exercise 01.2: not yet. Count again.", "1 of 2 exercises of chapter 01 pass."]
-    assert (done.exit_code, done.stdout.splitlines()) == (1, lines)
+    assert (done.exit_code, done.stdout.splitlines()) == (1, lines), done.stderr
     course.check("01.1", print)
     here.checks.write_text(FILE.replace("answer != 3", "answer != 2"))  # what was right no longer is
     assert "Exercise 01.1: not yet" in fake.invoke("check", "01").stdout

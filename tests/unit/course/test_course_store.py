@@ -9,12 +9,11 @@ from itertools import permutations
 from pathlib import Path
 
 import mlflow
-import nbformat
 import pandas
 import pytest
 import yaml
 
-from course import lab, store
+from course import store
 
 FOLDERS = {
     "plain": "plain/store",
