@@ -16,7 +16,7 @@ from course.paths import root
 __all__ = ["exceptions", "lint", "problems"]
 
 PAGES = ("*.md", "book/*.md", "data/*.md", "projects/*/README.md", "workbench/*.md")
-CODE = ("src/**/*.py", "projects/**/*.py", "install.py")
+CODE = ("src/**/*.py", "projects/**/*.py", "chapters/checks/*.py", "install.py")
 
 
 def lint(chapters: list[Chapter]) -> Iterator[str]:
