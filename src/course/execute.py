@@ -222,12 +222,12 @@ def _check_parameters(chapter: Chapter, given: dict[str, Any]) -> None:
 
 def run_showcase(chapters: list[Chapter], parameters: dict[str, Any], timeout: float) -> list[Result]:
     """Run chapters into the showcase store, from empty, with the MLflow UI on it until they end."""
-    from course.lab import launch_ui, page
+    from course.lab import MODE, launch_ui
 
     folder = showcase()
     shutil.rmtree(folder, ignore_errors=True)
     with state_folder(folder), launch_ui() as ui:
-        print(f"MLflow UI  {page(ui)}\nIt is up in a few seconds and shows the runs as they are made.", flush=True)
+        print(f"MLflow UI  {ui.url}\nIt is up in a few seconds and shows the runs as they are made. {MODE}", flush=True)
         return run(chapters, parameters, timeout)
 
 

@@ -22,6 +22,9 @@ from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, free_port, launch,
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
 NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
+# MLflow 3 opens its UI in the mode for generative AI, where no run is to be seen, and remembers what the reader chooses.
+MODE = "In the MLflow UI, choose `Model training` at the top left: that is where the runs are."
+
 ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
@@ -38,11 +41,6 @@ def launch_ui() -> Server:
         cwd=state(),
         log=state() / "logs" / "mlflow-ui.log",
     )
-
-
-def page(ui: Server) -> str:
-    """Return the address of the experiments in the MLflow UI, in the mode that lists runs; it opens in another one."""
-    return f"{ui.url}/#/experiments?workflowType=machine_learning"
 
 
 def usual_port(folder: Path) -> int:
@@ -111,9 +109,9 @@ def ui(open_browser: bool) -> None:
         return
     with launch_ui().wait_until_healthy() as server:
         stopped = told_to_stop()
-        print(f"MLflow UI  {page(server)}\nStop it with Ctrl-C.", flush=True)
+        print(f"MLflow UI  {server.url}\n{MODE}\nStop it with Ctrl-C.", flush=True)
         if open_browser:
-            webbrowser.open(page(server))
+            webbrowser.open(server.url)
         _serve(stopped, [server])
 
 
@@ -128,13 +126,13 @@ def lab(open_browser: bool) -> None:
         servers = [stack.enter_context(launch_lab(token))]
         if not shown:
             servers.append(stack.enter_context(launch_ui()))
-            shown = page(servers[1])
+            shown = servers[1].url
         for server in servers:
             server.wait_until_healthy()
         stopped = told_to_stop()
         first = min((chapter.working_copy.name for chapter in all_chapters()), default="")
         address = f"{servers[0].url}/lab/tree/work/{first}?token={token}"
-        print(f"JupyterLab  {address}\nMLflow UI   {shown}\nStop both with Ctrl-C.", flush=True)
+        print(f"JupyterLab  {address}\nMLflow UI   {shown}\n{MODE}\nStop both with Ctrl-C.", flush=True)
         if open_browser:
             webbrowser.open(address)
         _serve(stopped, servers)

@@ -52,10 +52,6 @@ class Lab:
     def server(self) -> str:
         return self.address.partition("/lab/")[0]
 
-    @property
-    def tracking_uri(self) -> str:
-        return self.ui.partition("/#/")[0]
-
     def window(self) -> Page:
         """A window of a browser that has never been here."""
         context = self.browser.new_context(viewport=WINDOW, locale="en-GB", timezone_id="UTC")
@@ -98,7 +94,7 @@ def lab(browser, tmp_path_factory, request):
     fresh |= {"IPYTHONDIR": folder / "ipython", "BROWSER": f"{opener} %s", "LOGNAME": "learner", "MAKEFLAGS": ""}
     with course.started(*make, **fresh) as process:
         until(lambda: "Ctrl-C" in course.output() or process.poll() is not None, 120, "the start of `make lab`")
-        printed = re.search(r"JupyterLab +(http\S+)\nMLflow UI +(http\S+)\nStop both with Ctrl-C", course.output())
+        printed = re.search(r"JupyterLab +(http\S+)\nMLflow UI +(http\S+)\n.+\nStop both with Ctrl-C", course.output())
         assert printed, course.output()
         until(lambda: opened.exists() and opened.read_text(), 10, "the browser's start")
         pictures = CHECKOUT / "chapters" / "figures"
@@ -161,7 +157,7 @@ def test_make_lab_opens_the_first_chapter_in_the_browser(lab):
     """Its token, and its end: test_course_lab.py."""
     assert lab.opened == lab.address
     assert re.fullmatch(rf"http://127\.0\.0\.1:\d+/lab/tree/work/{NAME}\.ipynb\?token=[\w-]{{32}}", lab.address)
-    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#/experiments\?workflowType=machine_learning", lab.ui)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", lab.ui)
 
 
 def test_chapter_01_runs_to_its_end(notebook):
@@ -210,6 +206,7 @@ def experiment(lab: Lab, name: str) -> Page:
     """Open an experiment of the MLflow UI in a new window."""
     page = lab.window()
     page.goto(lab.ui)
+    page.get_by_role("button", name="Model training", exact=True).click()
     question = page.get_by_placeholder("Ask a question...")  # of the assistant, which opens by itself
     question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
     expect(question).to_be_hidden()
@@ -270,7 +267,7 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
     text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
     rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
     assert len(rows) == 9
-    client = MlflowClient(lab.tracking_uri)
+    client = MlflowClient(lab.ui)
     created = client.create_experiment("comparison")
     for target, features, family, *figures in rows:
         tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
@@ -300,5 +297,5 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
 
 
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
-    there = {url for url in lab.requested if not url.startswith((lab.server, lab.tracking_uri, "data:", "blob:"))}
+    there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
     assert lab.requested and not there

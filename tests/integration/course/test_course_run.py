@@ -28,7 +28,7 @@ MISSING = (
 
 def finished(fake):
     """The runs in the UI whose address `course run --showcase` printed; none while it is not up."""
-    address = re.search(r"MLflow UI  (http://\S+)/#/\S+\n", fake.output())
+    address = re.search(r"MLflow UI  (http://\S+)\n", fake.output())
     if not address or not answers(f"{address[1]}/health"):
         return []
     client = MlflowClient(address[1])
