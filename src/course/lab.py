@@ -22,7 +22,7 @@ from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, free_port, launch,
 # JupyterLab asks about news in a pop-up at its first start; only this setting stops it, no flag does.
 NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
-# MLflow 3 opens its UI in the mode for generative AI, where no run is to be seen, and remembers what the reader chooses.
+# MLflow 3 opens its UI in the mode for generative AI, which shows no runs, and remembers what the reader chooses.
 MODE = "In the MLflow UI, choose `Model training` at the top left: that is where the runs are."
 
 ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
