@@ -29,10 +29,8 @@ def test_each_message_has_what_happened_and_what_to_do():
 @pytest.mark.parametrize(
     "page",
     [
-        "book/troubleshooting.md",
-        "CONTRIBUTING.md",
-        "workbench/README.md",
-        *(path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "projects").glob("*/README.md")),
+        *("README.md", "WORKSHOP.md", "CONTRIBUTING.md", "workbench/README.md"),
+        *(str(path.relative_to(CHECKOUT)) for kind in ("book/*.md", "projects/*/*.md") for path in CHECKOUT.glob(kind)),
     ],
 )
 def test_the_commands_on_a_page_exist(page):

@@ -20,7 +20,7 @@ SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    """A workbench without authentication, started as README.md says, for all tests of this module."""
+    """A workbench without authentication, started as workbench/README.md says, for all tests of this module."""
     require_docker()
     made = Workbench("open", tmp_path_factory.mktemp("bench"))
     try:
