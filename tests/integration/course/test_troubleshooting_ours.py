@@ -33,7 +33,7 @@ def test_a_damaged_database():
         (postgres / "PG_VERSION").write_text("9\n")
         if os.geteuid() == 0:
             shutil.chown(postgres, "nobody")
-        assert_on_page("ended by itself", raised(workbench.start, folder))
+        assert_on_page("exited unexpectedly", raised(workbench.start, folder))
 
 
 def test_a_job_without_its_server(elsewhere):
