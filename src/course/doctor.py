@@ -48,9 +48,7 @@ def kernel() -> str | None:
     assert spec is not None  # else NoSuchKernel was raised
     # compare folders: .venv/bin/python and /usr/bin/python3 may be the same file, but are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return (
-            f"the kernel python3 that Jupyter finds starts another Python, {program}: remove {spec.resource_dir}"
-        )
+        return f"the kernel python3 that Jupyter finds starts another Python, {program}: remove {spec.resource_dir}"
     return None
 
 

@@ -156,7 +156,7 @@ def test_a_checkpoint_on_the_server(two, tmp_path):
         client = MlflowClient(two.bench.url)
         for runs in (1, 2):
             done = fake.run("checkpoint", "02", **learner)
-            assert re.search(r"The server is as it is before chapter 02: that took \d+ s\.\n$", done.stdout), done
+            assert re.search(r"The server is ready for chapter 02\. This took \d+ s\.\n$", done.stdout), done
             kept = client.get_experiment_by_name("kept")
             assert len(client.search_runs([kept.experiment_id])) == runs
     assert not (fake.state / "store").exists()

@@ -14,13 +14,13 @@ PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  #
     [
         ("chekpoint", "No such command 'chekpoint'. Did you mean 'checkpoint'?"),
         ("run --timeout 0", "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
-        ("run 07", "There is no chapter 07: the chapters are 01, 02, and a range is written 01-02."),
+        ("run 07", "There is no chapter 07: choose from 01, 02, or a range such as 01-02."),
         ("run -p ticker=x", "Chapter 01 has no parameter ticker; it has market, window, tracking_uri."),
         ("run 02 -p market=dax", "Chapter 02 has no parameter market; it has none."),
         ("run 01 -p market=dax", "market cannot be dax in chapter 01: use sp500 or nasdaq."),
         ("run -p market", "The parameter market has no value: write it as market=nasdaq."),
-        ("checkpoint 01-02", "A checkpoint is of one chapter, not of 01-02: name the chapter that you want to"),
-        ("reset", "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
+        ("checkpoint 01-02", "A checkpoint belongs to one chapter, not to 01-02: name the chapter you want to"),
+        ("reset", "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
     ],
 )
 def test_what_does_not_exist_is_named_beside_what_does(fake, words, sentence):
@@ -44,4 +44,4 @@ def test_a_course_without_chapters_or_notebooks(fake):
     assert done.returncode == 1 and f"Error: There are no chapters under {fake.root}" in done.stderr
     fake.chapter("01", "x = 1", built=False)
     done = fake.invoke("run")
-    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: `make notebooks` makes it.\n"
+    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: run `make notebooks`.\n"
