@@ -85,7 +85,7 @@ def test_another_sqlite_store_keeps_its_own_artifacts(here, empty_store, capsys)
 
 
 def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
-    with pytest.raises(session.CourseError, match=r"`first`, and this store has none: run chapter 01 first, or type"):
+    with pytest.raises(session.CourseError, match=r"`first`, and this store has none: run chapter 01 first, or run"):
         session.begin("02", needs={"first": "01"})
     mlflow.set_experiment("first")
     with mlflow.start_run():
