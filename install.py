@@ -43,8 +43,8 @@ def hand_over():
         if python and subprocess.call([python, "-c", ""], stderr=subprocess.DEVNULL) == 0:
             sys.exit(subprocess.call([python, os.path.abspath(__file__)] + sys.argv[1:]))
     fail(
-        "this is Python %d.%d, and the course runs on Python 3.11, 3.12 or 3.13, none of which is on PATH: install one "
-        "and run this script with it, for example `python3.12 install.py`." % sys.version_info[:2]
+        "this is Python %d.%d, but the course needs Python 3.11, 3.12 or 3.13, and none of them is on PATH: install "
+        "one and run this script with it, for example `python3.12 install.py`." % sys.version_info[:2]
     )
 
 
@@ -80,7 +80,7 @@ def left_out():
 
 
 def lock_entries():
-    """Return the lock by package: the lines with its pin, its hashes and, behind `# via`, the packages that need it."""
+    """Return the lock by package: the lines with its pin, its hashes and, after `# via`, the packages that need it."""
     entries = re.findall(r"^(?:[^ #\n].*\n)(?: .*\n)*", read(LOCK), re.MULTILINE)
     return {entry.partition("==")[0]: entry for entry in entries}
 
@@ -105,17 +105,17 @@ def run(*command):
     done = subprocess.run(command, cwd=ROOT)
     if done.returncode:
         fail(
-            "`%s` failed with exit code %d; its message stands above. Run the same command again once that is mended."
+            "`%s` failed with exit code %d: fix the cause, which is shown above, then run the same command again."
             % (" ".join(command[:4]), done.returncode)
         )
 
 
 def new_venv():
-    """An empty .venv with uv, by pip and the lock's hash."""
+    """Create an empty .venv and install uv into it, with pip and the lock's hash."""
     if subprocess.run([sys.executable, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL).returncode:
         fail(
-            "this Python cannot make environments, because `ensurepip` is missing: on Debian and Ubuntu install it "
-            "with `sudo apt install python%d.%d-venv`, then run the same command again." % sys.version_info[:2]
+            "this Python cannot create virtual environments, because `ensurepip` is missing: on Debian and Ubuntu run "
+            "`sudo apt install python%d.%d-venv`, then run the same command again." % sys.version_info[:2]
         )
     run(sys.executable, "-m", "venv", "--clear", VENV)
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def new_venv():
 
 
 def sync(without):
-    """Make .venv hold exactly the lock, but for what is left out."""
+    """Install exactly the packages of the lock in .venv, except for those that are left out."""
     entries = lock_entries()
     omitted = {extra: only_for(extra, entries) for extra in without}
     # before the first package changes: an interrupted set-up is continued with the same choice
@@ -153,10 +153,10 @@ def main():
     marks, last = expected_marks(without), stamped_marks()
     if last == marks:
         return
-    print("Setting up the course in .venv (once; a minute, and more where packages must be downloaded)", flush=True)
+    print("Setting up the course in .venv (once; a minute, or longer if packages must be downloaded)", flush=True)
     if last:
         os.remove(STAMP)
-    # without a stamp .venv may be incomplete, and moved or on another Python its programs start the wrong one
+    # without a stamp .venv may be incomplete; after a move or a change of Python, its programs start the wrong one
     if last[:1] != marks[:1]:
         new_venv()
     sync(without)
@@ -169,4 +169,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        fail("stopped. Run the same command again: it begins the set-up anew, without downloading anything twice.")
+        fail("stopped. Run the same command again: it restarts the set-up without downloading anything twice.")

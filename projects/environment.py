@@ -1,6 +1,6 @@
-"""The packages of a project's fresh environment are those of pystock: hatchling asks this for their list.
+"""The packages of a project's fresh environment are those of pystock: hatchling calls this hook for their list.
 
-`extras` in the hook's settings names the optional ones that the project needs too.
+`extras` in the hook's settings names the optional ones that the project also needs.
 """
 
 import tomllib

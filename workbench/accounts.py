@@ -1,7 +1,7 @@
-"""In the profile `auth`: make the account `learner`, with which the notebooks of the jupyter container log.
+"""In the profile `auth`: create the account `learner`, which the notebooks of the jupyter container use.
 
-It may work on everything in the default workspace, also on what was logged before authentication was on, and delete
-only what it made itself. Run again, this changes nothing but the password, should workbench/.env hold a new one.
+It may change everything in the default workspace, including what was logged before authentication was on, but delete
+only what it created itself. A second run changes nothing but the password, if workbench/.env has a new one.
 """
 
 import os
@@ -16,7 +16,7 @@ GRANTS = {"workspace": "USE", "experiment": "EDIT", "registered_model": "EDIT"}
 if "auth" not in os.environ["COMPOSE_PROFILES"].split(","):
     sys.exit(
         "workbench: the server runs without authentication, because it cannot see `--profile auth`: set "
-        "COMPOSE_PROFILES=auth in workbench/.env instead, and start again without `--profile`."
+        "COMPOSE_PROFILES=auth in workbench/.env instead, and start it again without `--profile`."
     )
 
 password = os.environ["MLFLOW_LEARNER_PASSWORD"]

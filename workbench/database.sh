@@ -1,5 +1,5 @@
-# Runs once, on an empty volume: the server's role, which is no superuser, its database, and that of its users.
-# The password comes from the environment, so that it stands on no command line.
+# Runs once, on an empty volume: the server's role, which is not a superuser, its database, and one for its users.
+# The password comes from the environment, so that it never appears on a command line.
 psql -v ON_ERROR_STOP=1 -U "${POSTGRES_USER:-postgres}" -d postgres <<'SQL'
 \getenv password MLFLOW_DB_PASSWORD
 CREATE ROLE mlflow LOGIN PASSWORD :'password';

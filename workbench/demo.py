@@ -1,4 +1,4 @@
-"""Train projects/stockpred, register its model as `stockpred-demo`, and call the newest version `served`."""
+"""Train projects/stockpred, register its model as `stockpred-demo`, and set the alias `served` on the new version."""
 
 import mlflow
 
@@ -9,4 +9,4 @@ client = mlflow.MlflowClient()
 (model,) = client.get_run(submitted.run_id).outputs.model_outputs
 version = mlflow.register_model(f"models:/{model.model_id}", NAME)
 client.set_registered_model_alias(NAME, ALIAS, version.version)
-print(f"Version {version.version} of {NAME} is {ALIAS}.")
+print(f"The alias {ALIAS} of {NAME} is now on version {version.version}.")

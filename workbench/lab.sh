@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts JupyterLab in the course's folder. Its token is JUPYTER_TOKEN, which JupyterLab reads itself.
+# Starts JupyterLab in the course folder. Its token is JUPYTER_TOKEN, which JupyterLab reads itself.
 set -eu
 python -c 'from course.lab import copy_notebooks; copy_notebooks()'
 exec jupyter lab --no-browser --ip=0.0.0.0 --port=8888 --ServerApp.port_retries=0 --ServerApp.root_dir="$PWD" \

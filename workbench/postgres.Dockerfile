@@ -1,4 +1,4 @@
-# The database: the official image, and what it runs on an empty volume.
+# The database: the official image, and the script that it runs on an empty volume.
 FROM postgres:17
 COPY workbench/database.sh /docker-entrypoint-initdb.d/10-mlflow.sh
 USER postgres

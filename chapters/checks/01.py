@@ -21,10 +21,10 @@ def like_today(answer, market):
     if is_near(answer, (X_test["day_14"] == y_test).mean()):
         return
     if is_near(answer, y_test.mean()):
-        raise Wrong("That is the accuracy of saying up every day. This forecast says what day_14 says.")
+        raise Wrong("That is the accuracy of predicting up every day. This forecast repeats day_14 instead.")
     if is_near(answer, (X_test["day_13"] == y_test).mean()):
-        raise Wrong("That is the day before: the newest input is day_14.")
-    raise Wrong("Compare day_14 of X_test with y_test, day by day, and take the share of equal ones.")
+        raise Wrong("You compared with the day before: the newest input is day_14.")
+    raise Wrong("Compare day_14 of X_test with y_test day by day, and compute the share of days on which they agree.")
 
 
 def shallow_forest(answer, market):
@@ -32,7 +32,7 @@ def shallow_forest(answer, market):
     if run.info.run_name != "shallow-forest":
         raise Wrong(f"That run is named {run.info.run_name}: pass run_name='shallow-forest' to start_run.")
     if run.data.params.get("max_depth") != "3":
-        raise Wrong("That run has no parameter max_depth of 3: call autolog before fit, and pass max_depth=3.")
+        raise Wrong("That run has no parameter max_depth=3: call autolog before fit, and pass max_depth=3.")
     if not any("score" in name and "X_test" in name for name in run.data.metrics):
         raise Wrong("That run has no score on the held-out days: call score(X_test, y_test) after fit.")
     if run.outputs and run.outputs.model_outputs:
@@ -42,20 +42,20 @@ def shallow_forest(answer, market):
 def request_body(answer, market):
     X_test, _ = _held_out(market)
     if not isinstance(answer, dict):
-        raise Wrong("Give a Python dictionary; requests makes JSON of it.")
+        raise Wrong("Give a Python dictionary; requests converts it to JSON.")
     try:
         sent = json.loads(json.dumps(answer))
     except TypeError as error:
-        raise Wrong(f"It cannot be sent: {error}. Lay the rows out as records, which leave the dates behind.") from None
+        raise Wrong(f"It cannot become JSON: {error}. Use the layout records, which leaves out the dates.") from None
     try:
         rows = pd.DataFrame(infer_and_parse_data(sent))
     except Exception:
-        raise Wrong("The server would refuse it: it wants a list of rows under the key dataframe_records.") from None
+        raise Wrong("The server would reject it: it needs a list of rows under the key dataframe_records.") from None
     missing = [column for column in X_test if column not in rows]
     if missing:
-        raise Wrong(f"The server would refuse it: {missing[0]} is missing, and the signature asks for 14 columns.")
+        raise Wrong(f"The server would reject it: {missing[0]} is missing, and the signature requires 14 columns.")
     if len(rows) != 1 or not (rows[X_test.columns].to_numpy() == X_test.tail(1).to_numpy()).all():
-        raise Wrong("The server would answer, but about other evenings: send the last row of X_test alone.")
+        raise Wrong("The server would accept it, but it is not the newest evening: send only the last row of X_test.")
 
 
 EXERCISES = [

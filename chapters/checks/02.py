@@ -23,8 +23,8 @@ def always_big(answer, market):
     if is_near(answer, y_test.mean()):
         raise Wrong("That is the share of big moves, the precision of this forecast. F1 also counts its recall.")
     if is_near(answer, f1_score(direction, np.ones(len(direction)))):
-        raise Wrong("That is the F1 of saying up every day. The question is about big_move.")
-    raise Wrong("Give f1_score the held-out outcomes of big_move, y_big_test, and a one for each of them.")
+        raise Wrong("That is the F1 of predicting up every day. The exercise is about big_move.")
+    raise Wrong("Call f1_score with y_big_test, the held-out outcomes of big_move, and a 1 for each of them.")
 
 
 def frozen_skill(answer, market):
@@ -34,23 +34,23 @@ def frozen_skill(answer, market):
     if is_near(answer, 1 - frozen / rolling):
         return
     if is_near(answer, 1 - rolling / frozen):
-        raise Wrong("You measured the rolling rate against the frozen one. The reference belongs under the line.")
+        raise Wrong("You swapped the two rates. The rolling rate is the reference, so divide by its Brier score.")
     if is_near(answer, 1 - round(frozen, 3) / round(rolling, 3)):
         raise Wrong("Close: you divided the rounded scores. Compute them from the forecasts, and round at the end.")
-    raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling), on the held-out days; mind its sign.")
+    raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling) on the held-out days. Keep its sign.")
 
 
 def own_prototype(answer, market):
     run = run_in(named("ideation", market), answer)
     if run.data.params.get("target") != "big_move":
-        raise Wrong(f"That run answers {run.data.params.get('target')}: the exercise asks about big_move.")
+        raise Wrong(f"That run has the target {run.data.params.get('target')}: the exercise is about big_move.")
     if "LogisticRegression" in run.data.params.get("model", ""):
         raise Wrong("That is the logistic regression again: try another kind of model.")
     low = run.data.metrics.get("brier_skill_low")
     if low is None:
         raise Wrong("That run has no metric brier_skill_low: log it with prototype(…).")
     if low <= 0:
-        raise Wrong(f"That run does not beat the base rate: its interval begins at {low:+.3f}, not above zero.")
+        raise Wrong(f"That run does not beat the base rate: its interval starts at {low:+.3f}, not above zero.")
 
 
 EXERCISES = [

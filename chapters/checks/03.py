@@ -11,7 +11,7 @@ from pystock.data import load, named
 from pystock.evaluation import time_split
 from pystock.features import dataset
 
-# A store in small: the columns of MLflow's tables that the question needs, with two experiments and a history.
+# A small store: the columns of MLflow's tables that the query needs, with two experiments and a history.
 TABLES = """
     CREATE TABLE experiments (experiment_id, name, lifecycle_stage);
     CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, experiment_id);
@@ -48,20 +48,20 @@ def query(answer, market):
             rows = [tuple(row) for row in pd.read_sql(answer, store).itertuples(index=False)]
         except Exception as error:
             reason = str(error.__cause__ or error).splitlines()[0]
-            raise Wrong(f"The database cannot answer it: {reason}.") from None
+            raise Wrong(f"The database rejects the query: {reason}.") from None
     expected = [("interrupted", LAST_ACCURACY["interrupted"]), ("coin", LAST_ACCURACY["coin"])]
     names = [row[0] for row in rows]
     if rows == expected:
         return
     if rows == expected[::-1]:
-        raise Wrong("The rows are right and their order is not: the best first is ORDER BY … DESC.")
+        raise Wrong("The rows are right, but their order is not: to list the best first, use ORDER BY … DESC.")
     if "elsewhere" in names:
-        raise Wrong(f"It also lists runs of other experiments: join experiments, and ask for the name {experiment}.")
+        raise Wrong(f"It also lists runs of other experiments: join experiments, and filter on the name {experiment}.")
     if any(len(row) != 2 for row in rows):
-        raise Wrong("It gives other columns than the name and the accuracy: name these two behind SELECT.")
+        raise Wrong("It returns other columns than the name and the accuracy: select only these two.")
     if len(names) > len(set(names)):
-        raise Wrong("It lists a run more than once: take latest_metrics, not the history, and one key, accuracy.")
-    raise Wrong("On a small store with two runs of this experiment it does not give both with their last accuracy.")
+        raise Wrong("It lists a run more than once: use latest_metrics, not the history, and only the key accuracy.")
+    raise Wrong("On a small store with two runs of this experiment, it does not return both with their last accuracy.")
 
 
 def address(answer, market):
@@ -71,17 +71,15 @@ def address(answer, market):
         parts = urlsplit(answer.strip())
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise Wrong("That is no address: it has the form http://name:port.") from None
+        raise Wrong("That is not an address: use the form http://name:port.") from None
     if host in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):
-        raise Wrong("In a container that is the container itself, and no MLflow runs in the one named jupyter.")
+        raise Wrong("In a container this is the container itself, and MLflow does not run in the container jupyter.")
     if host != "mlflow":
-        raise Wrong(
-            "Containers of one compose file reach each other by the names of their services: take the server's."
-        )
+        raise Wrong("Containers of one compose file reach each other by their service names: use the server's.")
     if parts.scheme != "http":
-        raise Wrong("The server speaks plain HTTP: the address begins with http://.")
+        raise Wrong("The server uses plain HTTP: begin the address with http://.")
     if port != 5000:
-        raise Wrong("The name is right, the port is not: take the one on which the server listens in its container.")
+        raise Wrong("The name is right, but the port is not: use the one on which the server listens in its container.")
 
 
 def from_code(answer, market):
@@ -95,14 +93,14 @@ def from_code(answer, market):
     uri = f"models:/{run.outputs.model_outputs[0].model_id}"
     info = mlflow.models.get_model_info(uri)
     if "model_code_path" not in info.flavors["python_function"]:
-        raise Wrong("That model is a pickle: give log_model the path of a file, as text, in place of the object.")
+        raise Wrong("That model is a pickle: pass log_model the path of a file, as text, instead of the object.")
     if info.signature is None:
         raise Wrong("That model has no signature: pass **description as before.")
     X, y = dataset(load(market, end="2014-12-31"), "direction", "flags")
     _, X_test, _, _ = time_split(X, y)
     said = pd.Series(mlflow.pyfunc.load_model(uri).predict(X_test))
     if len(said) != len(X_test) or not (said == 1).all():
-        raise Wrong("That model does not say 1 for every row that it is given.")
+        raise Wrong("That model does not predict 1 for every row.")
 
 
 EXERCISES = [

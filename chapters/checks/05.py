@@ -46,10 +46,10 @@ def random_draws(answer, market):
     if number == 59:
         return
     if number == 20:
-        raise Wrong("After 20 draws all are bad with a chance of 0.36: on average one is good, and often none is.")
+        raise Wrong("With 20 draws, all are bad with probability 0.36: one is good on average, but often none is.")
     if number == 58:
-        raise Wrong("Nearly: after 58 draws all are bad with a chance of 0.051, which is above 0.05.")
-    raise Wrong("Compute 0.95 ** n for some n, and look for the first that is at most 0.05.")
+        raise Wrong("Nearly: with 58 draws, all are bad with probability 0.051, which is above 0.05.")
+    raise Wrong("Compute 0.95 ** n for several n, and find the first n for which it is at most 0.05.")
 
 
 def four_years(answer, market):
@@ -65,10 +65,10 @@ def four_years(answer, market):
     if is_near(answer, by_fold[-1]):
         return
     if is_near(answer, best.data.metrics["skill"]):
-        raise Wrong("That is the score of the best trial, with its own number of years: put 4 in its place.")
+        raise Wrong("That is the score of the best trial, with its own number of years: replace it with 4.")
     if any(is_near(answer, value) for value in by_fold[:-1]):
-        raise Wrong("That is the skill after an earlier fold: the last of the five numbers counts.")
-    raise Wrong("Take study.best_params, put 4 in place of its years, and score that on the folds.")
+        raise Wrong("That is the skill after an earlier fold: use the last of the five numbers.")
+    raise Wrong("Take study.best_params, replace its years with 4, and score that on the folds.")
 
 
 def mirrored_again(answer, market):
@@ -78,12 +78,12 @@ def mirrored_again(answer, market):
     best = _best(market)
     number = best.data.tags["trial"]
     if run.info.lifecycle_stage == "deleted":
-        raise Wrong("That is the run that you deleted: give the one that put_in_order has made.")
+        raise Wrong("That is the run that you deleted: give the one that put_in_order created.")
     if run.data.tags.get("trial") != number:
-        raise Wrong(f"That run is not the child run of the best trial, which has the number {number}.")
+        raise Wrong(f"That run is not the child run of the best trial, which is number {number}.")
     gone = _children(market, run_view_type=ViewType.DELETED_ONLY)
     if not any(each.data.tags["trial"] == number for each in gone):
-        raise Wrong("No child run of the best trial was deleted: delete it first, then put the study in order.")
+        raise Wrong("No child run of the best trial was deleted: delete it first, then call put_in_order.")
 
 
 EXERCISES = [

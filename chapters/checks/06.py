@@ -57,12 +57,12 @@ def nine_false_alarms(answer, market):
     if is_near(answer, cost(0.1, 9)):
         return
     if is_near(answer, 0.1):
-        raise Wrong("That is the threshold that follows from the cost: give what a day costs there.")
+        raise Wrong("That is the threshold that follows from the costs: give the mean cost of a day at that threshold.")
     if is_near(answer, cost(0.1, 3)):
-        raise Wrong("The threshold is right, the cost is not: a miss costs 9 there too, so pass miss=9.")
+        raise Wrong("The threshold is right, but the cost is not: a miss costs 9 here as well, so pass miss=9.")
     if is_near(answer, cost(0.25, 9)):
-        raise Wrong("That is the cost at the old threshold: a miss of 9 gives 1 / (1 + 9).")
-    raise Wrong("Compute cost(outcome, probability > 1 / (1 + 9), miss=9), over the days of the folds.")
+        raise Wrong("That is the cost at the old threshold: if a miss costs 9, the threshold is 1 / (1 + 9).")
+    raise Wrong("Compute cost(outcome, probability > 1 / (1 + 9), miss=9) on the days of the folds.")
 
 
 def window_schema(answer, market):
@@ -72,9 +72,9 @@ def window_schema(answer, market):
         raise Wrong("An array is described by one TensorSpec, not by columns.")
     (spec,) = answer.inputs
     if spec.type != np.dtype("float32"):
-        raise Wrong(f"Its type is {spec.type}: the network computes with float32, and MLflow converts no array.")
+        raise Wrong(f"Its type is {spec.type}: the network uses float32, and MLflow does not convert arrays.")
     if spec.shape == (22, 3):
-        raise Wrong("That is one window. The first number of the shape is that of the windows, and -1 means any.")
+        raise Wrong("That is one window. The first number of the shape is the number of windows; -1 means any number.")
     if spec.shape != (-1, 22, 3):
         raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
 
@@ -84,19 +84,19 @@ def decision_model(answer, market):
 
     run = run_in(named("models", market), answer)
     if run.data.tags.get("pilot"):
-        raise Wrong("That is the run of the pilot model: begin one of your own, without the tag pilot.")
+        raise Wrong("That is the run of the pilot model: start a run of your own, without the tag pilot.")
     if not run.outputs or not run.outputs.model_outputs:
         raise Wrong("That run has no model: call log_decision_model inside `with mlflow.start_run(…)`.")
     uri = f"models:/{run.outputs.model_outputs[-1].model_id}"
     info = mlflow.models.get_model_info(uri)
     if "model_code_path" not in info.flavors["python_function"]:
-        raise Wrong("Its model is no model from code: log it with log_decision_model.")
+        raise Wrong("Its model is not a model from code: log it with log_decision_model.")
     if "sklearn" not in info.flavors["python_function"].get("artifacts", {}):
-        raise Wrong('Inside it is no classifier of scikit-learn: build one with tuning.build("logistic").')
+        raise Wrong('It does not contain a scikit-learn classifier: build one with tuning.build("logistic").')
     if [each.default for each in info.signature.params] != [0.1]:
-        raise Wrong("Its default threshold is not that of a miss that costs nine false alarms, 1 / (1 + 9).")
+        raise Wrong("Its default threshold is not 1 / (1 + 9), although a miss costs as much as nine false alarms.")
     if run.info.status != "FINISHED":
-        raise Wrong(f"That run is {run.info.status}: begin it with `with`, so that it ends.")
+        raise Wrong(f"That run is {run.info.status}: start it with `with`, so that it ends.")
 
 
 EXERCISES = [

@@ -25,23 +25,23 @@ def training_digest(answer, market):
     if answer in right:
         return
     if answer in found:
-        raise Wrong("That is another data set of the same run: take the one with the context training.")
+        raise Wrong("That is another data set of the same run: use the one with the context training.")
     if answer in [each.dataset.name for each in inputs]:
-        raise Wrong("That is the name of the data set: two tables may bear one name, so give the digest.")
+        raise Wrong("That is the name of the data set: two tables can have the same name, so give the digest.")
     raise Wrong("Go from the alias to the version, to its run, and to the inputs of that run.")
 
 
 def event_signature(answer, market):
     if not isinstance(answer, str):
-        raise Wrong("Give the text of the header, which begins with v1.")
+        raise Wrong("Give the value of the header as text. It begins with v1.")
     right = signature("open sesame", "d-1", "1700000000", BODY)
     if answer == right:
         return
     if f"v1,{answer}" == right:
-        raise Wrong("Nearly: the header begins with v1 and a comma, so that a later scheme can be told apart.")
+        raise Wrong("Nearly: the header begins with v1 and a comma, which name the version of the scheme.")
     if answer == signature("open sesame", "", "", BODY) or answer.count("=") != right.count("="):
-        raise Wrong("Sign the three parts joined by points, and write the 32 bytes in base64, not in hexadecimal.")
-    raise Wrong("Look at what is signed: the delivery's id, its time and the body, in this order, joined by points.")
+        raise Wrong("Join the three parts with dots, sign them, and encode the 32 bytes in base64, not in hexadecimal.")
+    raise Wrong("Check what you sign: the delivery's id, its timestamp and the body, in this order, joined with dots.")
 
 
 def put_away(answer, market):
@@ -50,22 +50,22 @@ def put_away(answer, market):
     client, champion = _champion(market)
     name = named("pystock-big-move", market)
     if not isinstance(answer, (int, str)) or not str(answer).isdigit():
-        raise Wrong("Give the number of the version that you put away.")
+        raise Wrong("Give the number of the version that you archived.")
     try:
         version = client.get_model_version(name, str(answer))
     except mlflow.MlflowException:
         raise Wrong(f"{name} has no version {answer}.") from None
     if version.version == champion.version:
-        raise Wrong(f"Version {answer} is the champion: the challenger is another.")
+        raise Wrong(f"Version {answer} is the champion: archive the challenger instead.")
     if not client.get_run(version.run_id).info.run_name.endswith("-challenger"):
-        raise Wrong(f"Version {answer} is not the challenger: its source run has another name.")
+        raise Wrong(f"Version {answer} is not the challenger: the name of its source run does not end in -challenger.")
     if (state := version.tags.get("lifecycle")) != "Archived":
         raise Wrong(f"The tag lifecycle of version {answer} is {state}: set it to Archived.")
     aliases = client.get_registered_model(name).aliases
     if "challenger" in aliases:
-        raise Wrong(f"The alias challenger still points at version {aliases['challenger']}: delete it.")
+        raise Wrong(f"The alias challenger still points to version {aliases['challenger']}: delete it.")
     if not (version.description or "").strip():
-        raise Wrong(f"Version {answer} has no description: say why it was put away.")
+        raise Wrong(f"Version {answer} has no description: write down why you archived it.")
 
 
 EXERCISES = [

@@ -30,16 +30,16 @@ def threshold_moves(answer, market):
     if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(each, str) for each in answer):
         raise Wrong("Give a set of names, such as {'accuracy', 'f1'}.")
     if unknown := set(answer) - set(NINE):
-        raise Wrong(f"{', '.join(sorted(unknown))} is none of the nine: they are {', '.join(NINE)}.")
+        raise Wrong(f"{min(unknown)} is not one of the nine metrics: they are {', '.join(NINE)}.")
     run = _newest(market, step="evaluate_model", target="big_move", family="xgboost")
     file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
     days = pd.read_csv(file)
     quarter, half = (nine_metrics(days["outcome"], days["probability"], at) for at in (0.25, 0.5))
     right = {name for name in NINE if quarter[name] != half[name]}
     if too_many := set(answer) - right:
-        raise Wrong(f"{min(too_many)} is the same at both thresholds: ask whether it looks at decisions at all.")
+        raise Wrong(f"{min(too_many)} is the same at both thresholds: does it depend on decisions at all?")
     if missing := right - set(answer):
-        raise Wrong(f"{min(missing)} changes too: another threshold makes other decisions.")
+        raise Wrong(f"{min(missing)} changes, too: another threshold leads to other decisions.")
 
 
 def trained_alone(answer, market):
@@ -54,18 +54,18 @@ def trained_alone(answer, market):
         raise Wrong(f"The store has no model {answer}: give what training.train returns as `model`.") from None
     tags, params = run.data.tags, run.data.params
     if tags.get("step") != "train_model":
-        raise Wrong("That model was not made by the step train_model: call training.train in a run.")
+        raise Wrong("That model was not made by the step train_model: call training.train inside a run.")
     if (tags["market"], tags["target"], tags["features"]) != (market, "big_move", "volatility"):
-        raise Wrong(f"That model answers another question: train it for big_move on volatility, on {market}.")
+        raise Wrong(f"That model was trained for another task: train it for big_move on volatility, on {market}.")
     if tags["family"] != "logistic":
-        raise Wrong(f"That is a model of the family {tags['family']}: give family='logistic'.")
+        raise Wrong(f"That is a model of the family {tags['family']}: pass family='logistic'.")
     if abs(float(params["C"]) - 0.01) > 1e-12:
-        raise Wrong(f"It was trained with C={params['C']}: give settings='C=0.01'.")
+        raise Wrong(f"It was trained with C={params['C']}: pass settings='C=0.01'.")
     if abs(float(tags["threshold"]) - 0.1) > 1e-9:
-        raise Wrong(f"Its threshold is {tags['threshold']}: an alarm is worth it above 1 / (1 + 9).")
+        raise Wrong(f"Its threshold is {tags['threshold']}: an alarm pays off above 1 / (1 + 9).")
     ours = _newest(market, step="train_model", family="xgboost", target="big_move")
     if tags["data_run"] != ours.data.tags["data_run"]:
-        raise Wrong("It learned from another table: leave `data` as it is, so that it takes the newest.")
+        raise Wrong("It was trained on another table: do not pass `data`, so that it uses the newest.")
 
 
 def failed_conditions(answer, market):
@@ -80,10 +80,10 @@ def failed_conditions(answer, market):
     reasons = max(found, key=lambda each: int(each.version)).tags["reasons"]
     names = ("signature", "base rate", "champion", "clean process")
     if unknown := set(answer) - set(names):
-        raise Wrong(f"{min(unknown)!r} is no condition of the gate: they are {', '.join(names)}.")
+        raise Wrong(f"{min(unknown)!r} is not a condition of the gate: the conditions are {', '.join(names)}.")
     right = {each for each in names if f"{each}: " in reasons}
     if set(answer) != right:
-        raise Wrong("Read the tag `reasons` of that version: only what failed stands in it.")
+        raise Wrong("Read the tag `reasons` of that version: it lists only the conditions that failed.")
 
 
 EXERCISES = [

@@ -12,27 +12,27 @@ LAST = "2018-12-31"
 
 def from_prices(answer, market):
     if not isinstance(answer, dict):
-        raise Wrong("Give a Python dictionary; requests makes JSON of it.")
+        raise Wrong("Give a Python dictionary; requests converts it to JSON.")
     if "prices" not in answer:
-        raise Wrong("The screen knows prices and no features: they stand under the name prices.")
+        raise Wrong("The screen has prices, not features: send them under the key prices.")
     try:
         sent = json.dumps(answer).encode()
     except TypeError as error:
-        raise Wrong(f"It cannot be sent: {error}. Days are text, as in 2018-12-31.") from None
+        raise Wrong(f"It cannot become JSON: {error}. Write dates as text, such as 2018-12-31.") from None
     try:
         question = Contract(max_rows=10_000).read(sent)
         dates, numbers = features(question.prices)
     except Refused as refusal:
-        raise Wrong(f"The service would refuse it: {refusal.detail}") from None
+        raise Wrong(f"The service would reject it: {refusal.detail}") from None
     if question.threshold != 0.5:
-        given = "the own one of the model" if question.threshold is None else question.threshold
-        raise Wrong(f"The threshold is {given}: the desk asks for 0.5.")
+        given = "the model's own" if question.threshold is None else question.threshold
+        raise Wrong(f"The threshold is {given}: the desk wants 0.5.")
     if dates[-1] != LAST:
-        raise Wrong(f"The last day is {dates[-1]}: the desk asks about the last days up to {LAST}.")
+        raise Wrong(f"The last day is {dates[-1]}: the desk wants the last days up to {LAST}.")
     if len(dates) != 5:
-        raise Wrong(f"It would be answered for {len(dates)} of the days sent: the screen wants five, and no more.")
+        raise Wrong(f"The response would cover {len(dates)} days: the screen wants exactly five.")
     if not (numbers == volatility(load(market)).tail(5).to_numpy()).all():
-        raise Wrong("The features of those days would be others: send the days as `load` has them, and leave none out.")
+        raise Wrong("The features would differ: send the days as `load` returns them, and leave none out.")
 
 
 def could_be_served(answer, market):
@@ -50,18 +50,18 @@ def could_be_served(answer, market):
     reasons = {name: _unfit(mlflow.models.get_model_info(each.source).signature) for name, each in newest.items()}
     if wrong := sorted(name for name in answer if reasons[name]):
         version = newest[wrong[0]].version
-        raise Wrong(f"{wrong[0]} would be refused: its newest version, {version}, {reasons[wrong[0]]}.")
+        raise Wrong(f"{wrong[0]} would be rejected: its newest version, {version}, {reasons[wrong[0]]}.")
     if {name for name, reason in reasons.items() if not reason} - set(answer):
-        raise Wrong("One more has such a signature: look at the newest version of every registered model.")
+        raise Wrong("At least one more has such a signature: look at the newest version of every registered model.")
 
 
 def _unfit(signature) -> str:
-    """Why the service would refuse a version with this signature; empty if it would not."""
+    """Why the service would reject a version with this signature; empty if it would not."""
     if not signature or not signature.inputs or not signature.inputs.has_input_names():
         return "has no signature that names its columns"
     columns = [(each.name, each.type.name) for each in signature.inputs.inputs]
     if columns != [(name, "double") for name in FEATURE_NAMES]:
-        return f"asks for other columns than the {len(FEATURE_NAMES)} doubles of the contract"
+        return f"has other input columns than the {len(FEATURE_NAMES)} doubles of the contract"
     if not any(each.name == "threshold" for each in signature.params or []):
         return "has no parameter threshold"
     return ""
@@ -75,9 +75,9 @@ def seen_by_callers(answer, market):
     if 0.85 < value < 0.95:
         raise Wrong("That is in seconds: give milliseconds.")
     if value < 5:
-        raise Wrong("That is what the generator reports that waits: it has asked once in the whole second.")
+        raise Wrong("That is what a generator that waits would report: it sends one request in the whole second.")
     if value >= 990:
-        raise Wrong("One caller waits the whole second, and one in a hundred is ten of the thousand.")
+        raise Wrong("Only one caller waits the whole second, but one in a hundred is ten of the thousand.")
     if not 880 <= value <= 920:
         raise Wrong("Write down how long each of the 1,000 callers waits, and take the quantile 0.99 of that.")
 

@@ -1,4 +1,4 @@
-"""Make the table of a question, features and outcomes, from the stage staging."""
+"""Make the training table, features and outcomes, from the stage staging."""
 
 from parameters import about, parse
 

@@ -1,4 +1,4 @@
-"""Take prices from their source into the stage raw, as they stand there."""
+"""Copy prices from their source to the stage raw, unchanged."""
 
 from parameters import about, parse
 

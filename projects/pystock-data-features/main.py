@@ -1,4 +1,4 @@
-"""Run all steps of the data pipeline in order: prices as they come, checked prices, a table for a question."""
+"""Run all steps of the data pipeline in order: raw prices, checked prices, a table of features and outcomes."""
 
 from parameters import about, parse
 

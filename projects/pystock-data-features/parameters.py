@@ -21,18 +21,18 @@ def source(text: str) -> str:
 
 SOURCES = "embedded, a CSV file, a folder with MARKET.csv, or yahoo:TICKER"
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "market": {"default": "sp500", "help": "a name, several with commas, or all (of the source)"},
+    "market": {"default": "sp500", "help": "a name, several with commas, or all markets of the source"},
     "source": {"default": "embedded", "type": source, "help": SOURCES},
     "target": cli.TARGET,
     "features": cli.FEATURE_SET,
     "end": {
         "default": END,
         "type": partial(cli.day, optional=True),
-        "help": "last day that the table may know; empty: all",
+        "help": "last day of the table; empty: all days",
     },
     "exchange": {"default": "XNYS", "help": "a calendar of exchange_calendars, 24/7 for coins"},
-    "stages": {"default": "", "type": stages, "help": "folder of the stages; else $PYSTOCK_STAGES, else ./stages"},
-    "force": cli.yes_no("no", "make what is there already again"),
+    "stages": {"default": "", "type": stages, "help": "folder of the stages; default: $PYSTOCK_STAGES, or ./stages"},
+    "force": cli.yes_no("no", "make the stages again, even if they are up to date"),
 }
 
 

@@ -1,6 +1,6 @@
-"""Start the inference API and serve until SIGTERM or SIGINT. The settings are environment variables: README.md.
+"""Start the inference API and serve until SIGTERM or SIGINT. The settings are environment variables: see README.md.
 
-Exit code: 0 stopped on request, 2 a setting is wrong, another one: it could not start, and the log says why.
+Exit code: 0 stopped on request, 2 a setting is wrong, any other: it could not start, and the log says why.
 """
 
 import os

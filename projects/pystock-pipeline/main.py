@@ -21,15 +21,15 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "source": {"default": "embedded", "help": "as for pystock-data-features"},
     "stages": {"default": "", "help": "folder of the stages; empty: the data pipeline's own default"},
     "family": {"choices": list(SETTINGS), "default": "xgboost"},
-    "settings": {"default": "", "help": "over the family's defaults: max_depth=2,years=5"},
+    "settings": {"default": "", "help": "override the family's defaults: max_depth=2,years=5"},
     "promote": cli.yes_no("yes", "no: a version that passes the gate stays in Staging"),
-    "force": cli.yes_no("no", "do what is done already"),
+    "force": cli.yes_no("no", "run all steps, even if nothing has changed"),
 }
 
 
 def check(values: dict[str, Any]) -> None:
     if "," in values["market"] or values["market"] == "all":
-        raise ValueError(f"argument --market: {values['market']!r} is not one market: call this once for each")
+        raise ValueError(f"argument --market: {values['market']!r} is not one market: run this once for each market")
     try:
         parse_settings(values["family"], values["settings"])
     except PipelineError as error:
@@ -37,7 +37,7 @@ def check(values: dict[str, Any]) -> None:
 
 
 def project(name: str, **parameters: str | bool) -> Run:
-    """Run a project of this repository in an interpreter of its own, as a child of the active run."""
+    """Run a project of this repository in a new interpreter, as a child of the active run."""
     texts = {key: value if isinstance(value, str) else ("yes" if value else "no") for key, value in parameters.items()}
     active = mlflow.active_run()
     assert active is not None  # the run of this command
@@ -56,7 +56,7 @@ def project(name: str, **parameters: str | bool) -> Run:
 
 
 def children(parent: RunInfo, more: str) -> list[Run]:
-    """Return the child runs of a run that fulfil a condition, newest first."""
+    """Return the child runs of a run that meet a condition, newest first."""
     asked = f"tags.`mlflow.parentRunId` = '{parent.run_id}' and {more}"
     order = ["attributes.start_time DESC"]
     return mlflow.search_runs([parent.experiment_id], asked, order_by=order, output_format="list")

@@ -7,19 +7,19 @@ from pystock.evaluation import TEST_END, TRAIN_END
 from pystock.training import SETTINGS, THRESHOLD, PipelineError, parse_settings
 
 PARAMETERS: dict[str, dict[str, Any]] = {
-    "market": {"type": cli.word, "default": "sp500", "help": "sp500, nasdaq, or one that a data run knows"},
+    "market": {"type": cli.word, "default": "sp500", "help": "sp500, nasdaq, or the market of a data run"},
     "target": cli.TARGET,
     "features": cli.FEATURE_SET,
     "data": {"type": cli.word, "default": "newest", "help": "newest, embedded, or the id of a data run"},
     "family": {"choices": list(SETTINGS), "default": "xgboost"},
-    "settings": {"default": "", "help": "over the family's defaults: max_depth=2,years=5"},
+    "settings": {"default": "", "help": "override the family's defaults: max_depth=2,years=5"},
     "threshold": {"type": cli.probability, "default": THRESHOLD, "help": "above it the decision is 1"},
     "seed": {"type": cli.whole_number, "default": 0},
-    "train_end": {"type": cli.day, "default": TRAIN_END, "help": "last day to learn from"},
+    "train_end": {"type": cli.day, "default": TRAIN_END, "help": "last training day"},
     "test_end": {"type": cli.day, "default": TEST_END, "help": "last held-out day"},
     "model": {"type": cli.word, "required": True, "help": "the id of a model that train_model made"},
-    "promote": cli.yes_no("yes", "no: one that passes the gate stays in Staging"),
-    "force": cli.yes_no("no", "do what is done already"),
+    "promote": cli.yes_no("yes", "no: a version that passes the gate stays in Staging"),
+    "force": cli.yes_no("no", "run all steps, even if nothing has changed"),
 }
 TRAINING = ("market", "target", "features", "data", "family", "settings", "threshold", "seed", "train_end", "test_end")
 

@@ -1,4 +1,4 @@
-"""Train a model, score it, and bring it to the registry's gate: three steps, each a child run of this one."""
+"""Train a model, score it, and submit it to the registry's gate: three steps, each a child run of this one."""
 
 from arguments import TRAINING, arguments
 
@@ -19,5 +19,5 @@ with run(training.PIPELINE, "main", about, claim=f"{training.PIPELINE} {' '.join
         registered = training.register(trained.model, promote=promote, force=force)
     steps = (trained, evaluated, registered)
     done = [each.step for each in steps if each.outcome == "done"]
-    said = f"done: {', '.join(done)}" if done else "nothing has changed, all three steps were skipped"
+    said = f"done: {', '.join(done)}" if done else "all three steps were skipped, because nothing has changed"
     end_step("done" if done else "skipped", said, model=trained.model)

@@ -1,4 +1,4 @@
-"""Make a model a version in the registry, and let the gate decide about it."""
+"""Register a model as a version, and let the gate decide about it."""
 
 from arguments import arguments
 

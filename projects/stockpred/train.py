@@ -18,13 +18,13 @@ CLASSES = ("down", "up")  # the outcomes 0 and 1
 
 
 def arguments() -> argparse.Namespace:
-    # MLflow passes parameters on as text and checks no type, so the script does
+    # MLflow passes parameters as text and does not check types, so the script does
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--market", choices=sorted(MARKETS), default="sp500")
     parser.add_argument("--trees", type=int, default=100)
     options = parser.parse_args()
     if options.trees < 1:
-        parser.error(f"argument --trees: {options.trees} trees make no forest, give 1 or more")
+        parser.error(f"argument --trees: {options.trees} is too few, give 1 or more")
     return options
 
 
@@ -54,9 +54,9 @@ def main() -> None:
             name="model",
             signature=ModelSignature(infer_signature(X_test).inputs, Schema([ColSpec("long")])),
             input_example=X_test.head(2),
-            # skops refuses every type it was not told to trust, and a tree's nodes are such a type
+            # skops refuses every type that it was not told to trust, and a tree's nodes have such a type
             skops_trusted_types=["sklearn.tree._tree.Tree"],
-            # named here, because finding them out takes MLflow a second interpreter and several seconds
+            # listed here, because to infer them MLflow needs a second interpreter and several seconds
             pip_requirements=mlflow.sklearn.get_default_pip_requirements(include_skops=True),
         )
         print(f"accuracy {accuracy_score(y_test, predicted):.3f} on {len(y_test)} held-out days")

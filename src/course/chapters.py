@@ -38,7 +38,7 @@ class Chapter:
     def built(self) -> Path:
         """Return the notebook. Raises CourseError if it was not built yet."""
         if not self.notebook.exists():
-            raise CourseError(f"{self.notebook.name} is missing in notebooks/: `make notebooks` makes it.")
+            raise CourseError(f"{self.notebook.name} is missing in notebooks/: run `make notebooks`.")
         return self.notebook
 
     @property
@@ -61,7 +61,7 @@ def select(spec: str | None = None) -> list[Chapter]:
     """
     chapters = all_chapters()
     if not chapters:
-        raise CourseError(f"There are no chapters under {root()}: set COURSE_ROOT to the course's folder.")
+        raise CourseError(f"There are no chapters under {root()}: set COURSE_ROOT to the course folder.")
     if spec is None:
         return chapters
     if bounds := re.fullmatch(r"(\d{1,2})(?:-(\d{1,2}))?", spec):
@@ -70,7 +70,7 @@ def select(spec: str | None = None) -> list[Chapter]:
         if named and {first, last} <= {int(chapter.number) for chapter in named}:
             return named
     existing = ", ".join(chapter.number for chapter in chapters)
-    raise CourseError(f"There is no chapter {spec}: the chapters are {existing}, and a range is written 01-02.")
+    raise CourseError(f"There is no chapter {spec}: choose from {existing}, or a range such as 01-02.")
 
 
 def before(chapter: Chapter) -> list[Chapter]:

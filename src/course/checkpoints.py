@@ -48,17 +48,17 @@ def make(chapter: Chapter) -> Path:
 
 
 def restore(chapter: Chapter, force: bool = False) -> Path | None:
-    """Make the embedded store the chapter's checkpoint. Returns where a store that was there is kept.
+    """Replace the embedded store with the chapter's checkpoint. Returns where the previous store is kept.
 
-    Raises CourseError if the store holds runs already, unless `force`.
+    Raises CourseError if the store already holds runs, unless `force`.
     """
     current = store.folder()
     if os.environ.get("COURSE_TRACKING_URI"):
         raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
     if (count := store.runs(current)) and not force:
         raise CourseError(
-            f"The embedded store holds {count} run{'s' if count > 1 else ''}, and a checkpoint takes its place: add "
-            "--force to move it aside and go on."
+            f"The embedded store holds {count} run{'s' if count > 1 else ''}, and a checkpoint replaces the store: add "
+            "--force to move yours aside first."
         )
     checkpoint = make(chapter)
     kept = set_aside()
@@ -67,7 +67,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
 
 
 def on_server(chapter: Chapter) -> list[Result]:
-    """Run the chapters before this one on the server in use, where what they log is added to what is there."""
+    """Run the chapters before this one on the current server, which adds their runs to those it already has."""
     earlier = before(chapter)
     return run(earlier) if earlier else []
 

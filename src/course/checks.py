@@ -49,7 +49,7 @@ def run_in(experiment: str, answer: Any) -> "Run":
     except mlflow.MlflowException:
         raise Wrong(f"The store has no run with the id {answer!r}: give run.info.run_id, not a name.") from None
     if mlflow.get_experiment(run.info.experiment_id).name != experiment:
-        raise Wrong(f"That run is in another experiment: set {experiment} before you start it.")
+        raise Wrong(f"That run is in another experiment: call set_experiment({experiment!r}) first.")
     return run
 
 
@@ -58,7 +58,7 @@ class Exercise:
     """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint.
 
     `test(answer, **parameters)` raises Wrong unless the answer is right; `parameters` are those of `course.begin`.
-    `wrong` are two plausible wrong answers, which a test shows to be refused.
+    `wrong` are two plausible wrong answers, which a test expects to be rejected.
     """
 
     id: str
@@ -98,7 +98,7 @@ def evaluate(exercise: Exercise, answer: Any, parameters: dict[str, Any]) -> tup
     except Wrong as reason:
         return False, f"not yet. {reason}"
     except Exception as error:  # an answer of a kind that the test did not expect
-        return False, f"not yet: {exercise.hint} (Checking it ended in {type(error).__name__}: {error})"
+        return False, f"not yet: {exercise.hint} (The check raised {type(error).__name__}: {error})"
     return True, "right."
 
 

@@ -14,11 +14,11 @@ from course.errors import CourseError
 
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None stands for a missing module
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None marks a missing module
 
 
 class _Commands(click.Group):
-    """Shows a CourseError as one sentence."""
+    """A command group that shows a CourseError as one sentence."""
 
     def invoke(self, context: click.Context) -> object:
         try:
@@ -26,7 +26,7 @@ class _Commands(click.Group):
         except CourseError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:  # a full disk, another user's folder
-            raise click.ClickException(f"{error}: `course doctor` looks for what stops the course here.") from None
+            raise click.ClickException(f"{error}: run `course doctor` to find out why.") from None
 
 
 def _course() -> str:
@@ -45,7 +45,7 @@ def main() -> None:
 @main.command()
 @click.argument("chapters", required=False)
 @click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
-@click.option("--tracking-uri", help="http://… or sqlite:///…; else COURSE_TRACKING_URI or the embedded store.")
+@click.option("--tracking-uri", help="http://… or sqlite:///…; default: COURSE_TRACKING_URI or embedded store.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 @click.option("--showcase", is_flag=True, help="Into a store of their own, from empty. Your runs stay as they are.")
 def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool) -> None:
@@ -136,12 +136,12 @@ def workbench(browser: bool, auth: bool) -> None:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def mlflow(arguments: tuple[str, ...]) -> None:
-    """MLflow's own command, on the store in use."""
+    """Run MLflow's own command on the current store."""
     from course.session import choose_store
 
     uri = choose_store(None)
     if uri.startswith("sqlite:"):
-        os.environ.setdefault("MLFLOW_BACKEND_STORE_URI", uri)  # `course mlflow server` shows the store in use
+        os.environ.setdefault("MLFLOW_BACKEND_STORE_URI", uri)  # `course mlflow server` shows the current store
     command = [sys.executable, "-P", "-m", "mlflow", *arguments]
     if os.name == "nt":
         sys.exit(subprocess.run(command).returncode)
@@ -154,14 +154,14 @@ def mlflow(arguments: tuple[str, ...]) -> None:
 @click.option(
     "--store", "whole_store", is_flag=True, help="Move the embedded store aside, and start with an empty one."
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
-    """Renew the notebook of CHAPTER in work/, keeping yours; or the store with --store."""
+    """Replace your notebook of CHAPTER in work/ with a fresh copy, keeping yours; or, with --store, the store."""
     from course import checkpoints, copies
 
     if whole_store == bool(chapter):
         raise CourseError(
-            "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."
+            "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."
         )
     if whole_store:
         yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
@@ -171,7 +171,7 @@ def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
     for one in select(chapter):
         kept = copies.renew(one)
         print(
-            f"work/{one.working_copy.name} is the course's again." + (f" Yours is kept as {kept.name}." if kept else "")
+            f"work/{one.working_copy.name} is now a fresh copy." + (f" Yours is kept as {kept.name}." if kept else "")
         )
 
 
@@ -184,25 +184,25 @@ def checkpoint(chapter: str, force: bool) -> None:
 
     target, *more = select(chapter)
     if more:
-        raise CourseError(f"A checkpoint is of one chapter, not of {chapter}: name the chapter that you want to start.")
+        raise CourseError(f"A checkpoint belongs to one chapter, not to {chapter}: name the chapter you want to start.")
     if os.environ.get("COURSE_TRACKING_URI", "").startswith("http"):
         results = checkpoints.on_server(target)
         if any(result.failure for result in results):
             sys.exit(1)
         seconds = sum(result.seconds for result in results)
-        print(f"The server is as it is before chapter {target.number}: that took {seconds:.0f} s.")
+        print(f"The server is ready for chapter {target.number}. This took {seconds:.0f} s.")
         return
     kept = checkpoints.restore(target, force)
     if kept:
-        print(f"The store that was there is kept as {kept}.")
-    print(f"The embedded store is as it is before chapter {target.number}.")
+        print(f"The previous store is kept as {kept}.")
+    print(f"The embedded store is ready for chapter {target.number}.")
 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--docker", is_flag=True, help="Of the workbench in containers.")
+@click.option("--docker", is_flag=True, help="Back up the workbench in containers.")
 def backup(file: Path, docker: bool) -> None:
-    """Write all that the workbench holds into FILE: runs, models, artifacts and accounts."""
+    """Back up the workbench to FILE: runs, models, artifacts and accounts."""
     from course.workbench import backup
 
     print(f"{file} holds {backup.backup(file, docker=docker)}.")
@@ -210,19 +210,19 @@ def backup(file: Path, docker: bool) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--docker", is_flag=True, help="Into the workbench in containers.")
-@click.option("--force", is_flag=True, help="Keep a workbench that is there aside first.")
+@click.option("--docker", is_flag=True, help="Restore into the workbench in containers.")
+@click.option("--force", is_flag=True, help="Move an existing workbench aside first.")
 def restore(file: Path, docker: bool, force: bool) -> None:
-    """Put the workbench of a backup FILE in place."""
+    """Restore the workbench from the backup FILE."""
     from course.workbench import backup
 
-    print(f"The workbench holds what {file} does: {backup.restore(file, docker=docker, force=force)}.")
+    print(f"Restored the workbench from {file}: {backup.restore(file, docker=docker, force=force)}.")
 
 
 @main.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def learners(file: Path) -> None:
-    """Make a workspace, and an account where there are accounts, for each name in FILE on the server in use."""
+    """Create a workspace for each name in FILE on the current server, and an account if the server has accounts."""
     from course.workbench import learners
 
     learners.learners(file)
@@ -230,7 +230,7 @@ def learners(file: Path) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Look for what stops the course from running on this machine."""
+    """Find out what keeps the course from running on this machine."""
     from course.doctor import examine
 
     sys.exit(0 if examine() else 1)
@@ -257,7 +257,7 @@ def navigation() -> None:
 @main.command()
 @click.argument("chapters", required=False)
 def lint(chapters: str | None) -> None:
-    """Check the rules for authors in CHAPTERS: 02, 02-05, or all and the other pages."""
+    """Check CHAPTERS (02, 02-05, or all and the other pages) against the rules for authors."""
     from course.lint import lint
 
     selected = select(chapters)
@@ -271,7 +271,7 @@ def lint(chapters: str | None) -> None:
 @main.command()
 @click.argument("name", required=False)
 def record(name: str | None) -> None:
-    """Renew the record NAME, or all in chapters/records/, with the tests that make them (for authors)."""
+    """Renew the record NAME, or all in chapters/records/, by running its tests (for authors)."""
     from course import record
 
     for one in [name] if name else record.TESTS:

@@ -25,13 +25,13 @@ def packages() -> str | None:
             continue
         try:
             if (installed := metadata.version(requirement.name)) not in requirement.specifier:
-                wrong.append(f"{requirement.name} is {installed}, the lock says {requirement.specifier}")
+                wrong.append(f"{requirement.name} is {installed}, the lock requires {requirement.specifier}")
         except metadata.PackageNotFoundError:
             if not os.environ.get("COURSE_SUBSET"):  # set in an image that leaves out what tests and builds the course
                 wrong.append(f"{requirement.name} is missing")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        return f"{'; '.join(wrong[:3])}{more}: run `python install.py` in the course's folder"
+        return f"{'; '.join(wrong[:3])}{more}: run `python install.py` in the course folder"
     return None
 
 
@@ -44,23 +44,21 @@ def kernel() -> str | None:
         manager = KernelManager(kernel_name="python3")
         program, spec = manager.format_kernel_cmd()[0], manager.kernel_spec
     except NoSuchKernel:
-        return f"Jupyter finds no kernel python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
+        return f"Jupyter cannot find a kernel named python3: run `{sys.executable} -m ipykernel install --sys-prefix`"
     assert spec is not None  # else NoSuchKernel was raised
-    # by folder: .venv/bin/python and /usr/bin/python3 may be one file, and are two environments
+    # compare folders: .venv/bin/python and /usr/bin/python3 may be the same file, but are two environments
     if Path(shutil.which(program) or program).parent.resolve() != Path(sys.executable).parent.resolve():
-        return (
-            f"the kernel python3 that Jupyter finds first starts {program}, another Python: remove {spec.resource_dir}"
-        )
+        return f"the kernel python3 that Jupyter finds starts another Python, {program}: remove {spec.resource_dir}"
     return None
 
 
 def tracking_uri() -> str | None:
-    """Find a tracking URI that the chapters would not follow."""
+    """Find a tracking URI that the chapters would ignore."""
     stray, chosen = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("COURSE_TRACKING_URI")
     if stray and stray != chosen:
         return (
-            f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters override and plain `mlflow` follows: "
-            "unset it, or set COURSE_TRACKING_URI to the same address if you mean that server"
+            f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters ignore and plain `mlflow` uses: "
+            "unset it, or set COURSE_TRACKING_URI to the same address if you want that server"
         )
     return None
 
@@ -70,30 +68,30 @@ def old_mlruns() -> str | None:
     for place in dict.fromkeys([Path.cwd(), root(), root() / "notebooks", root() / "work"]):
         if (place / "mlruns").exists():
             return (
-                f"{place / 'mlruns'} is an old file store, which MLflow 3 refuses: move it away, or keep its runs with "
+                f"{place / 'mlruns'} is an old file store, which MLflow 3 rejects: move it away, or convert it with "
                 "`mlflow migrate-filestore --source ./mlruns --target sqlite:///mlflow.db`"
             )
     return None
 
 
 def disk_space() -> str | None:
-    """Measure the free space where the state goes."""
+    """Measure the free space on the disk of the state folder."""
     place = state()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 1e9
     if free < ROOM:
-        return f"{free:.1f} GB free at {place}, and the course's runs need {ROOM:.0f} GB: free some space"
+        return f"{place} has {free:.1f} GB of free space, but the course's runs need {ROOM:.0f} GB: free some space"
     return None
 
 
 def writable() -> str | None:
-    """Write a file where the state goes."""
+    """Try to write a file in the state folder."""
     try:
         state().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=state()).close()
     except OSError as error:
-        return f"{state()} cannot be written ({error.strerror}): change its owner or its mode to yours"
+        return f"{state()} is not writable ({error.strerror}): make yourself its owner, or change its mode"
     return None
 
 
@@ -118,5 +116,5 @@ def examine() -> bool:
         healthy = healthy and failure is None
         print(f"[ ok ] {name}" if failure is None else f"[fail] {name}: {failure}")
     for extra in left_out():
-        print(f"[ ok ] without {extra}, as you chose: `python install.py --with {extra}` installs it")
+        print(f"[ ok ] without {extra}, as you chose: to add it, run `python install.py --with {extra}`")
     return healthy

@@ -27,7 +27,7 @@ from course.session import QUIET_MLFLOW, use_python_of_this_course
 CELL_TIMEOUT = 600  # seconds; the slowest cell of the course takes 10, and 25 on a slow machine
 
 
-# What a chapter runs besides its own text: a change in any of these may change its outputs.
+# What a chapter runs in addition to its own text: a change in any of these may change its outputs.
 CODE = {
     "src": ("*.py", "*.conf"),
     "projects": ("*",),
@@ -44,8 +44,8 @@ class Result:
     chapter: Chapter
     executed: Path
     seconds: float
-    failure: str | None  # cell, error and message; None where the chapter passed
-    notebook: nbformat.NotebookNode | None = None  # None where the chapter failed
+    failure: str | None  # cell, error and message; None if the chapter passed
+    notebook: nbformat.NotebookNode | None = None  # None if the chapter failed
 
 
 def fingerprint(*chapters: Chapter) -> str:
@@ -61,7 +61,7 @@ def fingerprint(*chapters: Chapter) -> str:
 
 
 class _Lines:
-    """A text stream for tqdm where standard error is no terminal: a line for each update, no control characters."""
+    """A text stream for tqdm if stderr is not a terminal: a line for each update, no control characters."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -83,17 +83,17 @@ def _progress_bar(chapter: Chapter) -> dict[str, object]:
 
 @contextmanager
 def kernel_environment() -> Iterator[None]:
-    """Set what each kernel gets: an IPython folder of its own (they lock its history) and this course's programs."""
+    """Set each kernel's environment: its own IPython folder (kernels lock the history) and this course's programs."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
-        # a kernel's own log (it says that loopback is not encrypted) would stand between the runner's lines
+        # a kernel's own log (it says that loopback is not encrypted) would appear between the runner's lines
         (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 50")
         os.environ.update(QUIET_MLFLOW)
         os.environ.update(
             IPYTHONDIR=folder,
-            JUPYTER_PREFER_ENV_PATH="1",  # a kernel `python3` in the home folder would be taken otherwise
+            JUPYTER_PREFER_ENV_PATH="1",  # otherwise a kernel `python3` in the home folder is used
             PYDEVD_DISABLE_FILE_VALIDATION="1",  # else each kernel start warns about frozen modules
             COURSE_EXECUTED="1",  # an answer that is checked is not the learner's
         )
@@ -117,7 +117,7 @@ def run_chapter(
 
     from course import papermill_engine
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it has to say is said in `failure`
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # `failure` has the message
     source = notebook or chapter.built()
     executed = state() / "runs" / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def run_chapter(
                 on_cell_execute=lambda cell, cell_index: begun.append((cell_index + 1, cell.source)),
             )
             if done.metadata.papermill["exception"]:  # papermill lets sys.exit(0) pass, the cells after it unrun
-                failure = place(*begun[-1]) + "SystemExit: it ends the notebook before its last cell"
+                failure = place(*begun[-1]) + "SystemExit: it ended the notebook before its last cell"
         except PapermillExecutionError as error:
             # in the executed copy, which a reader opens, papermill puts two markers before the cell
             markers = 0 if notebook else 2
@@ -156,17 +156,17 @@ def place(number: int, source: str) -> str:
 
 
 def reason(error: Exception, timeout: float) -> str:
-    """Return why a cell did not end well, in a line."""
+    """Return in one line why a cell failed."""
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     if isinstance(error, CellTimeoutError):
-        return f"it did not end within {timeout:g} s (`course run --timeout` sets the limit)"
+        return f"the cell did not finish within {timeout:g} s: set a longer limit with `course run --timeout`"
     if isinstance(error, DeadKernelError):
-        return "the kernel died (killed, or out of memory)"
+        return "the kernel died, perhaps because memory ran out: close other notebooks and programs, then run it again"
     if hasattr(error, "ename") and hasattr(error, "evalue"):
         text: str = (error.evalue.splitlines() or [""])[0]
         return text if error.ename == "CourseError" else f"{error.ename}: {text}"
-    return f"the kernel did not start ({error}); `course doctor` looks for the reason"
+    return f"the kernel did not start ({error}): run `course doctor` to find the reason"
 
 
 def run(
@@ -197,7 +197,7 @@ def print_table(chapters: list[Chapter], results: list[Result]) -> None:
     for result in results:
         if result.failure:
             print(f"\nChapter {result.chapter.number} failed in {result.failure}")
-            print(f"The executed copy shows what it did until then: {_short(result.executed)}")
+            print(f"The executed copy shows the outputs up to that cell: {_short(result.executed)}")
 
 
 def _short(path: Path) -> str:
@@ -205,19 +205,19 @@ def _short(path: Path) -> str:
 
 
 def _check_parameters(chapter: Chapter, given: dict[str, Any]) -> None:
-    """Refuse a parameter or a value that the chapter does not have, naming those it has.
+    """Raise CourseError for a parameter or a value that the chapter does not have.
 
-    A chapter declares the values of a parameter in the comment behind it: `market = "sp500"  # sp500 or nasdaq`.
+    A chapter declares the values of a parameter in the comment after it: `market = "sp500"  # sp500 or nasdaq`.
     """
     import papermill
 
     known = papermill.inspect_notebook(str(chapter.built()))
     for name, value in given.items():
         if name not in known:
-            raise CourseError(f"Chapter {chapter.number} has no parameter {name}: it has {', '.join(known) or 'none'}.")
+            raise CourseError(f"Chapter {chapter.number} has no parameter {name}; it has {', '.join(known) or 'none'}.")
         values = known[name]["help"].split(" or ")
         if len(values) > 1 and str(value) not in values:
-            raise CourseError(f"{name} cannot be {value} in chapter {chapter.number}: it is {known[name]['help']}.")
+            raise CourseError(f"{name} cannot be {value} in chapter {chapter.number}: use {known[name]['help']}.")
 
 
 def run_showcase(chapters: list[Chapter], parameters: dict[str, Any], timeout: float) -> list[Result]:

@@ -29,7 +29,7 @@ ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION":
 
 
 def launch_ui() -> Server:
-    """Start the MLflow UI on the store in use."""
+    """Start the MLflow UI on the current store."""
     uri = os.environ.get("COURSE_TRACKING_URI") or store.uri(store.folder())
     folder = store.folder_of(uri) or store.folder()
     if folder == store.folder():
@@ -46,7 +46,7 @@ def launch_ui() -> Server:
 def usual_port(folder: Path) -> int:
     """Return the same port for a folder each time, because the browser keeps the UI's settings by address.
 
-    It is even: the next one is no folder's usual port, and JupyterLab's in a workbench.
+    It is even, so the next port, which JupyterLab uses in a workbench, is not the usual port of any folder.
     """
     return 5100 + zlib.crc32(str(folder).encode()) % 400 * 2
 
@@ -54,7 +54,7 @@ def usual_port(folder: Path) -> int:
 def command(port: int | str) -> list[str]:
     """Return the command of JupyterLab on that port of 127.0.0.1, rooted at the checkout."""
     settings = Path(sys.prefix) / "share/jupyter/lab/settings/overrides.json"
-    if not settings.exists() and os.access(sys.prefix, os.W_OK):  # in an environment of somebody else's it asks
+    if not settings.exists() and os.access(sys.prefix, os.W_OK):  # if not, the pop-up stays
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(NO_POP_UP))
     return [
@@ -64,7 +64,7 @@ def command(port: int | str) -> list[str]:
 
 
 def launch_lab(token: str) -> Server:
-    """Start JupyterLab, which asks for that token."""
+    """Start JupyterLab, which requires that token."""
     return launch(
         command("{port}"),
         health="/login",
@@ -99,13 +99,13 @@ def wait(stopped: threading.Event, running: Callable[[], bool]) -> bool:
 def _serve(stopped: threading.Event, servers: list[Server]) -> None:
     if not wait(stopped, lambda: all(server.running() for server in servers)):
         ended = next(server for server in servers if not server.running())
-        raise CourseError(f"A server ended by itself; the reason is at the end of {ended.log}.")
+        raise CourseError(f"A server exited unexpectedly. The reason is at the end of {ended.log}.")
 
 
 def ui(open_browser: bool) -> None:
-    """Show the store in use in the MLflow UI until Ctrl-C."""
+    """Show the current store in the MLflow UI until Ctrl-C."""
     if address := _server_in_use():
-        print(f"The store in use is a server, and shows itself: {address}")
+        print(f"The current store is a server with its own UI: open {address}")
         return
     with launch_ui().wait_until_healthy() as server:
         stopped = told_to_stop()
@@ -119,7 +119,7 @@ def lab(open_browser: bool) -> None:
     """Run JupyterLab in work/, and the MLflow UI next to it, until Ctrl-C."""
     copied = copy_notebooks()
     if copied:
-        print(f"Copied to work/, where you change them: {', '.join(copied)}")
+        print(f"Copied to work/, where you can edit them: {', '.join(copied)}")
     token = secrets.token_urlsafe(24)
     shown = _server_in_use()
     with ExitStack() as stack:

@@ -35,7 +35,7 @@ def read(chapter: Chapter) -> nbformat.NotebookNode:
 
 
 def execute(chapter: Chapter, folder: Path) -> nbformat.NotebookNode:
-    """Return the chapter's notebook with the outputs of a run on the store in use; raises CourseError if it fails."""
+    """Return the chapter's notebook with the outputs of a run on the current store; raises CourseError if it fails."""
     notebook = read(chapter)
     nbformat.write(notebook, folder / chapter.notebook.name)
     notebook.metadata["course"] = {"made_from": fingerprint(chapter)}
@@ -52,7 +52,7 @@ def carry_over(chapter: Chapter, new: nbformat.NotebookNode) -> None:
     """Keep the old outputs of cells whose outputs differ each time."""
     try:
         old = nbformat.read(chapter.notebook, as_version=4)
-    except (OSError, ValueError):  # it does not exist, or a merge has left its marks in it
+    except (OSError, ValueError):  # it does not exist, or has merge conflict markers
         return
     if old.metadata.get("course") != new.metadata["course"]:
         return

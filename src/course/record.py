@@ -26,9 +26,9 @@ TESTS = {  # the tests that make each record
 
 
 def renew(name: str) -> Path:
-    """Run the tests that make a record, all on this machine, and put what they found in its place.
+    """Run the tests that make a record, all on this machine, and replace the record with their results.
 
-    Raises CourseError where there is no such record, where a test fails, or where one is skipped.
+    Raises CourseError if there is no such record, if a test fails, or if one is skipped.
     """
     if name not in TESTS:
         raise CourseError(f"There is no record {name}: the records are {', '.join(TESTS)}.")
@@ -39,8 +39,8 @@ def renew(name: str) -> Path:
         made = Path(folder, record.name)
         missing = _parts(record) - _parts(made)
         if failed or missing:
-            why = "a test failed" if failed else f"a test was skipped, which makes {', '.join(sorted(missing))}"
-            raise CourseError(f"{record.name} is as it was, since {why}: read the lines above, and call again.")
+            why = "a test failed" if failed else f"a test that makes {', '.join(sorted(missing))} was skipped"
+            raise CourseError(f"{record.name} was not changed, because {why}: see above, fix the cause, and try again.")
         shutil.copyfile(made, record)
     return record
 

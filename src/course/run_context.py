@@ -1,4 +1,4 @@
-"""Tags every run with the chapter and session that made it: MLflow asks this plugin whenever a run starts.
+"""Tags every run with the chapter and session that made it: MLflow calls this plugin whenever a run starts.
 
 It works in each process that a chapter starts, because the two names travel in the environment.
 """

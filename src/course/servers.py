@@ -41,7 +41,7 @@ def mlflow_server(backend_store_uri: str, *options: str, port: int | str = "{por
 def free_port(preferred: int = 0) -> int:
     """Return a TCP port on 127.0.0.1 that nothing listens on now: the preferred one if it is free."""
     with socket.socket() as probe:
-        if os.name != "nt":  # as servers do: a closing connection of the last one does not hold the port
+        if os.name != "nt":  # as servers do: a closing connection of the last server does not block it
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", preferred))
@@ -52,7 +52,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def answers(url: str, timeout: float = 2) -> bool:
-    """Return whether `url` answers with success."""
+    """Return whether a GET request to `url` succeeds."""
     try:
         with _NO_PROXY.open(url, timeout=timeout):
             return True
@@ -76,7 +76,7 @@ class Server:
         return self._guard.poll() is None
 
     def wait_until_healthy(self, timeout: float = 300) -> "Server":
-        """Return once it answers. Raises CourseError, with the end of its log, if it ends first or takes too long."""
+        """Return once it is ready. Raises CourseError, with the end of its log, if it exits or takes too long."""
         try:
             deadline = time.monotonic() + timeout
             while self.running() and time.monotonic() < deadline:
@@ -90,9 +90,9 @@ class Server:
         self.stop()
         text = self.log.read_text(encoding="utf-8", errors="replace")
         kind = PortTaken if ended and "address already in use" in text.lower() else CourseError
-        reason = "ended before it answered" if ended else f"did not answer on {self._health} within {timeout:.0f} s"
+        reason = "exited before it was ready" if ended else f"did not respond on {self._health} in {timeout:.0f} s"
         tail = "\n".join(text.splitlines()[-15:])
-        raise kind(f"The server `{self._name} …` {reason}; the end of its log:\n{tail}")
+        raise kind(f"The server `{self._name} …` {reason}. The end of its log:\n{tail}")
 
     def stop(self) -> None:
         """End the server and everything it started; return when they are gone."""
@@ -111,7 +111,7 @@ class Server:
 
 
 def start_server(command: Sequence[str], health: str = "/health", *, timeout: float = 300, **options: Any) -> Server:
-    """Run `command`, in which `{port}` stands for a free port, and return once `health` answers on it.
+    """Run `command`, with `{port}` replaced by a free port, and return once its `health` path responds.
 
     `options` are those of `launch`. Raises CourseError as `Server.wait_until_healthy` does.
     """
@@ -133,9 +133,9 @@ def launch(
     log: Path | None = None,
     grace: float = 3,
 ) -> Server:
-    """Start `command` and return at once, so that several servers can come up side by side.
+    """Start `command` and return at once, so that several servers can start in parallel.
 
-    `{port}` stands for the port in `env`, too. `grace` is the time in seconds between SIGTERM and SIGKILL.
+    `{port}` in `env` is replaced, too. `grace` is the time in seconds between SIGTERM and SIGKILL.
     """
     port = port or free_port()
     log = log or state() / "logs" / f"server-{port}.log"

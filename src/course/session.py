@@ -36,7 +36,7 @@ QUIET_MLFLOW = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # the course needs no network
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's address after each run: different every time
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # widgets break in headless runs
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes where a server is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes if a server is gone
 }
 
 # For the chapters that import TensorFlow, before they do; the others never load it.
@@ -47,7 +47,7 @@ QUIET_TENSORFLOW = {
     "TF_CPP_MIN_LOG_LEVEL": "1",  # drops informational lines (which instructions the machine has), not warnings
 }
 
-# For the first request alone: where a server is gone or silent, the reader is told within seconds.
+# For the first request only: if a server is gone or silent, the reader sees the error within seconds.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
 
 _session: dict[str, Any] = {}
@@ -56,12 +56,12 @@ _session: dict[str, Any] = {}
 def begin(
     number: str, tracking_uri: str | None = None, needs: Mapping[str, str] | None = None, **parameters: Any
 ) -> None:
-    """Begin a chapter: choose the store, tag what this session logs, end runs that an earlier session left.
+    """Begin a chapter: choose the store, tag what this session logs, end runs that an earlier session left open.
 
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
     hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
 
-    Raises CourseError if the store does not answer, or if a package or a run that the chapter needs is missing.
+    Raises CourseError if the store does not respond, or if a package or a run that the chapter needs is missing.
     """
     for message, category in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
@@ -84,18 +84,18 @@ def begin(
     except mlflow.MlflowException as error:
         reason = str(error).splitlines()[0][:200]
         if "database schema" in reason:
-            fix = "was changed by another version of MLflow: open it with that one, or begin with an empty store"
+            fix = "was changed by another version of MLflow: open it with that version, or start with an empty store"
         else:
-            fix = "does not answer: start it, or leave --tracking-uri and COURSE_TRACKING_URI away"
+            fix = "does not respond: start it, or omit --tracking-uri and unset COURSE_TRACKING_URI"
         raise CourseError(f"The tracking store {uri} {fix} ({reason}).") from None
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
     embedded = uri == store.uri(store.folder())
-    print("Tracking to the embedded store" if embedded else f"Tracking to {uri}")
+    print("Tracking store: the embedded store" if embedded else f"Tracking store: {uri}")
     if uri.startswith("http"):
-        print("To see it in the MLflow UI: that address in a browser; for containers workbench/README.md has another")
+        print("To see your runs in the MLflow UI, open that address; for containers, see workbench/README.md.")
     else:
-        print("To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui")
+        print("To see your runs in the MLflow UI, open the address that `make lab` printed, or run `course ui`.")
     for experiment, maker in (needs or {}).items():
         _require(client, experiment, maker, number, embedded or uri == os.environ.get("COURSE_TRACKING_URI"))
 
@@ -107,12 +107,12 @@ def parameters() -> dict[str, Any]:
 
 
 def choose_store(tracking_uri: str | None) -> str:
-    """Point this process and those it starts at the store in use; return its tracking URI."""
+    """Point this process and its child processes at the chosen store; return its tracking URI."""
     course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI") or None  # set and empty is not set
     uri = course_uri or store.uri(store.folder())
     stray = os.environ.get("MLFLOW_TRACKING_URI")
     if stray and stray != uri:
-        print(f"MLFLOW_TRACKING_URI is set to {stray}, and is not used here: COURSE_TRACKING_URI would count.")
+        print(f"MLFLOW_TRACKING_URI is set to {stray} and is ignored: to use that server, set COURSE_TRACKING_URI.")
     for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         os.environ.pop(name, None)  # left by a shell or an earlier chapter, they would redirect what is logged here
     os.environ.update(QUIET_MLFLOW | QUIET_TENSORFLOW)
@@ -123,7 +123,7 @@ def choose_store(tracking_uri: str | None) -> str:
     if folder := store.folder_of(uri):
         os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
-    os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # what a pipeline keeps on disk is state, too
+    os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # a pipeline's files on disk are state, too
     return uri
 
 
@@ -136,7 +136,7 @@ def use_python_of_this_course() -> None:
 
 
 def _show_warnings_without_dates() -> None:
-    """Drop the time stamps of MLflow's warnings, which would make every output different from the last."""
+    """Drop the time stamps of MLflow's warnings, which would make each output different."""
     import mlflow.utils.logging_utils  # noqa: F401  (attaches its handler to the logger "mlflow")
 
     logger = logging.getLogger("mlflow")
@@ -160,7 +160,7 @@ def _installation() -> str:
 
 
 def _is_dead(session: str) -> bool:
-    """Return whether a session of this installation is over. One of another installation is never over."""
+    """Return whether the process of a session has ended. A session of another installation counts as alive."""
     installation, pid, created = session.split(":")
     if installation != _installation():
         return False
@@ -183,13 +183,13 @@ def _end_dead_runs(client: "MlflowClient", experiments: "list[Experiment]", numb
 
 
 def _require_packages(chapter: Chapter) -> None:
-    """Refuse a chapter that imports what `install.py --without` left out."""
+    """Raise CourseError if the chapter imports a package that `install.py --without` left out."""
     imported = set(re.findall(r"^(?:import|from) (\w+)", chapter.source.read_text(encoding="utf-8"), re.MULTILINE))
     for extra, packages in left_out().items():
         if missing := sorted(imported & set(packages)):
             raise CourseError(
-                f"Chapter {chapter.number} needs {missing[0]}, which this set-up leaves out: run "
-                f"`python install.py --with {extra}` in the course's folder."
+                f"Chapter {chapter.number} needs {missing[0]}, which was left out of this installation: run "
+                f"`python install.py --with {extra}` in the course folder."
             )
 
 
@@ -197,8 +197,8 @@ def _require(client: "MlflowClient", name: str, maker: str, number: str, checkpo
     experiment = client.get_experiment_by_name(name)
     finished = "attributes.status = 'FINISHED'"
     if not experiment or not client.search_runs([experiment.experiment_id], finished, max_results=1):
-        shortcut = f", or type `course checkpoint {number}` in a terminal to start as if you had" if checkpoint else ""
+        shortcut = f", or run `course checkpoint {number}` in a terminal to start as if you had" if checkpoint else ""
         raise CourseError(
-            f"Chapter {number} reads the runs of the experiment `{name}`, and this store has none: run chapter "
+            f"Chapter {number} needs runs of the experiment `{name}`, and this store has none: run chapter "
             f"{maker} first{shortcut}."
         )

@@ -20,8 +20,8 @@ import yaml
 
 from course.paths import state
 
-# MLflow's own server hands its artifact root to its workers in this variable. Set in a client, it is where
-# `mlflow.set_experiment` puts the artifacts of a new experiment; without it that is ./mlruns of the working directory.
+# MLflow's own server passes its artifact root to its workers in this variable. In a client, it is where
+# `mlflow.set_experiment` puts the artifacts of a new experiment; without it, they go to ./mlruns.
 ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 STUDIES = "optuna.db"  # next to mlflow.db and not in it, since both have a table `alembic_version`
 
@@ -37,15 +37,15 @@ def uri(store: Path) -> str:
 
 
 def folder_of(uri: str) -> Path | None:
-    """Return the folder of the store with that tracking URI; None if a server keeps it."""
+    """Return the folder of the store with that tracking URI; None if the store is a server."""
     return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
 
 
 def study_storage() -> str:
-    """Return the URL of the database in which Optuna keeps the studies of the store in use.
+    """Return the URL of the database for the Optuna studies of the current store.
 
-    COURSE_STUDY_STORAGE if it is set, such as a PostgreSQL (not MLflow's own database); else a file next to a SQLite
-    store; for a tracking server, which offers no place for it, a file in the state folder.
+    This is COURSE_STUDY_STORAGE if it is set, such as a PostgreSQL database other than MLflow's own. Otherwise it is a
+    file: next to a SQLite store, or in the state folder for a tracking server.
     """
     if given := os.environ.get("COURSE_STUDY_STORAGE"):
         return given
@@ -123,10 +123,10 @@ def _spellings(path: Path) -> list[str]:
 
 
 def _rewrite(store: Path, old: Path, new: Path) -> None:
-    """Replace the folder `old` by `new` in every text of the database and in every MLmodel file."""
+    """Replace the folder `old` with `new` in every text of the database and in every MLmodel file."""
     pairs: dict[str, str] = {}
     for before, after in zip(_spellings(old), _spellings(new)):
-        pairs.setdefault(before, after)  # a plain path has one spelling where another has four: the first one counts
+        pairs.setdefault(before, after)  # a plain path has one spelling, others have four: the first one counts
     # all spellings in one pass, each only as a whole path: neither /b/a/store nor /a/store-2 is /a/store
     pattern = re.compile(rf"""(?<![^\s"'=:/(\[,])(?:{"|".join(map(re.escape, pairs))})(?=/)""")
 

@@ -1,4 +1,4 @@
-"""The command lines of the projects. MLflow passes parameters on as text and checks no type, so this module does.
+"""The command lines of the projects. MLflow passes parameters as text and does not check types, so this module does.
 
 A parameter is the keyword arguments of `argparse.ArgumentParser.add_argument`, under its name.
 """
@@ -29,7 +29,7 @@ def probability(text: str) -> float:
     except ValueError:
         value = -1
     if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text!r} is no probability: give a number from 0 to 1")
+        raise ArgumentTypeError(f"{text!r} is not a probability: give a number from 0 to 1")
     return value
 
 
@@ -41,16 +41,16 @@ def whole_number(text: str, least: int = 0) -> int:
 
 
 def word(text: str) -> str:
-    """Return a name of letters, digits, points, hyphens and underscores."""
+    """Return a name of letters, digits, dots, hyphens and underscores."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
-        raise ArgumentTypeError(f"{text!r} is not a name: use letters, digits, points, - and _")
+        raise ArgumentTypeError(f"{text!r} is not a name: use letters, digits, dots, - and _")
     return text
 
 
 def path(text: str) -> str:
     """Return the path of a file or a folder."""
     if not text.strip():
-        raise ArgumentTypeError("it is empty: give the path of a file or a folder")
+        raise ArgumentTypeError("the path is empty: give the path of a file or a folder")
     return text
 
 

@@ -2,7 +2,7 @@
 
 A frame of prices has one row a trading day, ordered by the DatetimeIndex `Date`, and the columns Open, High, Low,
 Close, Adj Close (float64; index points, or the ticker's currency) and Volume (int64; shares or the source's unit).
-`validate` says what a sound one is. Every failure is a `DataError` of one sentence.
+`validate` has the rules for a valid one. Every failure is a `DataError` of one sentence.
 """
 
 import io
@@ -21,26 +21,24 @@ MARKETS = {"sp500": "S&P 500", "nasdaq": "NASDAQ Composite"}
 
 
 class DataError(PystockError, ValueError):
-    """Prices that cannot be had or cannot be trusted; the message names the thing, the reason and the fix."""
+    """Prices that are unavailable or invalid; the message says what is wrong, why, and how to fix it."""
 
 
 def named(name: str, market: str = DEFAULT_MARKET) -> str:
     """Return the name of an experiment, a study or a registered model that belongs to one market.
 
-    The default market's have the plain name, others end in theirs: `pystock-big-move`, `pystock-big-move-nasdaq`.
+    The default market has the plain name, others end in the market: `pystock-big-move`, `pystock-big-move-nasdaq`.
     """
     return name if market == DEFAULT_MARKET else f"{name}-{market}"
 
 
-def validate(
-    prices: pd.DataFrame, name: str = "the frame of prices", mend: str = "correct or drop that row"
-) -> pd.DataFrame:
-    """Return sound `prices` as float64 and int64.
+def validate(prices: pd.DataFrame, name: str = "the price table", fix: str = "fix or drop that row") -> pd.DataFrame:
+    """Return valid `prices` as float64 and int64.
 
-    `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `mend` are for the message.
+    `prices` has the columns `COLUMNS` and a DatetimeIndex without time zone; `name` and `fix` are for the message.
     Raises DataError with the first bad date and the rule that it breaks.
     """
-    _check_layout(prices, COLUMNS, name, mend)
+    _check_layout(prices, COLUMNS, name, fix)
     numbers = prices.apply(pd.to_numeric, errors="coerce")
     numbers[PRICES] = numbers[PRICES].astype("float64")
     numbers.index = pd.DatetimeIndex(numbers.index.to_numpy(), name="Date").as_unit("us")
@@ -53,39 +51,39 @@ def validate(
     if not kept.all(axis=None):
         row = int((~kept.all(axis=1)).to_numpy().argmax())
         reason = kept.columns[int((~kept.iloc[row]).to_numpy().argmax())]
-        raise DataError(f"{name} is damaged, on {kept.index[row]:%Y-%m-%d} {reason}: {mend}.")
+        raise DataError(f"{name} is invalid (on {kept.index[row]:%Y-%m-%d} {reason}): {fix}.")
     return numbers.astype({"Volume": "int64"})
 
 
-def _check_layout(table: pd.DataFrame, columns: list[str], name: str, mend: str) -> None:
+def _check_layout(table: pd.DataFrame, columns: list[str], name: str, fix: str) -> None:
     if list(table.columns) != columns:
         given = ", ".join(map(str, table.columns))
-        raise DataError(f"{name} has the columns {given}, not {', '.join(columns)}: {mend}.")
+        raise DataError(f"{name} has the columns {given}, not {', '.join(columns)}: {fix}.")
     if table.empty:
-        raise DataError(f"{name} has no rows: {mend}.")
+        raise DataError(f"{name} has no rows: {fix}.")
 
 
 def load(market: str = DEFAULT_MARKET, start: str | None = None, end: str | None = None) -> pd.DataFrame:
     """Return the embedded daily prices of a market, validated; days from `start` to `end`, both included.
 
     `market` is a key of `MARKETS`. Both files cover 1999-01-04 to 2018-12-31, 5,031 trading days; source and known
-    flaws: data/README.md. They are looked for in the folder that PYSTOCK_DATA names, else in the checkout's data/.
-    Raises DataError for an unknown market, a missing or damaged file, and dates that leave no day.
+    flaws: data/README.md. They are read from the folder in PYSTOCK_DATA, or else from the checkout's data/.
+    Raises DataError for an unknown market, a missing or invalid file, and dates that leave no day.
     """
     if market not in MARKETS:
-        raise DataError(f"{market!r} is no embedded market: choose one of {', '.join(MARKETS)}.")
+        raise DataError(f"{market!r} is not an embedded market: choose one of {', '.join(MARKETS)}.")
     path = embedded_folder() / f"{market}.csv"
-    mend = "make it again with `python data/make.py`, or name another folder in PYSTOCK_DATA"
-    rows = read_rows(path, mend)
+    fix = "rebuild it with `python data/make.py`, or set PYSTOCK_DATA to another folder"
+    rows = read_rows(path, fix)
     dates = pd.to_datetime(rows.pop("Date"), format="%Y-%m-%d", errors="coerce")
     if dates.isna().any():
-        raise DataError(f"{path} is damaged, line {dates.isna().idxmax()} has no date: {mend}.")
-    prices = validate(rows.set_index(dates), str(path), mend)
+        raise DataError(f"{path} is invalid (line {dates.isna().idxmax()} has no date): {fix}.")
+    prices = validate(rows.set_index(dates), str(path), fix)
     first, last = prices.index[0], prices.index[-1]
     chosen = prices.loc[first if start is None else _date(start) : last if end is None else _date(end)]
     if chosen.empty:
         raise DataError(
-            f"{market} has no day from {start or 'the start'} to {end or 'the end'}: "
+            f"{market} has no days from {start or 'the start'} to {end or 'the end'}: "
             f"choose days from {first:%Y-%m-%d} to {last:%Y-%m-%d}."
         )
     return chosen
@@ -96,35 +94,35 @@ def embedded_folder() -> Path:
     return Path(os.environ.get("PYSTOCK_DATA") or Path(__file__).resolve().parents[2] / "data")
 
 
-def read_rows(path: Path, mend: str) -> pd.DataFrame:
-    """Return the rows of a price file as text, sound or not, in the columns `Date` and `COLUMNS`.
+def read_rows(path: Path, fix: str) -> pd.DataFrame:
+    """Return the rows of a price file as text, valid or not, in the columns `Date` and `COLUMNS`.
 
     The index `line` is the row's line in the file, whose first is line 2; a field that is missing is "". Raises
-    DataError, which ends in `mend`, for a file that is not a table of these columns; the values are not checked.
+    DataError, which ends in `fix`, for a file that is not a table of these columns; the values are not checked.
     """
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
-        raise DataError(f"{path} is missing: {mend}.") from None
+        raise DataError(f"{path} is missing: {fix}.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): {mend}.") from None
+        raise DataError(f"{path} cannot be read ({error.strerror}): {fix}.") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path} is damaged, it is no text: {mend}.") from None
+        raise DataError(f"{path} is invalid (it is not text): {fix}.") from None
     if not text.endswith("\n"):
-        raise DataError(f"{path} is damaged, it is empty or ends in the middle of a line: {mend}.")
+        raise DataError(f"{path} is invalid (it is empty or ends in the middle of a line): {fix}.")
     try:
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False)
     except ValueError as error:  # pandas' parser errors are ValueErrors
         reason = str(error).rpartition("error: ")[2].strip()
-        raise DataError(f"{path} is damaged, it is no table ({reason}): {mend}.") from None
-    return as_rows(table, str(path), mend)
+        raise DataError(f"{path} is invalid (it is not a table: {reason}): {fix}.") from None
+    return as_rows(table, str(path), fix)
 
 
-def as_rows(table: pd.DataFrame, name: str, mend: str) -> pd.DataFrame:
+def as_rows(table: pd.DataFrame, name: str, fix: str) -> pd.DataFrame:
     """Return a table of text in the layout of `read_rows`; the arguments as in `validate`."""
-    _check_layout(table, ["Date", *COLUMNS], name, mend)
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes a first field too many for the rows' names
-        raise DataError(f"{name} has more fields in its rows than columns: {mend}.")
+    _check_layout(table, ["Date", *COLUMNS], name, fix)
+    if not isinstance(table.index, pd.RangeIndex):  # pandas uses a surplus first field as row names
+        raise DataError(f"{name} has rows with more fields than columns: {fix}.")
     return table.fillna("").set_index(pd.RangeIndex(2, len(table) + 2, name="line"))
 
 
@@ -134,7 +132,7 @@ def _date(value: str) -> pd.Timestamp:
     except (ValueError, TypeError):
         date = pd.NaT
     if date is pd.NaT:
-        raise DataError(f"{value!r} is no date: write it as '2009-12-31'.")
+        raise DataError(f"{value!r} is not a date: write it as '2009-12-31'.")
     return date
 
 
@@ -142,11 +140,11 @@ def download(ticker: str, start: str, end: str) -> pd.DataFrame:
     """Return daily prices of a live ticker (`^GSPC`, `BTC-USD`, …) from Yahoo, in the layout of the embedded ones.
 
     Days from `start` to `end`, both included. The prices are Yahoo's: adjusted by Yahoo for splits, and in Adj Close
-    alone for dividends; nothing is filled or rounded here. They pass `validate`. A day of which Yahoo has no value at
-    all is left out, one that lacks some is an error, and one that is still trading has its values so far: choose an
-    `end` before today. Needs a network.
+    alone for dividends; nothing is filled or rounded here. They pass `validate`. A day without any
+    value is left out, a day that lacks some is an error, and today has only its values so far: choose an `end` before
+    today. Needs a network.
 
-    Raises DataError offline, for a ticker or days that Yahoo does not know, when Yahoo refuses or its answer cannot be
+    Raises DataError offline, for a ticker or days that Yahoo does not know, if Yahoo refuses or its response cannot be
     read, and for prices that break a rule.
     """
     first, last = _date(start), _date(end)
@@ -154,8 +152,8 @@ def download(ticker: str, start: str, end: str) -> pd.DataFrame:
     from yfinance.exceptions import YFTickerMissingError
 
     asked = f"{ticker!r} from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
-    unknown = f"Yahoo has no daily prices of {asked}: look up the ticker and its days at finance.yahoo.com."
-    embedded = f"use the embedded data, load({DEFAULT_MARKET!r}), which need no network"
+    unknown = f"Yahoo has no daily prices for {asked}: check the ticker and the days at finance.yahoo.com."
+    embedded = f"use the embedded prices, load({DEFAULT_MARKET!r}), which need no network"
     # yfinance logs a failure and returns an empty frame; we want its reason, and quiet.
     logger, config = logging.getLogger("yfinance"), yfinance.config.debug
     before = logger.disabled, config.hide_exceptions
@@ -173,12 +171,12 @@ def download(ticker: str, start: str, end: str) -> pd.DataFrame:
         if status == 404:
             raise DataError(unknown) from None
         if isinstance(error, OSError) and not isinstance(error, ValueError) and not status:
-            raise DataError(f"Yahoo cannot be reached for {asked}, there is no way to it: {embedded}.") from None
+            raise DataError(f"Yahoo is unreachable, so there are no prices for {asked}: {embedded}.") from None
         why = first_line(error).partition(". ")[0].rstrip(".")  # among others, too many requests
-        raise DataError(f"Yahoo's answer to {asked} cannot be used ({why}): try later, or {embedded}.") from None
+        raise DataError(f"Yahoo's response for {asked} is unusable ({why}): try later, or {embedded}.") from None
     finally:
         logger.disabled, config.hide_exceptions = before
     if answer.empty:
         raise DataError(unknown)
     answer.index = answer.index.tz_localize(None).normalize()  # midnight at the exchange
-    return validate(answer[COLUMNS], f"Yahoo's answer to {asked}", "choose other days")
+    return validate(answer[COLUMNS], f"Yahoo's response for {asked}", "choose other days")

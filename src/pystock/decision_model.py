@@ -15,7 +15,7 @@ class DecisionModel(mlflow.pyfunc.PythonModel):
     """A classifier in its native format, an artifact named `xgboost` or `sklearn`, and a threshold as a parameter."""
 
     def load_context(self, context):
-        """Read the classifier. Neither format is a pickle: nothing that stands in the artifact is run."""
+        """Read the classifier. Neither format is a pickle, so nothing in the artifact is executed."""
         if "xgboost" in context.artifacts:
             import xgboost
 
@@ -27,7 +27,7 @@ class DecisionModel(mlflow.pyfunc.PythonModel):
         else:
             import skops.io
 
-            # The list of trusted types stands here and not with the model, where whoever changes one changes both.
+            # The trusted types are listed here and not next to the model, where an attacker could change both.
             classifier = skops.io.load(context.artifacts["sklearn"], trusted=[])
             columns = getattr(classifier, "feature_names_in_", None)
             self._probability = lambda rows: classifier.predict_proba(
@@ -38,15 +38,15 @@ class DecisionModel(mlflow.pyfunc.PythonModel):
             )[:, 1]
 
     def probability(self, numbers: np.ndarray) -> np.ndarray:
-        """What `predict` gives as `probability`, from an array (rows, columns) of float64 in the signature's order.
+        """Return `predict`'s `probability` for an array (rows, columns) of float64 in the signature's order.
 
-        Nothing is looked at on the way: for callers that have checked names, types and that each number is finite.
-        They get at this object by `mlflow.pyfunc.load_model(…).unwrap_python_model()`.
+        It checks nothing: callers must have checked names, types and that each number is finite. They get this object
+        from `mlflow.pyfunc.load_model(…).unwrap_python_model()`.
         """
         return self._native(numbers).astype("float64")
 
     def predict(self, context, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """A row for each row of `model_input`: `probability` (float64) and `decision` (int64, 0 or 1).
+        """Return a row for each row of `model_input`: `probability` (float64) and `decision` (int64, 0 or 1).
 
         A decision is 1 where the probability is above `params["threshold"]`, which MLflow fills in from the signature.
         """

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 class PystockError(Exception):
-    """Base class of what pystock raises for people to read: the thing with its value, the reason, the fix."""
+    """Base class of pystock's errors. The message says what is wrong, with the value, why, and how to fix it."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How good a forecast is, against what, and how sure that is.
+"""How good a forecast is, compared with what, and how certain that is.
 
 A forecast is a probability for each row that its outcome is 1. "Beats the base rate" means one thing in this system:
 `skill` against the rolling base rate has its whole 95 % interval above zero on the held-out years.
@@ -35,7 +35,7 @@ def time_split(
     ValueError if X and y have different rows, the rows are not in time order, the gap is negative or a side is empty.
     """
     if not X.index.equals(y.index):
-        raise ValueError("X and y have different rows: take both from one call of dataset().")
+        raise ValueError("X and y have different rows: take both from one call to dataset().")
     if not X.index.is_monotonic_increasing:
         raise ValueError("the rows are not in time order: sort them by date before splitting.")
     if gap < 0:
@@ -78,8 +78,8 @@ def rolling_base_rate(y: pd.Series, index: pd.Index, window: int = 250) -> pd.Se
     """Return the share of ones among the last `window` outcomes known at the close of each day of `index`.
 
     At the close of day t the newest outcome known is that of row t-1. `y` holds the outcomes of all days (not of the
-    test period alone), `index` the days to forecast, up to one day after the end of `y`. Raises ValueError where
-    fewer than `window` outcomes are known, or where those that would be known are not in `y`.
+    test period alone), `index` the days to forecast, up to one day after the end of `y`. Raises ValueError if fewer
+    than `window` outcomes are known, or if those that would be known are not in `y`.
     """
     known = _known(y, index, window)
     ones = np.concatenate([[0], np.cumsum(y.to_numpy())])  # integers: a moving mean of floats drifts out of [0, 1]
@@ -99,10 +99,10 @@ def _known(y: pd.Series, index: pd.Index, needed: int) -> np.ndarray:
     known: np.ndarray = y.index.searchsorted(index, side="left")
     if len(index) and known.min() < needed:
         few = f"{known.min()} outcomes are known on {index[known.argmin()]:%Y-%m-%d}, {needed} are needed"
-        raise ValueError(f"{few}: pass the outcomes of all days, not of the test period alone.")
+        raise ValueError(f"{few}: pass the outcomes of all days, not only of the test period.")
     if (index > y.index[-1]).sum() > 1:
-        ends = f"the outcomes end on {y.index[-1]:%Y-%m-%d}, the days asked for on {index[-1]:%Y-%m-%d}"
-        raise ValueError(f"{ends}: pass the outcomes of all days, not of the training period alone.")
+        ends = f"the outcomes end on {y.index[-1]:%Y-%m-%d}, but the days to forecast on {index[-1]:%Y-%m-%d}"
+        raise ValueError(f"{ends}: pass the outcomes of all days, not only of the training period.")
     return known
 
 
@@ -151,8 +151,8 @@ def brier_difference(
 ) -> Difference:
     """Return Brier(probability) - Brier(other) on the same rows, with its 95 % interval: below 0 is better.
 
-    The two are resampled together, in the moving blocks of `score_table`: what is hard for both on a day falls out of
-    the difference, and its interval is narrower than those of the two scores. Arguments and errors as `score_table`.
+    The two are resampled together, in the moving blocks of `score_table`: what is hard for both on a day cancels in the
+    difference, and its interval is narrower than those of the two scores. Arguments and errors as `score_table`.
     """
     y, probability, other = _checked(y, probability=probability, other=other)
     differences = (probability - y) ** 2 - (other - y) ** 2
@@ -279,9 +279,9 @@ def _checked(y: ArrayLike, **probabilities: ArrayLike) -> list[np.ndarray]:
     for name, values in {"y": y, **probabilities}.items():
         array = np.asarray(values, dtype="float64")
         if array.ndim != 1 or not len(array):
-            raise ValueError(f"{name} has the shape {array.shape}: give one value a row.")
+            raise ValueError(f"{name} has the shape {array.shape}: give one value per row.")
         if arrays and len(array) != len(arrays[0]):
-            raise ValueError(f"{name} has {len(array)} values and y has {len(arrays[0])}: give one value a row of y.")
+            raise ValueError(f"{name} has {len(array)} values but y has {len(arrays[0])}: give one value per row.")
         if isinstance(y, pd.Series) and isinstance(values, pd.Series) and not values.index.equals(y.index):
             raise ValueError(f"{name} and y have different rows: select the days of y with .loc[y.index].")
         if np.isnan(array).any():
@@ -291,7 +291,7 @@ def _checked(y: ArrayLike, **probabilities: ArrayLike) -> list[np.ndarray]:
         raise ValueError("y has values other than 0 and 1: give outcomes, not probabilities or returns.")
     for name, array in zip(probabilities, arrays[1:], strict=True):
         if array.min() < 0 or array.max() > 1:
-            raise ValueError(f"{name} goes from {array.min():.3g} to {array.max():.3g}: probabilities lie in [0, 1].")
+            raise ValueError(f"{name} ranges from {array.min():.3g} to {array.max():.3g}: give probabilities, 0 to 1.")
     if "reference" in probabilities and np.array_equal(arrays[0], arrays[-1]):
-        raise ValueError("the reference makes no error, so no skill against it is defined: was it given the outcomes?")
+        raise ValueError("the reference has no error, so skill is undefined: did you pass the outcomes as reference?")
     return arrays

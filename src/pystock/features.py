@@ -1,4 +1,4 @@
-"""What a model sees, and what it is asked.
+"""The features that a model gets, and the outcomes that it predicts.
 
 Row t of everything here belongs to trading day t, whose close is known; the outcome belongs to the next trading day.
 `prices` is a frame as `pystock.data.load` returns it: one row a trading day, columns Open, High, Low, Close in index
@@ -91,12 +91,12 @@ def dataset(prices: pd.DataFrame, target: str = "direction", features: str = "fl
     """Return features X (float64) and outcomes y (int64, 0 or 1): row t of y is the outcome of the day after t.
 
     `target` is a key of `TARGETS`, `features` one of `FEATURES`. Rows with a missing feature, at the start of the
-    history, are dropped, as is the last day, whose outcome nobody knows. Raises ValueError for any other name, and
-    where nothing is left.
+    history, are dropped, as is the last day, whose outcome is not known yet. Raises ValueError for any other name,
+    and if nothing is left.
     """
     for name, functions, kind in ((features, FEATURES, "feature set"), (target, TARGETS, "target")):
         if name not in functions:
-            raise ValueError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
+            raise ValueError(f"{name!r} is not a {kind}: choose one of {', '.join(functions)}.")
     X, y = FEATURES[features](prices).dropna(), TARGETS[target](prices)
     rows = X.index.intersection(y.index)
     if rows.empty:

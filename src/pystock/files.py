@@ -10,7 +10,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     The new content is written to PATH.new, which a killed process may leave behind, and renamed. Raises OSError.
     """
     new = path.with_name(path.name + ".new")
-    with open(new, "wb") as file:  # noqa: PTH123 - the test of crashes puts a file in its place that stops halfway
+    with open(new, "wb") as file:  # noqa: PTH123 - the crash test replaces it with a file that stops halfway
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

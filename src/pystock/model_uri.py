@@ -19,7 +19,7 @@ class ModelURIError(PystockError, ValueError):
 
 
 class ModelNotFound(PystockError, LookupError):
-    """The store has no such registered model, alias or version."""
+    """Raised if the store has no such registered model, alias or version."""
 
 
 class ModelURI(NamedTuple):
@@ -35,7 +35,7 @@ def parse(uri: str) -> ModelURI:
     """Return the parts of a model URI. Raises ModelURIError for any other text."""
     match = _URI.fullmatch(str(uri))
     if not match:
-        raise ModelURIError(f"the model is {str(uri)!r}: write models:/NAME@ALIAS or models:/NAME/VERSION.")
+        raise ModelURIError(f"{str(uri)!r} is not a model URI: write models:/NAME@ALIAS or models:/NAME/VERSION.")
     version = int(match["version"]) if match["version"] else None
     return ModelURI(match["name"], match["alias"], version, match["model_id"])
 
@@ -43,12 +43,12 @@ def parse(uri: str) -> ModelURI:
 def resolve(uri: str, client: "MlflowClient | None" = None) -> "ModelVersion":
     """Return the registered version behind a model URI, looked up once; an alias may point elsewhere a moment later.
 
-    Raises ModelURIError for a text that is not one of a registered version, ModelNotFound if the store knows no such
-    name, alias or version, and MlflowException if the store does not answer or refuses.
+    Raises ModelURIError for a text that is not one of a registered version, ModelNotFound if the store has no such
+    name, alias or version, and MlflowException if the store does not respond or refuses.
     """
     parts = parse(uri)
     if parts.name is None:
-        raise ModelURIError(f"{uri} is a logged model: write models:/NAME@ALIAS or models:/NAME/VERSION.")
+        raise ModelURIError(f"{uri} is not a registered version: write models:/NAME@ALIAS or models:/NAME/VERSION.")
     return find_version(parts.name, parts.version, alias=parts.alias, client=client)
 
 
@@ -64,7 +64,7 @@ def find_version(
             return client.get_model_version_by_alias(name, alias)
         return client.get_model_version(name, str(version))
     if alias:
-        raise ModelNotFound(f"the model {name} has no {alias} in this store: promote a version, or name another model.")
+        raise ModelNotFound(f"{name} has no alias {alias} in this store: promote a version, or use another model.")
     registered_model(name, client)
     known = sorted(int(each.version) for each in client.search_model_versions(f"name = '{name}'"))
     raise ModelNotFound(f"{name} has no version {version!r}: it has {', '.join(map(str, known)) or 'none yet'}.")
@@ -74,7 +74,7 @@ def registered_model(name: str, client: "MlflowClient") -> "RegisteredModel":
     """Return MLflow's RegisteredModel of a name, with its aliases. Raises ModelNotFound if there is none."""
     with ignoring("RESOURCE_DOES_NOT_EXIST"):
         return client.get_registered_model(name)
-    raise ModelNotFound(f"There is no registered model {name!r}: register a version of it first.")
+    raise ModelNotFound(f"There is no registered model {name!r}: register a version under that name first.")
 
 
 def uri_of(version: "ModelVersion") -> str:

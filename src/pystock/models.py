@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from pystock.errors import PystockError, first_line
 
-if TYPE_CHECKING:  # a service imports this module, and needs none of scikit-learn
+if TYPE_CHECKING:  # a service imports this module, and does not need scikit-learn
     from sklearn.base import BaseEstimator
 
 CODE = Path(__file__).with_name("decision_model.py")
@@ -31,7 +31,7 @@ class ModelError(PystockError, ValueError):
 class LoadedModel(NamedTuple):
     """A checked decision model: its feature names in order, and its default threshold (None if it declares none).
 
-    `probability` takes an array (rows, features) of finite float64, past MLflow's checks; None if it has no such way.
+    `probability` takes an array (rows, features) of finite float64 without MLflow's checks; None if it has none.
     """
 
     model: PyFuncModel
@@ -51,7 +51,7 @@ def decision_signature(X: pd.DataFrame, threshold: float) -> ModelSignature:
 
 def decision_requirements(model: "BaseEstimator") -> list[str]:
     """Return what a decision model around `model` needs, each at the version that is installed here."""
-    # named here: MLflow would take seconds to find them out, and would find more than is needed
+    # listed here: MLflow would take seconds to infer them, and would infer more than is needed
     library = ["scikit-learn", "skops"]
     if _is_xgboost(model):
         library = [packages_distributions()["xgboost"][0]]  # xgboost-cpu, or xgboost where that does not exist
@@ -72,8 +72,8 @@ def log_decision_model(
     the last one (its metadata `trained_until`), and the registry's gate evaluates it on later days only. `tags` are set
     on the logged model.
 
-    The model is a pyfunc from code (decision_model.py): it takes the columns of `X` as doubles and gives `probability`
-    (double) and `decision` (long, 1 where the probability is above `threshold`). `predict` takes another threshold as
+    The model is a pyfunc from code (decision_model.py). It takes the columns of `X` as doubles and returns
+    `probability` (double) and `decision` (long, 1 if that is above `threshold`). `predict` takes another threshold as
     `params={"threshold": …}`. An XGBClassifier is stored as XGBoost's own file, anything of scikit-learn as skops.
 
     Raises ValueError without an active run, for a threshold outside [0, 1], for a model that gives no probabilities of
@@ -82,7 +82,7 @@ def log_decision_model(
     if mlflow.active_run() is None:
         raise ValueError("no run is active: call log_decision_model inside `with mlflow.start_run(…)`.")
     if not 0 <= threshold <= 1:
-        raise ValueError(f"a threshold of {threshold} is no probability: give one from 0 to 1.")
+        raise ValueError(f"a threshold of {threshold} is not a probability: give one from 0 to 1.")
     fitted = getattr(model, "n_features_in_", None) == X.shape[1] and list(getattr(model, "classes_", [])) == [0, 1]
     if not fitted or not hasattr(model, "predict_proba"):
         problem = f"{type(model).__name__} does not give probabilities of 0 and 1 from the {X.shape[1]} columns of X"
@@ -105,9 +105,9 @@ def log_decision_model(
 def load_decision_model(uri: str, what: str = "") -> LoadedModel:
     """Load a decision model from a model URI or a local folder, and check its signature. Errors call it `what`.
 
-    It must take named columns of doubles and give `probability` and `decision`; a `threshold` that it declares must be
-    from 0 to 1. Loading runs the model's own code. Raises ModelError where that fails or the signature is another one,
-    and MlflowException where MLflow cannot read the model or the store does not answer.
+    It must take named columns of doubles and return `probability` and `decision`; a `threshold` that it declares must
+    be from 0 to 1. Loading runs the model's own code. Raises ModelError if that fails or the signature is different,
+    and MlflowException if MLflow cannot read the model or the store does not respond.
     """
     what = what or f"the model {uri}"
     try:
@@ -119,7 +119,7 @@ def load_decision_model(uri: str, what: str = "") -> LoadedModel:
     signature = model.metadata.signature
     inputs, outputs = (getattr(signature, side, None) for side in ("inputs", "outputs"))
     if not inputs or not inputs.has_input_names() or any(each.type.name != "double" for each in inputs):
-        raise ModelError(f"{what} has no signature of named columns of doubles: log it with one.")
+        raise ModelError(f"{what} has no signature with named double columns: log it with one.")
     if not outputs or not {"probability", "decision"} <= set(outputs.input_names()):
         raise ModelError(f"{what} has no outputs probability and decision: log it with log_decision_model.")
     defaults = [float(each.default) for each in signature.params or [] if each.name == "threshold"]
@@ -148,6 +148,6 @@ def _native(model: "BaseEstimator", folder: Path) -> dict[str, str]:
     path = folder / "model.skops"
     skops.io.dump(model, path)
     if unknown := skops.io.get_untrusted_types(file=path):
-        parts = f"{', '.join(unknown)}, which skops does not read unless told to trust it"
-        raise ValueError(f"{type(model).__name__} holds {parts}: choose a classifier without such parts.")
+        parts = f"{', '.join(unknown)}, which skops loads only if told to trust it"
+        raise ValueError(f"{type(model).__name__} contains {parts}: choose a classifier without such types.")
     return {"sklearn": str(path)}

@@ -1,4 +1,4 @@
-"""What the pipelines in projects/ share: steps as child runs of one parent, and one at a time at the same work.
+"""What the pipelines in projects/ share: steps as child runs of one parent, and a lock for work that must not overlap.
 
 Each entry point is one run; `main` has a child run for each of its steps. All have the tags `pipeline` (the project),
 `step` (the entry point) and `outcome` (done or skipped).
@@ -17,11 +17,11 @@ from pystock import processes, runs
 from pystock.errors import PystockError, first_line, ignoring
 from pystock.model_uri import MISSING
 
-PATIENCE = 10  # seconds for another process to say where it stands in the queue
+PATIENCE = 10  # seconds for another process to take its number in the queue
 
 
 class PipelineError(PystockError, ValueError):
-    """Something that a pipeline cannot do; the message names the thing, the reason and the fix."""
+    """Raised if a pipeline cannot do something; the message says what is wrong, why, and how to fix it."""
 
 
 Step = Callable[[str], AbstractContextManager[Run]]
@@ -118,8 +118,8 @@ def claim_work(work: str) -> None:
             machine = other.data.tags["process"].partition(" ")[0]
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(other.info.start_time / 1000))
             fix = "If it died on another machine, end it with MlflowClient().set_terminated(RUN_ID, 'KILLED')."
-            holder = f"the run {other.info.run_id} on {machine} has been at {work} since {since}"
-            raise PipelineError(f"{holder}: wait until it has ended. {fix}")
+            holder = f"the run {other.info.run_id} on {machine} has been working on {work} since {since}"
+            raise PipelineError(f"{holder}: wait until it ends. {fix}")
 
 
 def _others(work: str, run_id: str) -> list[Run]:

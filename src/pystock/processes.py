@@ -12,7 +12,7 @@ def this_process() -> str:
 
 
 def machine() -> str:
-    """Return the machine's name and boot time: two machines of one name (`localhost`) hardly start in one second."""
+    """Return the machine's name and boot time: two machines with one name rarely boot in the same second."""
     return f"{platform.node()} {psutil.boot_time():.0f}"
 
 

@@ -14,7 +14,7 @@ def git_commit() -> str:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):  # there is no git, or it does not answer
+    except (OSError, subprocess.TimeoutExpired):  # there is no git, or it does not respond
         return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 

@@ -1,7 +1,7 @@
-"""A search for hyperparameters that may be broken off anywhere, and continues from the trials it has.
+"""A hyperparameter search that can be interrupted at any moment, and resumes from its finished trials.
 
 The trials are in an Optuna study, and mirrored in MLflow: a run for the study, with a child run for each finished
-trial. One process at a time works on a study: a second one would fail the trial that the first is at.
+trial. One process at a time works on a study: a second one would fail the trial that the first one is running.
 """
 
 import json
@@ -28,8 +28,8 @@ from pystock.features import dataset
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 YEAR = 252  # trading days
 
-# `years`: how much of the past a model learns from; there are not quite 11 in the training period. No whole numbers as
-# numbers: TPE sorts the values of all trials, and equal ones come out in an order that depends on the processor.
+# `years`: how much of the past a model is fitted on; the training period has almost 11. Whole numbers are categories:
+# TPE sorts the values of all trials, and the order of equal values depends on the processor.
 SPACES = {
     "logistic": {
         "C": FloatDistribution(1e-4, 100, log=True),
@@ -51,10 +51,10 @@ PRUNER = optuna.pruners.MedianPruner(n_startup_trials=10)  # as many as TPE draw
 def build(family: str, *, years: float | None = None, **params: Any) -> Pipeline | XGBClassifier:
     """Return a classifier of the family, `logistic` or `xgboost`, with hyperparameters of its space.
 
-    `years` is no setting of the model: it tells the caller how many years to train it on.
+    `years` is not a setting of the model: it tells the caller how many years to train it on.
     """
     if family == "logistic":
-        # On few columns the fastest solver of scikit-learn; so small a tolerance leaves no digit to the machine.
+        # On few columns the fastest solver of scikit-learn; so small a tolerance gives the same digits everywhere.
         return make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8, **params))
     return XGBClassifier(**{"n_estimators": 100, "max_bin": 64, "random_state": 0, "n_jobs": 1} | params)
 
@@ -62,7 +62,7 @@ def build(family: str, *, years: float | None = None, **params: Any) -> Pipeline
 def skills(model: Pipeline | XGBClassifier, X: pd.DataFrame, y: pd.Series, years: float = 11) -> Iterator[float]:
     """Yield the Brier skill, against the rolling base rate, of all days validated so far, after each of five folds.
 
-    X and y are those of the training period; the model learns from the last `years` before each walk-forward fold.
+    X and y are those of the training period; the model is fitted on the last `years` before each walk-forward fold.
     """
     reference = rolling_base_rate(y, y.index[YEAR:]).reindex(y.index).to_numpy()
     X, y = X.to_numpy(), y.to_numpy()
@@ -75,7 +75,7 @@ def skills(model: Pipeline | XGBClassifier, X: pd.DataFrame, y: pd.Series, years
 
 
 def training_data(market: str, target: str, features: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Return X and y of the training period: all that a search may look at."""
+    """Return X and y of the training period: all the data that a search may use."""
     X, _, y, _ = time_split(*dataset(load(market, end=TEST_END), target, features))
     return X, y
 
@@ -120,15 +120,15 @@ def left(study: optuna.Study) -> int:
 
 
 def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
-    """Do the trials that are left, one for each step of a loop over this, each mirrored into MLflow.
+    """Run the remaining trials, one per step of a loop over this, and mirror each to MLflow.
 
-    What a killed process has left behind is put in order first. `evaluate` is called as `skills` is.
+    It first repairs what a killed process left behind. `evaluate` is called as `skills` is.
     """
     about = study.user_attrs
     X, y = training_data(about["market"], about["target"], about["features"])
     run = put_in_order(study)
     for done in range(len(finished(study)), about["trials"]):
-        # With one fixed seed a sampler would repeat its numbers after a restart; so the seed is how many have finished.
+        # With a fixed seed a sampler would repeat its numbers after a restart. The number of finished trials grows.
         study.sampler = optuna.samplers.TPESampler(seed=done)
         trial = study.ask(SPACES[about["family"]])
         state = TrialState.COMPLETE
@@ -144,7 +144,7 @@ def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills
 
 
 def mirror(trial: FrozenTrial, run: Run) -> None:
-    """Write a finished trial into MLflow, as a child of the study's run; no dearer for the last than for the first."""
+    """Write a finished trial to MLflow, as a child of the study's run; the last one costs no more than the first."""
     tags = {"trial": str(trial.number), "state": trial.state.name.lower()}
     name, experiment = f"trial-{trial.number:03}", run.info.experiment_id
     with mlflow.start_run(run_name=name, experiment_id=experiment, parent_run_id=run.info.run_id, tags=tags) as child:
@@ -154,10 +154,10 @@ def mirror(trial: FrozenTrial, run: Run) -> None:
 
 
 def put_in_order(study: optuna.Study) -> Run:
-    """Repair what a killed process has left, and return the study's run, which is made if this store has none.
+    """Repair what a killed process left, and return the study's run, which is created if this store has none.
 
-    Trials that the process was at are failed. Finished trials without a finished child run get one, and a child run
-    that was being written is ended.
+    Trials that were running are marked as failed. Finished trials without a finished child run get one, and a child
+    run that was being written is ended.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -176,7 +176,7 @@ def put_in_order(study: optuna.Study) -> Run:
 
 def _run_of(study: optuna.Study) -> Run:
     about = {key: str(value) for key, value in study.user_attrs.items() if key not in ("run_id", "space")}
-    with suppress(KeyError, mlflow.MlflowException):  # a new study; or it was begun on another tracking store
+    with suppress(KeyError, mlflow.MlflowException):  # a new study; or it was started on another tracking store
         run = mlflow.get_run(study.user_attrs["run_id"])
         if run.info.status == "FINISHED" and run.info.lifecycle_stage == "active":
             return run

@@ -23,7 +23,7 @@ def test_each_message_has_what_happened_and_what_to_do():
     for section in re.split("^##+ ", PAGE, flags=re.MULTILINE)[1:]:
         title, *paragraphs = section.strip().split("\n\n")
         if title.startswith("`"):
-            assert paragraphs[1].startswith("**Mend:** ") and section.count("**Mend:**") == 1, title
+            assert paragraphs[1].startswith("**Fix:** ") and section.count("**Fix:**") == 1, title
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,8 @@ def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
     ("service", "setting", "sentence"),
     [
         ("mlflow", "COMPOSE_PROFILES=", "without authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or "),
-        ("mlflow", "WORKBENCH_HOST=", "needs the host name by which the class reaches this machine: set WORKBENCH_HO"),
-        ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is no host name: give one name, without port or wildcard."),
+        ("mlflow", "WORKBENCH_HOST=", "needs the host name that the class uses for this machine: set WORKBENCH_HOST"),
+        ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is not a host name: give one name, without port or wildcard."),
         ("accounts", "COMPOSE_PROFILES=", "without authentication, because it cannot see `--profile auth`"),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_refused_server_makes_the_start_fail_and_serves_nothing(tmp_path, shar
     try:
         done = refused.up("--build", check=False)
         assert done.returncode != 0
-        assert "is refused without authentication" in refused.compose("logs", "mlflow").stdout
+        assert "is not allowed without authentication" in refused.compose("logs", "mlflow").stdout
         with pytest.raises(requests.ConnectionError):
             status(f"{refused.mlflow}/health")
     finally:

@@ -59,10 +59,10 @@ def test_all_is_there_after_it_was_destroyed(bench, tmp_path):
 
     # never over what is there, and never from what is damaged or of the other kind
     refused = course(bench, "restore", str(file))
-    assert refused.returncode == 1 and "holds data already: `course restore --docker --force`" in refused.stderr
+    assert refused.returncode == 1 and "already holds data: to replace it with" in refused.stderr
     bad = tmp_path / "bad.tar"
     bad.write_bytes(file.read_bytes()[:-1])
-    for reason in ("is not a backup of a workbench, or is damaged", "is of the other kind of workbench"):
+    for reason in ("is not a backup of a workbench, or is damaged", "comes from a workbench without containers"):
         refused = course(bench, "restore", str(bad), "--force")
         assert refused.returncode == 1 and f"{bad} {reason}" in refused.stderr
         changed(file, bad, '"kind": "docker"', '"kind": "process"')
@@ -87,7 +87,7 @@ def test_all_is_there_after_it_was_destroyed(bench, tmp_path):
     done = course(bench, "restore", str(file), "--force")
     assert done.returncode == 0, done.stderr
     kept = tmp_path / "für später.kept-1.tar"
-    assert f"What was there is kept as {kept}: `course restore --docker` puts it back.\n" in done.stdout
+    assert f"The previous data is kept as {kept}: `course restore --docker` restores it.\n" in done.stdout
     assert client(bench, READ) == before and files(bench) == there
     done = course(bench, "restore", str(kept), "--force")
     assert done.returncode == 0, done.stderr

@@ -177,9 +177,9 @@ def test_a_stopped_container_ends_soon_and_the_next_one_goes_on(bench, image, ve
 @pytest.mark.parametrize(
     ("words", "server", "said"),
     [
-        (["--model", "models:/nothing@champion"], "http://mlflow:5000", "the model nothing has no champion"),
-        ([], "http://mlflow:5001", "the MLflow server http://mlflow:5001 does not answer (Connection refused)"),
-        ([], "http://elsewhere:5000", "the MLflow server http://elsewhere:5000 does not answer (Name or service not"),
+        (["--model", "models:/nothing@champion"], "http://mlflow:5000", "nothing has no alias champion in this store"),
+        ([], "http://mlflow:5001", "the MLflow server http://mlflow:5001 does not respond (Connection refused)"),
+        ([], "http://elsewhere:5000", "the MLflow server http://elsewhere:5000 does not respond (Name or service"),
     ],
 )
 def test_what_is_missing_is_said_in_a_sentence(bench, image, jobs, words, server, said):

@@ -45,12 +45,12 @@ def secrets(env):
 
 def test_what_is_there_stays(init):
     init.env.symlink_to("nowhere")  # a link, also where it leads nowhere
-    assert "stays as it is" in init().stdout
+    assert "was not changed" in init().stdout
     assert os.readlink(init.env) == "nowhere" and not init.env.exists()
     init.env.unlink()
     init.env.write_text("MINE=1\n")
     done = init()
-    assert (done.returncode, done.stdout) == (0, "workbench/.env is there already, and stays as it is.\n")
+    assert (done.returncode, done.stdout) == (0, "workbench/.env already exists, so it was not changed.\n")
     assert init.env.read_text() == "MINE=1\n"
 
 

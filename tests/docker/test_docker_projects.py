@@ -136,7 +136,7 @@ def test_a_container_is_told_apart_and_ends_with_what_started_it(server, waiting
     process, name = waiting(server, MLFLOW_TRACKING_USERNAME="ada", MLFLOW_TRACKING_PASSWORD="not-to-be-seen")
     assert containers(name) == [name]
     # the claim of a process in a container is no dead process of this machine
-    experiment, refusal = newest("waits").info.experiment_id, f"on {name} has been at the work since"
+    experiment, refusal = newest("waits").info.experiment_id, f"on {name} has been working on the work since"
     with pytest.raises(PipelineError, match=refusal), mlflow.start_run(experiment_id=experiment):
         claim_work("the work")
     # the password is in the container, and on no command line
@@ -200,13 +200,13 @@ def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
 @pytest.mark.parametrize(
     ("project", "env", "said"),
     [
-        ("nothing", {}, "projects/nothing holds no MLproject: give the folder of a project, as projects/stockpred."),
-        ("docker", {}, "projects/docker holds no MLproject: "),
-        ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container shares a server"),
+        ("nothing", {}, "projects/nothing has no MLproject file: give the folder of a project, such as "),
+        ("docker", {}, "projects/docker has no MLproject file: "),
+        ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container can reach o"),
         ("stockpred", {"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, "MLFLOW_TRACKING_URI is sqlite:///a.db, but a contai"),
-        ("stockpred", {"PATH": "/nowhere"}, "there is no command docker: install Docker, or run the project with -"),
-        ("stockpred", {"DOCKER_HOST": "unix:///nowhere"}, "Docker does not answer (Cannot connect to the Docker d"),
-        ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built is not built: type `docker build -f projec"),
+        ("stockpred", {"PATH": "/nowhere"}, "the command docker was not found: install Docker, or run the project "),
+        ("stockpred", {"DOCKER_HOST": "unix:///nowhere"}, "Docker does not respond (Cannot connect to the Docker "),
+        ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built does not exist: run `docker build -f proj"),
     ],
 )
 def test_run_says_in_a_sentence_what_is_missing(project, env, said):

@@ -175,7 +175,7 @@ def run_as_learner(chapter: Chapter, server: SimpleNamespace, folder: Path, mark
         if cell.source.startswith("course.check("):
             assert "right." in printed(cell), f"Chapter {chapter.number}, cell {number} on {market}: {printed(cell)}"
         if "course.begin" in cell.source and cell.cell_type == "code":
-            assert f"Tracking to {server.url}" in printed(cell)
+            assert f"Tracking store: {server.url}" in printed(cell)
 
 
 def tags_of(cell) -> list[str]:

@@ -44,7 +44,7 @@ def test_a_job_whose_server_dies_says_so_and_resumes_when_it_is_back(champion, d
         errors = process.communicate(timeout=600)[1]
     finally:
         server.stop()
-    gone = f"pystock-inference-batch: the MLflow server {server.url} does not answer (Connection refused)"
+    gone = f"pystock-inference-batch: the MLflow server {server.url} does not respond (Connection refused)"
     assert process.returncode == 1 and errors.splitlines()[-1].startswith(gone), errors
     assert not output.exists()
     process = script(server.url, *arguments)

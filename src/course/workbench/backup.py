@@ -1,8 +1,8 @@
 """`course backup` and `course restore`: everything a workbench holds in one file, databases and artifacts together.
 
-The file is a gzipped tar, whose checksum tells damage: DATABASE.sql for each database, artifacts/…, manifest.json, and
-accounts.json of a workbench without Docker. The databases come first, each as of one moment, so that every artifact
-they name is there to follow; and accounts before runs, so that no permission names a later experiment.
+The file is a gzipped tar, whose checksum reveals damage: DATABASE.sql for each database, artifacts/…, manifest.json,
+and accounts.json of a workbench without Docker. The databases come first, each as a snapshot, so that every artifact
+they name is in the file; accounts come before runs, so that every experiment that a permission names is in it, too.
 """
 
 import gzip
@@ -27,7 +27,7 @@ from course.workbench import postgres
 
 DATABASES = postgres.DATABASES[::-1]  # accounts first
 EMPTY = b"SET lock_timeout = '30s'; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION pg_database_owner;\n"
-TABLE = "SELECT to_regclass('runs')"  # there is one once MLflow has started
+TABLE = "SELECT to_regclass('runs')"  # exists once MLflow has started
 HOLDS = "SELECT (SELECT count(*) FROM runs) || ' runs, ' || (SELECT count(*) FROM model_versions) || ' model versions'"
 HASH = 'import os, werkzeug.security as w; print(w.generate_password_hash(os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"]))'
 
@@ -42,9 +42,9 @@ class Process:
 
     @contextmanager
     def databases(self) -> Iterator[None]:
-        """Use the running PostgreSQL, or start it for this time."""
+        """Use the running PostgreSQL, or start it temporarily."""
         if not (self.folder / "postgres").exists():
-            raise CourseError(f"There is no workbench in {self.folder} to back up: `course workbench` makes one.")
+            raise CourseError(f"There is no workbench in {self.folder} to back up: create one with `course workbench`.")
         pidfile = self.folder / "postgres" / "postmaster.pid"  # PostgreSQL's own: its fifth line is the socket's folder
         lines = pidfile.read_text().splitlines() if pidfile.exists() else []
         runs = len(lines) > 4 and postgres.is_ready(Path(lines[4]))
@@ -69,13 +69,13 @@ class Process:
         """Complete the unpacked folder, then let it replace the workbench."""
         if (self.folder / "postgres").exists() and not force:
             raise CourseError(
-                f"{self.folder} holds a workbench already: `course restore --force` replaces it by that of {file}, and "
-                "keeps yours next to it."
+                f"{self.folder} already holds a workbench: to replace it with the one in {file}, add --force. Yours is "
+                "kept next to it."
             )
         exists = self.folder.exists()
         with ExitStack() as stack:
             if exists:
-                stack.callback(workbench.lock(self.folder).release)  # refuses a running one
+                stack.callback(workbench.lock(self.folder).release)  # fails if it is running
             with workbench.start(new, mlflow=False) as bench:
                 self.socket = bench.socket
                 _load(self, new)
@@ -84,7 +84,7 @@ class Process:
             os.sync()
             if exists:
                 self.folder.rename(kept := kept_name(self.folder))
-                print(f"The workbench that was there is kept as {kept}.")
+                print(f"The previous workbench is kept as {kept}.")
             new.rename(self.folder)
 
 
@@ -97,7 +97,7 @@ class Containers:
         return postgres.run(["docker", "compose", "-f", str(root() / "workbench" / "compose.yaml"), *words], **how)
 
     def _mlflow(self, *command: str, **how: Any) -> bytes:
-        """Run a command in a container of its own, which sees the artifacts and the settings of MLflow's."""
+        """Run a command in a new container with the artifacts and the settings of MLflow's."""
         return self._compose("run", "--rm", "--no-deps", "-T", "mlflow", *command, **how)
 
     def databases(self) -> AbstractContextManager[None]:
@@ -127,14 +127,14 @@ class Containers:
             exists = self.run("psql", "-Atc", TABLE, database="mlflow").strip()
             if exists and not force:
                 raise CourseError(
-                    "The workbench in containers holds data already: `course restore --docker --force` replaces it by "
-                    f"that of {file}, and keeps yours as another backup next to that file."
+                    f"The workbench in containers already holds data: to replace it with the data in {file}, add "
+                    "--force. Yours is kept as another backup next to that file."
                 )
             self._compose("stop", "mlflow")
             try:
                 if exists:
                     backup(kept := kept_name(file), docker=True)
-                    print(f"What was there is kept as {kept}: `course restore --docker` puts it back.", flush=True)
+                    print(f"The previous data is kept as {kept}: `course restore --docker` restores it.", flush=True)
                 _load(self, unpacked, self._mlflow("python", "-c", HASH).decode().strip())  # of the password in .env
                 with file.open("rb") as whole:
                     script = "find /artifacts -mindepth 1 -delete; tar -xz --no-overwrite-dir -C / artifacts"
@@ -145,9 +145,9 @@ class Containers:
 
 
 def backup(file: Path, *, docker: bool = False) -> str:
-    """Write all that the workbench holds into a new file, atomically; return what that is."""
+    """Write everything that the workbench holds to a new file, atomically; return a summary of it."""
     if file.exists():
-        raise CourseError(f"{file} exists, and a backup overwrites nothing: name another file, or move that one.")
+        raise CourseError(f"{file} already exists, and a backup never overwrites: choose another name, or move it.")
     bench, part = Containers() if docker else Process(), file.with_name(file.name + ".part")
     with bench.databases():
         try:
@@ -163,7 +163,7 @@ def backup(file: Path, *, docker: bool = False) -> str:
 
 def _write(bench: Process | Containers, tar: tarfile.TarFile) -> str:
     if not bench.run("psql", "-Atc", TABLE, database="mlflow").strip():
-        raise CourseError("MLflow never started on this workbench, and there is nothing to back up: start it first.")
+        raise CourseError("There is nothing to back up, because MLflow never ran on this workbench: start it first.")
     for database in DATABASES:
         _add(tar, f"{database}.sql", bench.run("pg_dump", "--no-owner", "--no-privileges", database=database))
     bench.add_files(tar)
@@ -180,7 +180,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def restore(file: Path, *, docker: bool = False, force: bool = False) -> str:
-    """Replace the workbench by that of the file, and return what it holds. Examine the whole file first."""
+    """Replace the workbench with the one in the file; return a summary of it. Examine the whole file first."""
     bench, unpacked = Containers() if docker else Process(), store.scratch(workbench.folder())
     try:
         manifest = _unpack(file, unpacked, bench.kind)
@@ -202,22 +202,22 @@ def _unpack(file: Path, folder: Path, kind: str) -> dict[str, str]:
         manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise CourseError(
-            f"{file} is not a backup of a workbench, or is damaged ({error}): copy it again from where it was made, or "
-            "take another backup."
+            f"{file} is not a backup of a workbench, or is damaged ({error}): copy it again from the original, or use "
+            "another backup."
         ) from None
     if manifest["kind"] != kind:
         how = "without" if kind == "docker" else "with"
-        raise CourseError(f"{file} is of the other kind of workbench: restore it {how} --docker.")
+        raise CourseError(f"{file} comes from a workbench {how} containers: restore it {how} --docker.")
     if manifest["mlflow"] != version("mlflow"):
         raise CourseError(
-            f"{file} comes from MLflow {manifest['mlflow']}, whose tables MLflow {version('mlflow')} may not read: "
-            "restore it with the course of that time."
+            f"{file} comes from MLflow {manifest['mlflow']}, and MLflow {version('mlflow')} may be unable to read its "
+            "tables: restore it with the version of the course that made it."
         )
     return manifest
 
 
 def _load(bench: Process | Containers, folder: Path, admin: str = "") -> None:
-    """Replace what the databases hold, each in one transaction. `admin` is the hash of the administrator's password."""
+    """Load each database in one transaction. `admin` is the hash of the administrator's password."""
     for database in DATABASES:
         sql = EMPTY + (folder / f"{database}.sql").read_bytes()
         if admin and b"COPY public.users " in sql:

@@ -1,4 +1,4 @@
-"""supervisor's event listener of the workbench: when one part ends by itself, supervisor is asked to end all."""
+"""supervisor's event listener of the workbench: when one part exits, it tells supervisor to stop all parts."""
 
 import os
 import signal
@@ -12,4 +12,4 @@ if __name__ == "__main__":
     print(part, file=sys.stderr, flush=True)
     childutils.listener.ok()
     os.kill(os.getppid(), signal.SIGTERM)
-    childutils.listener.wait()  # until supervisor ends this listener, too: the last, by its priority
+    childutils.listener.wait()  # until supervisor stops this listener as well, the last by its priority

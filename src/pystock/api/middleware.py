@@ -19,7 +19,7 @@ _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """The facts of a request that its log line and its answer need. The handlers find it in `scope["record"]`."""
+    """The facts of a request that its log line and its response need. The handlers find it in `scope["record"]`."""
 
     id: str
     status: int = 0
@@ -34,7 +34,7 @@ class RequestMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -42,7 +42,7 @@ class RequestMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(given if _ID.fullmatch(given) else os.urandom(16).hex())
         method = scope["method"]
-        # HEAD is answered as GET, and uvicorn leaves out the body
+        # HEAD is handled as GET, and uvicorn omits the body
         scope = {**scope, "record": record, "method": "GET" if method == "HEAD" else method}
 
         async def send_with_id(message: Message) -> None:
@@ -54,7 +54,7 @@ class RequestMiddleware:
         metrics.IN_PROGRESS.inc()
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception:  # the application has answered it with 500
+        except Exception:  # the application has responded with 500
             log.exception("a request failed", extra={"request_id": record.id})
         finally:
             metrics.IN_PROGRESS.dec()

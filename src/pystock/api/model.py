@@ -1,7 +1,7 @@
-"""The served model: looked up by its alias, fetched into a cache, checked, and replaced while requests are answered.
+"""The served model: looked up by its alias, fetched into a cache, checked, and replaced while requests are served.
 
-A thread in each worker asks the tracking server every few seconds. A new version replaces one reference, `served`,
-which a request reads once. If the server is gone, the model in memory stays, and after a restart the cached one.
+A thread in each worker polls the tracking server every few seconds. A new version replaces one reference, `served`,
+which a request reads once. If the server is gone, the model in memory stays; after a restart, the cached one is used.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # raised b
 
 
 class ServedModel(NamedTuple):
-    """A checked version. `description` is what GET /model answers; `probability` takes an array (rows, 12)."""
+    """A checked version. `description` is what GET /model returns; `probability` takes an array (rows, 12)."""
 
     name: str
     version: int
@@ -49,7 +49,7 @@ class ServedModel(NamedTuple):
 
 
 class Unreachable(PystockError):
-    """Raised if the tracking server does not answer, or answers nonsense."""
+    """Raised if the tracking server does not respond, or responds with nonsense."""
 
 
 class Unavailable(PystockError):
@@ -57,7 +57,7 @@ class Unavailable(PystockError):
 
 
 class Unfit(PystockError):
-    """Raised for a version that must not be served. It is not tried again until the alias moves."""
+    """Raised for a version that must not be served. It is not retried until the alias moves."""
 
 
 def _now() -> str:
@@ -78,13 +78,13 @@ class Cache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other workers from adding or removing entries. OSError where no lock can be made: a read-only disk."""
+        """Keep other workers from adding or removing entries. OSError if no lock can be made: a read-only disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
             yield
 
     def get(self, entry: str, fetch: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Return the description of an entry, which `fetch` fills where it is missing or damaged. Call it locked."""
+        """Return the description of an entry, which `fetch` fills if it is missing or damaged. Call it locked."""
         folder, new = self.folder / entry, self.folder / ".new"
         with suppress(*_DAMAGE):
             return _read(folder)
@@ -131,7 +131,7 @@ def _digests(folder: Path) -> dict[str, str]:
 def _read(folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     if changed := sorted(set(_digests(folder / "model").items()) ^ set(about["files"].items())):
-        raise ValueError(f"{changed[0][0]} is not as it was written")
+        raise ValueError(f"{changed[0][0]} has been changed")
     return about
 
 
@@ -142,7 +142,7 @@ def load(folder: Path, about: dict[str, Any], origin: str) -> ServedModel:
     try:
         loaded = load_decision_model(str(folder / "model"), "it")
         if loaded.features != list(FEATURE_NAMES):
-            raise Unfit(f"its signature is not the {len(FEATURE_NAMES)} volatility features as doubles")
+            raise Unfit(f"its inputs are not the {len(FEATURE_NAMES)} volatility features as doubles")
         if (threshold := loaded.threshold) is None:
             raise Unfit("its signature has no threshold from 0 to 1")
         if loaded.probability is None:
@@ -153,7 +153,7 @@ def load(folder: Path, about: dict[str, Any], origin: str) -> ServedModel:
     except Unfit:
         raise
     except Exception as error:  # the model's code and its libraries may raise anything
-        raise Unfit(f"it cannot be loaded or asked here ({type(error).__name__}: {first_line(error)})") from None
+        raise Unfit(f"it cannot be loaded or called here ({type(error).__name__}: {first_line(error)})") from None
     description = {name: value for name, value in about.items() if name != "files"}
     description |= {"loaded_at": _now(), "from": origin, "threshold": threshold}
     signature = loaded.model.metadata.signature.to_dict()
@@ -166,22 +166,22 @@ def _check_example(
 ) -> None:
     example = pd.DataFrame(loaded.model.metadata.load_input_example(str(folder)))  # empty for None
     if example.empty:
-        raise Unfit("it has no input example to check it on")
+        raise Unfit("it has no input example to check it with")
     predictions = pd.DataFrame(loaded.model.predict(example))
     probability = native(np.ascontiguousarray(example[loaded.features], dtype="float64"))
     if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN, too
-        raise Unfit("on its input example it gives a value that is not a probability")
+        raise Unfit("on its input example it returns a value that is not a probability")
     if predictions["probability"].tolist() != probability.tolist():
         raise Unfit("on its input example predict and probability differ")
     if predictions["decision"].tolist() != (probability > threshold).astype(int).tolist():
-        raise Unfit("on its input example a decision is not whether the probability is above the threshold")
+        raise Unfit("on its input example a decision does not follow from probability and threshold")
 
 
 def find(uri: str) -> "ModelVersion | None":
-    """Return the version that a URI names, or None; Unreachable if the server does not answer."""
+    """Return the version that a URI names, or None; Unreachable if the server does not respond."""
     try:
         version = resolve(uri)
-        int(version.version)  # another kind of server may answer at that address
+        int(version.version)  # another kind of server may respond at that address
         return version
     except ModelNotFound:
         return None
@@ -202,7 +202,7 @@ def fetch(version: "ModelVersion", alias: str | None, folder: Path) -> dict[str,
         if model_id:
             scores |= {each.key: each.value for each in client.get_logged_model(model_id).metrics or []}
     except Exception as error:
-        raise Unavailable(f"its files cannot be had ({type(error).__name__}: {first_line(error)})") from None
+        raise Unavailable(f"its files cannot be downloaded ({type(error).__name__}: {first_line(error)})") from None
     about = {"name": version.name, "version": int(version.version), "alias": alias, "model_id": model_id}
     return about | {"run_id": version.run_id or "", "metrics": scores, "tags": dict(version.tags)}
 
@@ -219,7 +219,7 @@ class Watcher:
         self._uri, self._alias, self._poll_seconds = settings.model, parse(settings.model).alias, settings.poll_seconds
         self._cache = Cache(settings.cache, os.environ.get("MLFLOW_TRACKING_URI", ""), settings.model)
         self._reachable: bool | None = None
-        self._server = {"reachable": False, "since": _now(), "error": "not asked yet"}
+        self._server = {"reachable": False, "since": _now(), "error": "not contacted yet"}
         self._champion: dict[str, Any] = {"checked_at": None, "version": None}
         self._refused: dict[str, Any] | None = None
         self._refused_entry, self._unfit = "", False
@@ -232,12 +232,12 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread. It may be waiting for a server that does not answer: 2 seconds are enough for the others."""
+        """End the thread. It may wait for a server that does not respond; otherwise 2 seconds are enough."""
         self._ended.set()
         self._thread.join(2)
 
     def ready(self) -> dict[str, Any]:
-        """Return the answer to GET /ready."""
+        """Return the response to GET /ready."""
         served = self.served
         return {
             "ready": served is not None,
@@ -271,7 +271,7 @@ class Watcher:
     def _follow(self, version: "ModelVersion | None") -> None:
         if version is None:
             if not self._missing:
-                log.warning("no champion", extra={"reason": f"{self._uri} names no version: keeps what it has"})
+                log.warning("no champion", extra={"reason": f"{self._uri} names no version: the model does not change"})
             self._missing, self._refused, self._refused_entry = True, None, ""
             return
         self._missing = False
@@ -326,7 +326,7 @@ class Watcher:
                 return
             except Unfit as error:
                 log.error("cache damaged", extra={"entry": entry, "reason": str(error)})
-        log.error("no model", extra={"reason": "no champion, and none in the cache", "cache": str(self._cache.folder)})
+        log.error("no model", extra={"reason": "no champion and no cached model", "cache": str(self._cache.folder)})
 
     def _serve(self, served: ServedModel) -> None:
         before, self.served = self.served, served

@@ -16,7 +16,7 @@ CALM = (0.0015, 0.0066, 0.0058, 0.0045, 0.0045, 0.0051, 0.0041, 0.004, 0.0037, -
 
 
 def _days() -> list[dict[str, Any]]:
-    """Make up days of prices, as many as one answer needs."""
+    """Make up days of prices, as many as one prediction needs."""
     dates = pd.bdate_range(end="2018-12-31", periods=PAST).strftime("%Y-%m-%d")
     closes = [round(2500 * math.exp(0.02 * math.sin(day)), 2) for day in range(PAST)]
     volumes = range(3_000_000_000, 4_000_000_000, 1_000_000)
@@ -36,13 +36,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 _PROBLEMS = {
-    400: "The body is no JSON.",
+    400: "The body is not JSON.",
     408: "The body came too slowly.",
     413: "The body is too large.",
-    415: "The body is not said to be plain JSON in UTF-8.",
+    415: "The body is not declared as plain JSON in UTF-8.",
     422: "The content breaks the contract; `errors` says where.",
     500: "The service failed.",
-    503: "No model is there, too many requests are at work, or the time is over. Try again after Retry-After seconds.",
+    503: "There is no model, the service is overloaded, or the time is over. Try again after Retry-After seconds.",
 }
 
 
@@ -59,15 +59,15 @@ _BODY = {"schema": {"oneOf": _REQUESTS}, "examples": {name: {"value": value} for
 PREDICT: dict[str, Any] = {
     "summary": "Probabilities and decisions for rows of features, or for days of prices",
     "description": f"Send `rows` with the {len(FEATURE_NAMES)} features of a day each, or `prices` of {PAST} trading "
-    f"days or more, from which the features are made: each day from number {PAST} on is answered. A decision is 1 "
-    "where the probability is above the threshold. One version of the model makes all predictions of an answer.",
+    f"days or more, from which it computes the features: you get a prediction for each day from number {PAST} on. A "
+    "decision is 1 if the probability is above the threshold. One version makes all predictions of a response.",
     "response_model": Predictions,
     "response_description": "The predictions, and which version made them.",
     "responses": _problems(*_PROBLEMS),
     "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": _BODY}}},
 }
 MODEL: dict[str, Any] = {"summary": "The served version", "response_model": Model, "responses": _problems(503)}
-HEALTH: dict[str, Any] = {"summary": "Whether the process lives", "response_model": dict[str, str]}
+HEALTH: dict[str, Any] = {"summary": "Whether the process is alive", "response_model": dict[str, str]}
 _NOT_READY = {503: {"model": Ready, "description": "There is no model."}}
 READY: dict[str, Any] = {"summary": "Whether there is a model", "response_model": Ready, "responses": _NOT_READY}
 METRICS: dict[str, Any] = {"summary": "Metrics of all workers, for Prometheus", "response_class": PlainTextResponse}

@@ -1,4 +1,4 @@
-"""The contract of the inference API: the types of requests and answers, and the texts of errors in requests.
+"""The contract of the inference API: the types of requests and responses, and the texts of errors in requests.
 
 Requests are TypedDicts, which pydantic reads from the bytes of a body without creating objects: a row takes 4
 microseconds, half of what `json.loads` takes.
@@ -20,7 +20,7 @@ from pystock.features import WINDOWS, volatility
 from pystock.price_rules import COLUMNS, LONGEST_GAP, ROW_RULES
 
 FEATURE_NAMES = tuple(volatility(pd.DataFrame(1.0, index=[0], columns=COLUMNS)).columns)
-PAST = max(WINDOWS) + 1  # days of prices that one answer needs
+PAST = max(WINDOWS) + 1  # days of prices that one prediction needs
 LARGEST = 1e6  # feature (a log return); far below what overflows the 32 bits of a model
 MOST_ERRORS = 10
 _MANY = 1000  # errors: above this only their number is returned, because to list them would delay other requests
@@ -31,7 +31,7 @@ Feature = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Price = Annotated[float, Field(gt=0, le=1e12)]
 Volume = Annotated[float, Field(ge=0, le=1e15, multiple_of=1)]
 Day = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$", json_schema_extra={"format": "date"})]
-Threshold = Annotated[float, Field(ge=0, le=1, description="Above it a decision is 1; without it the model's own.")]
+Threshold = Annotated[float, Field(ge=0, le=1, description="Above it a decision is 1. Default: the model's own.")]
 
 Row: Any = _strict(_typed_dict("Row", dict.fromkeys(FEATURE_NAMES, Feature)))
 Row.__doc__ = "The features of a day, as pystock.features.volatility makes them: log returns, no unit."
@@ -50,7 +50,7 @@ class PriceDay(TypedDict):
 
 
 class Refused(PystockError):
-    """Raised for a request that is answered with an error: status, one sentence, and a list of what is wrong where."""
+    """Raised for a request that gets an error: status, one sentence, and a list of what is wrong where."""
 
     def __init__(
         self, status: int, detail: str, errors: list[dict[str, str]] | None = None, *, reason: str = "", **headers: str
@@ -89,7 +89,7 @@ class Contract:
         rows, prices = found.get("rows"), found.get("prices")
         if (rows is None) == (prices is None):
             which = "neither rows nor prices" if rows is None else "rows and prices"
-            raise _refused([("", f"holds {which}: send one of them")])
+            raise _refused([("", f"has {which}: send one of them")])
         numbers = None
         if rows is not None:  # pydantic orders the keys of a TypedDict as they are defined
             values = chain.from_iterable(map(dict.values, rows))
@@ -117,9 +117,9 @@ def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
         try:
             today = date.fromisoformat(day["date"])
         except ValueError:
-            raise _refused([(f"{where}.date", f"is {day['date']!r}, which is no day of the calendar")]) from None
+            raise _refused([(f"{where}.date", f"is {day['date']!r}, which is not a valid date")]) from None
         if before and today <= before:
-            wrong.append((f"{where}.date", f"is {today}, and {before} stands before it: give each day once, in order"))
+            wrong.append((f"{where}.date", f"is {today}, which is not after {before}: send each day once, in order"))
         elif before and (today - before).days > LONGEST_GAP:
             wrong.append((f"{where}.date", f"is {today}, more than {LONGEST_GAP} days after {before}"))
         before = today
@@ -130,14 +130,14 @@ def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
     frame = pd.DataFrame(numbers, pd.DatetimeIndex(dates, name="Date"), COLUMNS)
     for rule, holds in ROW_RULES.items():
         bad = np.flatnonzero(~holds(frame).to_numpy())
-        wrong += [(f"prices[{number}]", f"cannot be: {rule}") for number in bad[:MOST_ERRORS]]
+        wrong += [(f"prices[{number}]", f"is invalid: {rule}") for number in bad[:MOST_ERRORS]]
     _refuse_if(wrong)
     with np.errstate(all="ignore"):
         numbers = volatility(frame).to_numpy()[PAST - 1 :]
     for row, column in np.argwhere(~np.isfinite(numbers))[:MOST_ERRORS]:
         name = FEATURE_NAMES[column]
         why = "no volume is known before that day" if name == "volume_change" else "the prices differ too much"
-        wrong.append((f"prices[{row + PAST - 1}]", f"gives no {name}: {why}"))
+        wrong.append((f"prices[{row + PAST - 1}]", f"has no {name}: {why}"))
     _refuse_if(wrong)
     return dates[PAST - 1 :], np.ascontiguousarray(numbers)
 
@@ -145,17 +145,17 @@ def features(prices: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
 _WORDS = {
     "missing": "is missing",
     "finite_number": "must be finite, not NaN or infinite",
-    "float_type": "must be a number, and is {kind}",
-    "string_type": "must be a string, and is {kind}",
-    "list_type": "must be an array, and is {kind}",
-    "dict_type": "must be an object, and is {kind}",
-    "string_pattern_mismatch": "must be a day as in 2018-12-31",
+    "float_type": "must be a number, not {kind}",
+    "string_type": "must be a string, not {kind}",
+    "list_type": "must be an array, not {kind}",
+    "dict_type": "must be an object, not {kind}",
+    "string_pattern_mismatch": "must be a date such as 2018-12-31",
     "multiple_of": "must be a whole number",
     "greater_than": "must be above {gt:.0f}",
     "greater_than_equal": "must be {ge:.0f} or more",
     "less_than_equal": "must be {le:.0f} or less",
-    "too_short": "must hold {min_length} or more, and holds {actual_length}",
-    "too_long": "must hold {max_length} or fewer, and holds {actual_length}",
+    "too_short": "must have {min_length} entries or more, not {actual_length}",
+    "too_long": "must have {max_length} entries or fewer, not {actual_length}",
 }
 _KINDS = {str: "a string", bool: "a boolean", type(None): "null", dict: "an object", list: "an array"}
 _KNOWN = {0: ("rows", "prices", "threshold"), "rows": FEATURE_NAMES, "prices": tuple(PriceDay.__annotations__)}
@@ -163,11 +163,11 @@ _KNOWN = {0: ("rows", "prices", "threshold"), "rows": FEATURE_NAMES, "prices": t
 
 def _explained(error: ValidationError, body: bytes) -> Refused:
     if error.error_count() > _MANY:
-        return _refused([("", f"breaks the contract at {error.error_count()} places")])
+        return _refused([("", f"breaks the contract in {error.error_count()} places")])
     found = error.errors(include_url=False)
     if found[0]["type"] == "json_invalid":
         why = "it is empty" if not body.strip() else found[0]["ctx"]["error"]
-        return Refused(400, f"The body is no JSON: {why}.", reason="json")
+        return Refused(400, f"The body is not JSON: {why}.", reason="json")
     return _refused([(_where(each["loc"]), _what(each)) for each in found])
 
 
@@ -182,7 +182,7 @@ def _what(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         place = error["loc"]
         near = difflib.get_close_matches(str(place[-1])[:60], _KNOWN[place[0] if len(place) > 1 else 0], 1)
-        return "is not known here" + (f" (do you mean {near[0]}?)" if near else "")
+        return "is unknown" + (f" (did you mean {near[0]}?)" if near else "")
     words = _WORDS.get(error["type"])
     if words is None:
         return error["msg"]
@@ -203,11 +203,11 @@ def _refuse_if(wrong: list[tuple[str, str]]) -> None:
         raise _refused(wrong)
 
 
-# Answers ----------------------------------------------------------------------------------------------------------
+# Responses --------------------------------------------------------------------------------------------------------
 
 
-_DATE = Annotated[str, Field(description="for prices: the day whose close was the last one known")]
-_VERSION_THEN = Field(description="the version that the alias named then; null: none, or never looked up")
+_DATE = Annotated[str, Field(description="for prices: the day whose close is the last one used")]
+_VERSION_THEN = Field(description="the version of the alias at that time; null: none, or never looked up")
 _ORIGIN: Any = Annotated[str, Field(description="registry or cache")]
 _prediction: dict[str, Any] = {"date": NotRequired[_DATE], "probability": Annotated[float, Field(ge=0, le=1)]}
 _problem: dict[str, Any] = {"type": str, "title": str, "status": int, "detail": str, "request_id": str}

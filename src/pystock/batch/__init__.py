@@ -1,7 +1,7 @@
 """Batch inference: score files and folders with one version of a registered model, and resume after a crash.
 
-`score` is the job; projects/pystock-inference-batch calls it. `rows` reads and checks the input, `resume` keeps what a
-broken-off job has finished.
+`score` is the job; projects/pystock-inference-batch calls it. `rows` reads and checks the input, `resume` keeps the
+finished chunks of an interrupted job.
 """
 
 from pystock.batch.job import CHUNK_ROWS, MODEL, PIPELINE, WRITTEN, JobResult, check_server, score

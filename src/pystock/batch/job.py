@@ -51,7 +51,7 @@ _CODE = runs.code_digest(*(Path(str(module.__file__)).read_bytes() for module in
 
 
 class ServerGone(BatchError):
-    """The tracking server does not answer: nothing can be logged there either."""
+    """Raised if the tracking server does not respond: then nothing can be logged there either."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class JobResult:
     """What a job did. `outcome` is done or skipped, `said` one sentence about it.
 
     `rows` were read: `scored` + `quarantined`. `seconds` are those of reading, predicting and writing in this call.
-    `input_digest` is a sha256, `run_time` when the job began first (ISO 8601, UTC). `quarantine` may be None.
+    `input_digest` is a sha256, `run_time` when the job first began (ISO 8601, UTC). `quarantine` may be None.
     """
 
     outcome: str
@@ -79,11 +79,11 @@ class JobResult:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a job was asked to do.
+    """The settings of a job.
 
     `outputs` are name and format of the output file of each of the `files`; `form` is csv or parquet, in a folder also
-    "as input". `key` are the facts that make an output that of this job: input_digest, model, version, model_id and
-    format. `run_id` is the active run.
+    "as input". `key` are the facts that identify an output: input_digest, model, version, model_id and format.
+    `run_id` is the active run.
     """
 
     source: Path
@@ -117,7 +117,7 @@ def score(
     """Score the rows of `input` with one version of a registered model, write `output`, and log into the active run.
 
     `input` is a CSV or Parquet file, or a folder of them (names that begin with `_` or `.` are left out); the model's
-    columns are found by name, all others are carried along. `output` is a file or a folder likewise, in `format` (csv
+    columns are found by name, all others are copied. `output` is a file or a folder likewise, in `format` (csv
     or parquet; None: as the output's suffix says, in a folder as each input file). It has the carried columns and
     `WRITTEN`: probability (double), decision (0 or 1) …. Rows that cannot be scored go to OUTPUT.quarantine.csv, in a
     folder `_quarantine.csv`; OUTPUT.manifest.json, `_manifest.json`, says what was done.
@@ -127,7 +127,7 @@ def score(
     finished output of the same input, version and format is left alone (skipped) without `force`. A job that was
     killed resumes where it was, if input, version and settings are the same.
 
-    BatchError in one sentence for anything that prevents it; the output is then as it was before.
+    Raises BatchError, one sentence, for anything that prevents it; the output is then unchanged.
     """
     if (run := mlflow.active_run()) is None:
         raise BatchError("no run is active: call score inside `with mlflow.start_run():`.")
@@ -149,7 +149,7 @@ def score(
             if force or not _is_complete(job, done):
                 return _score(job, stamps, read)
             work.remove(place)
-            said = f"skipped, the {done['scored']:,} predictions of this input by {job.version} are there already"
+            said = f"skipped, because the {done['scored']:,} predictions of this input by {job.version} already exist"
             return _end("skipped", said, job, done, 0.0, made_by=done["run"])
     except ServerGone:
         raise
@@ -160,7 +160,7 @@ def score(
 
 
 def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> JobResult:
-    """Do a job whose input had these stamps before it was read for its digest, in so many seconds."""
+    """Do a job. Its input had these stamps before its digest was computed, which took `read` seconds."""
     output = job.output
     if output.folder:
         work.files_of_jobs(output)
@@ -177,7 +177,7 @@ def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> JobR
     if _stamps(job.files) != stamps:
         raise InputError(f"the input {job.source} was changed while it was read: run again.")
     if not state["rows"]:
-        raise InputError(f"the input {job.source} holds columns and no rows: there is nothing to score.")
+        raise InputError(f"the input {job.source} has columns but no rows: there is nothing to score.")
     made = _assemble(job, parts, run_time)
     seconds = time.perf_counter() - begun
     total, bad = state["rows"], state["quarantined"]
@@ -197,7 +197,7 @@ def _score(job: _Job, stamps: list[tuple[int, int] | None], read: float) -> JobR
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """Turn what MLflow cannot do into a BatchError of one sentence, ServerGone if its server does not answer."""
+    """Turn errors of MLflow into a BatchError of one sentence, ServerGone if its server does not respond."""
     try:
         yield
     except PystockError as error:
@@ -210,9 +210,9 @@ def mlflow_errors() -> Iterator[None]:
                 port = address.port or {"http": 80, "https": 443}[address.scheme]
                 socket.create_connection((address.hostname, port), timeout=5).close()
             except OSError as gone:
-                silent = f"the MLflow server {uri} does not answer ({gone.strerror or gone})"
-                raise ServerGone(f"{silent}: start it, or set MLFLOW_TRACKING_URI to one that runs.") from None
-        raise BatchError(f"MLflow refuses ({first_line(error)}).") from error
+                silent = f"the MLflow server {uri} does not respond ({gone.strerror or gone})"
+                raise ServerGone(f"{silent}: start it, or set MLFLOW_TRACKING_URI to a running one.") from None
+        raise BatchError(f"MLflow refused the request ({first_line(error)}).") from error
     except OSError as error:
         what = error.filename or "a file"
         raise BatchError(f"MLflow cannot read or write {what} ({reason(error)}).") from error
@@ -220,7 +220,7 @@ def mlflow_errors() -> Iterator[None]:
 
 @mlflow_errors()
 def check_server() -> None:
-    """Raise a BatchError if the tracking server does not answer."""
+    """Raise a BatchError if the tracking server does not respond."""
     mlflow.MlflowClient().search_experiments(max_results=1)
 
 
@@ -241,7 +241,7 @@ def _load(job: _Job) -> "LoadedModel":
 
 @mlflow_errors()
 def _log_inputs(job: _Job) -> None:
-    """Log what is known before: parameters (those that `mlflow run` has logged stay), tags, the input and the model."""
+    """Log what is known before: parameters (unless `mlflow run` has logged them), tags, the input and the model."""
     logged = mlflow.get_run(job.run_id).data
     params = {"model": job.model, "chunk_rows": job.chunk_rows, "input": job.source, "output": job.output.path}
     params["format"] = job.form
@@ -295,17 +295,17 @@ def _utc(text: str | None) -> str | None:
     with suppress(ValueError):
         if (moment := datetime.fromisoformat(text)).tzinfo:
             return moment.astimezone(UTC).isoformat(timespec="seconds")
-    raise BatchError(f"run_time is {text!r}: write a time with its offset, as in 2015-01-02T21:00:00+00:00.")
+    raise BatchError(f"run_time is {text!r}: write a time with its offset, such as 2015-01-02T21:00:00+00:00.")
 
 
 def _check_places(source: Path, output: work.Output) -> None:
     path, here, there = output.path, source.resolve(), output.path.resolve()
     if here.is_relative_to(there) or (output.folder and there.is_relative_to(here)):
-        places = f"the input {source} and the output {path} are one place, or one is inside the other"
-        raise BatchError(f"{places}: name another output.")
+        places = f"the input {source} and the output {path} are the same, or one is inside the other"
+        raise BatchError(f"{places}: choose another output.")
     if path.exists() and path.is_dir() != output.folder:
         kinds = ("folder", "file") if output.folder else ("file", "folder")
-        raise BatchError(f"the input is a {kinds[0]} and the output {path} a {kinds[1]}: name another output.")
+        raise BatchError(f"the input is a {kinds[0]} but the output {path} is a {kinds[1]}: choose another output.")
 
 
 def _output_format(asked: str | None, output: work.Output) -> str:
@@ -315,9 +315,9 @@ def _output_format(asked: str | None, output: work.Output) -> str:
         return asked or "as input"
     name, suffix = output.path.name, FORMATS.get(output.path.suffix.lower())
     if not suffix and not asked:
-        raise BatchError(f"the output {name} is neither .csv nor .parquet by its name: rename it, or say format.")
+        raise BatchError(f"the output {name} does not end in .csv or .parquet: rename it, or give the format.")
     if suffix and asked and asked != suffix:
-        raise BatchError(f"the output {name} is {suffix} by its name, and the format asked for is {asked}.")
+        raise BatchError(f"the output {name} ends in .{suffix}, but the format is {asked}: change one of them.")
     return suffix or str(asked)
 
 
@@ -331,7 +331,7 @@ def _outputs(files: list[tuple[str, Path]], output: work.Output, form: str) -> l
         wanted = given if form == "as input" else form
         name = name if wanted == given else Path(name).with_suffix(f".{wanted}").as_posix()
         if name in found:
-            raise BatchError(f"two input files would both become {name}: rename one, or leave format out.")
+            raise BatchError(f"two input files would both become {name}: rename one, or omit the format.")
         found[name] = wanted
     return list(found.items())
 
@@ -359,7 +359,7 @@ def _stamps(files: list[tuple[str, Path]]) -> list[tuple[int, int] | None]:
 
 
 def _score_chunks(job: _Job, loaded: "LoadedModel", parts: list[Part], state: dict[str, Any]) -> dict[str, Any]:
-    """Score what is not in the finished chunks, behind which the job had that state; return its last state."""
+    """Score the rows after the finished chunks, at whose end the job had that state; return its last state."""
     quiet: dict[str, Any] = {} if sys.stderr.isatty() else {"mininterval": QUIET, "delay": QUIET}
     form = "{percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
     with tqdm(total=len(parts), bar_format=form, disable=not job.progress, **quiet) as bar:
@@ -389,7 +389,7 @@ def _predict(loaded: "LoadedModel", numbers: np.ndarray) -> tuple[np.ndarray, np
     if not numbers.shape[1]:
         return np.empty(0), np.empty(0, "int64")
     try:
-        if loaded.probability and loaded.threshold is not None:  # a third of the time, since all is checked already
+        if loaded.probability and loaded.threshold is not None:  # a third of the time, because all is checked already
             probability = loaded.probability(numbers.T)
             decision = (probability > loaded.threshold).astype("int64")
         else:
@@ -397,9 +397,9 @@ def _predict(loaded: "LoadedModel", numbers: np.ndarray) -> tuple[np.ndarray, np
             probability = np.asarray(answer["probability"], dtype="float64")
             decision = np.asarray(answer["decision"], dtype="int64")
     except Exception as error:  # anything that the model's own code raises
-        raise BatchError(f"the model gives no probability and decision ({first_line(error)}).") from error
+        raise BatchError(f"the model did not return a probability and a decision ({first_line(error)}).") from error
     if not ((probability >= 0) & (probability <= 1)).all():
-        raise BatchError("the model gives probabilities outside 0 to 1: name another model.")
+        raise BatchError("the model returned probabilities outside 0 to 1: use another model.")
     return probability, decision
 
 

@@ -1,9 +1,9 @@
 """The work of a batch job on disk: finished chunks, and an output that is replaced when the new one is whole.
 
-    OUTPUT.partial/job.json             what the job is; the work of another job is thrown away
+    OUTPUT.partial/job.json             the settings of the job; the work of another job is discarded
     OUTPUT.partial/FILE-CHUNK.arrow     a finished chunk of an input file: carried columns, probability, decision
     OUTPUT.partial/new/                 the output, made from all chunks
-    OUTPUT.partial/old/                 for a moment the output folder that is replaced
+    OUTPUT.partial/old/                 for a moment, the output folder that is being replaced
 
 The output is made from the chunks alone, so it does not depend on where a job was killed. It is put in place by a
 rename, a folder as a whole, with the empty file `_SUCCESS`.
@@ -52,7 +52,7 @@ class Output:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a JSON file holds; nothing if it is missing or damaged, since then the work is done again."""
+    """Return the content of a JSON file; nothing if it is missing or damaged, because then the work is redone."""
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         return content
@@ -68,7 +68,7 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
             with path.open("rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
         except OSError as error:
-            raise BatchError(f"the file {name} cannot be read ({reason(error)}): fix it, or leave it out.") from None
+            raise BatchError(f"the file {name} cannot be read ({reason(error)}): fix it, or remove it.") from None
     if not folder:
         return found[0][1]
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found).encode()).hexdigest()
@@ -76,16 +76,16 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
 
 @contextmanager
 def locked(output: Output) -> Iterator[None]:
-    """Lock an output. BatchError, naming the holder, if another job has it, and for what the disk refuses.
+    """Lock an output. Raises BatchError, naming the holder, if another job has it, and for errors of the disk.
 
-    After an error what was half written is removed; of an input that is to blame all partial work.
+    After an error, half-written files are removed; if the input caused it, all partial work is removed.
     """
     path = output.path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
             try:
-                _sweep(output)  # first, since the input may be to blame: partial work is then removed
+                _sweep(output)  # first, because an error of the input removes all partial work
                 yield
             except InputError:
                 remove(output)
@@ -96,26 +96,26 @@ def locked(output: Output) -> Iterator[None]:
     except filelock.Timeout:
         job = read_json(output.partial / "job.json")
         who = f"process {job['process'].split('|')[1]}, since {job['since']}" if job else "another process"
-        busy = f"a batch job is at work on {path} ({who})"
-        raise BatchError(f"{busy}: wait until it has ended, or name another output.") from None
+        busy = f"another batch job is writing {path} ({who})"
+        raise BatchError(f"{busy}: wait until it ends, or choose another output.") from None
     except OSError as error:
-        problem = f"the output {path} cannot be written ({reason(error)}), and is as it was before"
-        raise BatchError(f"{problem}: make room or give rights, and run again.") from None
+        problem = f"the output {path} cannot be written ({reason(error)}), so it is unchanged"
+        raise BatchError(f"{problem}: free some space or fix the permissions, then run again.") from None
 
 
 def begin(output: Output, key: dict[str, Any], run_time: str | None) -> tuple[str, list[Path], str]:
-    """Begin or resume a job; return its time, its finished chunks, and what was thrown away and why ("" for nothing).
+    """Begin or resume a job; return its time, its finished chunks, and what was discarded and why ("" for nothing).
 
-    Call it locked. `key` are the facts that an output depends on; chunks made with others are removed. The job's time
-    is `run_time`, else that of the job that is resumed, else now.
+    Call it locked. `key` are the facts that an output depends on; chunks with a different key are removed. The job's
+    time is `run_time`, or else that of the resumed job, or else now.
     """
     partial = output.partial
     job, chunks, thrown = read_json(partial / "job.json"), output.chunks(), ""
     if job.get("key") != key:
         if job and chunks:
             differ = [name for name in key if job["key"].get(name) != key[name]]
-            thrown = f"partial work with another {' and '.join(differ).replace('_', ' ')} was thrown away"
-        remove(output, ignore_errors=False)  # a chunk that stays would be taken for one of this job
+            thrown = f"partial work with another {' and '.join(differ).replace('_', ' ')} was discarded"
+        remove(output, ignore_errors=False)  # a remaining chunk would be used as one of this job
         job, chunks = {}, []
     partial.mkdir(exist_ok=True)
     time_of_job = run_time or job.get("run_time") or now()
@@ -130,7 +130,7 @@ def now() -> str:
 
 
 def _sweep(output: Output) -> None:
-    """Remove what was being written when a job failed or was killed; put back a folder that has lost its place."""
+    """Remove what was being written when a job failed or was killed; put back an output folder that was moved."""
     if output.old.exists() and not output.path.exists():
         output.old.replace(output.path)
     shutil.rmtree(output.new, ignore_errors=True)
@@ -139,7 +139,7 @@ def _sweep(output: Output) -> None:
 
 
 def remove(output: Output, ignore_errors: bool = True) -> None:
-    """Remove partial work; first the file without which the rest counts for nothing."""
+    """Remove partial work; first the file without which the rest is ignored."""
     (output.partial / "job.json").unlink(missing_ok=True)
     if output.partial.exists():
         shutil.rmtree(output.partial, ignore_errors)
@@ -149,7 +149,7 @@ def remove(output: Output, ignore_errors: bool = True) -> None:
 
 
 def write_chunk(path: Path, table: pa.Table, state: dict[str, Any]) -> None:
-    """Keep a chunk, and the state of the job behind it."""
+    """Store a chunk, and the state of the job after it."""
     # One piece: of a table whose first piece is empty pyarrow 25 writes leftover bytes into a CSV file
     table = table.combine_chunks().replace_schema_metadata({"state": json.dumps(state)})
     buffer = pa.BufferOutputStream()
@@ -159,7 +159,7 @@ def write_chunk(path: Path, table: pa.Table, state: dict[str, Any]) -> None:
 
 
 def read_chunk(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """Return a chunk, which stays on the disk until it is used, and the state of the job behind it."""
+    """Return a chunk, which stays on the disk until it is used, and the state of the job after it."""
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     return table, json.loads(table.schema.metadata[b"state"])
@@ -186,7 +186,7 @@ def write_output(path: Path, form: str, schema: pa.Schema, tables: Iterable[pa.T
 def csv_bytes(table: pa.Table, header: bool = False, quotes: str = "none") -> pa.Buffer:
     """Return a table as CSV; its texts are quoted, all of them, if one has a comma, a quote or a line end.
 
-    BatchError for types that CSV has no form for.
+    Raises BatchError for types that CSV cannot store.
     """
     buffer, rows = pa.BufferOutputStream(), max(len(table), 1)
     styles = {"quoting_style": quotes, "quoting_header": quotes}
@@ -195,13 +195,13 @@ def csv_bytes(table: pa.Table, header: bool = False, quotes: str = "none") -> pa
         pa.csv.write_csv(table, buffer, options)
     except pa.ArrowInvalid as error:
         if quotes == "needed":
-            raise BatchError(f"columns have types that CSV has no form for ({reason(error)}): write parquet.") from None
+            raise BatchError(f"columns have types that CSV cannot store ({reason(error)}): write parquet.") from None
         return csv_bytes(table, header, "needed")
     return buffer.getvalue()
 
 
 def write_quarantine(output: Output) -> None:
-    """Join the bad rows of all chunks in one new file, if there are any."""
+    """Write the bad rows of all chunks to one new file, if there are any."""
     pieces = [read_chunk(path)[1]["bad"] for path in output.chunks()]
     if any(pieces):
         path = output.new / QUARANTINE
@@ -210,16 +210,16 @@ def write_quarantine(output: Output) -> None:
 
 
 def files_of_jobs(output: Output) -> None:
-    """Raise a BatchError if an output folder holds files that no batch job has put there; they would be removed."""
+    """Raise a BatchError if an output folder has files that no batch job wrote; they would be removed."""
     path, names = output.path, read_json(output.manifest).get("files", [])
     found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
     if strange := sorted(found.difference(names, {MANIFEST, QUARANTINE, SUCCESS})):
-        others = f"{strange[0]!r}, which no batch job has put there, and it is replaced whole"
-        raise BatchError(f"the output folder {path} holds {others}: name a new folder.")
+        others = f"{strange[0]!r}, which no batch job wrote and which would be removed"
+        raise BatchError(f"the output folder {path} contains {others}: choose a new folder.")
 
 
 def commit(output: Output, manifest: dict[str, Any]) -> None:
-    """Put the new files in place, and last what says that the output is whole."""
+    """Put the new files in place; last comes the file that says that the output is complete."""
     new = output.new
     write_atomically(new / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     if output.folder:

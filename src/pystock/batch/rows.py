@@ -1,7 +1,7 @@
 """The rows of a batch job, chunk by chunk: those that a model can score as numbers, the others with line and reason.
 
 A row is bad if a number is missing, infinite or not a number, and in a CSV file if it has more or fewer values than the
-header. In CSV a row is a line: a value holds no line break, even between quotes. Empty lines are not rows.
+header. In CSV a row is a line: a value has no line break, even between quotes. Empty lines are not rows.
 """
 
 import csv
@@ -21,16 +21,16 @@ from pystock.pipeline import PipelineError
 
 FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
-LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be held in memory whole
-PIECE = 500  # lines: if one of them is bad, these are looked at one by one
+LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be in memory as a whole
+PIECE = 500  # lines: if one of them is bad, they are checked one by one
 
 
 class BatchError(PipelineError):
-    """What a batch job cannot do; the message is one sentence: the thing, the reason and the fix."""
+    """Raised if a batch job cannot do something; the message says what is wrong, why, and how to fix it."""
 
 
 class InputError(BatchError):
-    """The input is to blame: the same input would fail again, so that its partial work is of no use."""
+    """Raised for an invalid input: it would fail again, so its partial work is useless."""
 
 
 class Bad(NamedTuple):
@@ -60,18 +60,18 @@ def files(place: Path) -> list[tuple[str, Path]]:
     InputError if there are none, and for one that is neither CSV nor Parquet.
     """
     if not place.exists():
-        raise InputError(f"the input {place} does not exist: name a CSV or Parquet file, or a folder of them.")
+        raise InputError(f"the input {place} does not exist: give a CSV or Parquet file, or a folder of them.")
     found = [(place.name, place)]
     if place.is_dir():
         inside = sorted((path.relative_to(place), path) for path in place.rglob("*") if path.is_file())
         shown = [each for each in inside if not any(part.startswith(("_", ".")) for part in each[0].parts)]
         found = sorted((name.as_posix(), path) for name, path in shown)
     if not found:
-        raise InputError(f"the input {place} is a folder without files: name one that holds CSV or Parquet files.")
+        raise InputError(f"the input {place} is a folder without files: give a folder of CSV or Parquet files.")
     for name, path in found:
         if path.suffix.lower() not in FORMATS:
-            fix = "rename it, or begin its name with _ to have it left out"
-            raise InputError(f"the input file {name} is neither .csv nor .parquet by its name: {fix}.")
+            fix = "rename it, or begin its name with _ so that it is ignored"
+            raise InputError(f"the input file {name} does not end in .csv or .parquet: {fix}.")
     return found
 
 
@@ -79,30 +79,30 @@ def _carried_columns(name: str, found: list[str], features: list[str], taken: tu
     """Check the columns of a file; return those that are not features."""
     what = f"the input file {name}"
     if twice := next((column for column in found if found.count(column) > 1), None):
-        raise InputError(f"{what} has the column {twice!r} twice: rename one, or leave it out.")
+        raise InputError(f"{what} has the column {twice!r} twice: rename or remove one.")
     if missing := [column for column in features if column not in found]:
         some = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         other = next((mark for mark in ";\t|" if mark in found[0]), None) if len(found) == 1 else None
-        hint = f", its values seem to be separated by {other!r} and not by commas" if other else ""
+        hint = f", and its values seem to be separated by {other!r} instead of commas" if other else ""
         lacks = f"lacks {some} of the model's {len(features)} columns{hint}"
-        raise InputError(f"{what} {lacks}: add what is missing, or name another model.")
+        raise InputError(f"{what} {lacks}: add what is missing, or use another model.")
     carried = [column for column in found if column not in features]
     if clash := next((column for column in carried if column in taken), None):
-        raise InputError(f"{what} has a column {clash!r}, and so will the output: rename it, or leave it out.")
+        raise InputError(f"{what} has a column {clash!r}, which the output also gets: rename or remove it.")
     return carried
 
 
 def _number(column: str, value: object) -> tuple[float, str]:
-    """Return the number that a value is, and why a model cannot score it; "" if it can."""
+    """Return a value as a number, and the reason why a model cannot score it; "" if it can."""
     text = str(value).strip(" \t")
     if text in MISSING:
         return math.nan, f"{column} is missing"
     try:
-        number = float(text) if text.isascii() and "_" not in text else None  # Python knows 1_000, and digits of Arabic
+        number = float(text) if text.isascii() and "_" not in text else None  # Python takes 1_000 and Arabic digits
     except ValueError:
         number = None
     if number is None:
-        return math.nan, f"{column} is {text[:40]!r}, which is no number"
+        return math.nan, f"{column} is {text[:40]!r}, which is not a number"
     kind = "infinite" if math.isinf(number) else "missing"
     return number, "" if math.isfinite(number) else f"{column} is {kind} ({text[:40]})"
 
@@ -115,7 +115,7 @@ Rows = tuple[pa.Table, np.ndarray, list[Bad]]  # carried columns and numbers of 
 
 
 class CsvPart:
-    """A CSV file; its name is relative to the input. Lines that pyarrow refuses are looked at one by one.
+    """A CSV file; its name is relative to the input. Lines that pyarrow refuses are checked one by one.
 
     `chunks` depend on the number of rows alone, so that a resumed job has the same chunks as an unbroken one.
     """
@@ -126,19 +126,19 @@ class CsvPart:
             first = file.readline(LONGEST_LINE)
             sample = file.read(1 << 18)
         if not first.strip():
-            raise InputError(f"{self.what} is empty or begins with an empty line: its first line names columns.")
+            raise InputError(f"{self.what} is empty or begins with an empty line: its first line must name columns.")
         if first.startswith(b"PAR1"):
-            raise InputError(f"{self.what} is Parquet inside: rename it to .parquet.")
+            raise InputError(f"{self.what} is a Parquet file: rename it to .parquet.")
         try:
             self.header = next(csv.reader([self._decoded(first, 1).removeprefix("\ufeff")], strict=True))
         except csv.Error as error:
-            raise InputError(f"the header of {name} cannot be read ({error}): write it as one line of names.") from None
+            raise InputError(f"the header of {name} cannot be read ({error}): write a line of column names.") from None
         self.carried = pa.schema([(each, pa.string()) for each in _carried_columns(name, self.header, features, taken)])
         self.begin, self.size = len(first), path.stat().st_size
         self.line_length = max(len(sample) / max(sample.count(b"\n"), 1), 1)  # about
 
     def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
-        """Read in chunks of about so many rows, without the first ones."""
+        """Read in chunks of about `rows` rows, without the first `skip` chunks."""
         line = 2
         try:
             with self.path.open("rb") as file:
@@ -184,7 +184,7 @@ class CsvPart:
         return table if whole else None
 
     def _with_bad_lines(self, lines: list[bytes], line: int) -> Rows:
-        """Return the rows of lines that cannot be read at once: a short piece is looked at line by line."""
+        """Return the rows of lines that cannot be read at once: a short piece is read line by line."""
         if len(lines) > PIECE:
             pieces = ((at, lines[at : at + PIECE]) for at in range(0, len(lines), PIECE))
             found = [self._rows(b"\n".join(piece) + b"\n", line + at, len(piece)) for at, piece in pieces]
@@ -207,10 +207,10 @@ class CsvPart:
             try:
                 fields = next(csv.reader([text]), [])  # 'ab"c"' is odd, but not a mistake
             except csv.Error as again:
-                return {}, "a carriage return is within this line" if "\r" in text else str(again), text
+                return {}, "this line contains a carriage return" if "\r" in text else str(again), text
         if len(fields) != len(self.header):
             values = "1 value" if len(fields) == 1 else f"{len(fields)} values"
-            return {}, f"it has {values}, and the header has {len(self.header)}", text
+            return {}, f"it has {values}, but the header has {len(self.header)}", text
         row = dict(zip(self.header, fields))
         return row, _reasons(row, self.features), text
 
@@ -230,21 +230,21 @@ class ParquetPart:
             with self._open() as file:
                 schema, self.total = file.schema_arrow.remove_metadata(), file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            cut = f"{self.what} is no whole Parquet file ({reason(error)})"
-            raise InputError(f"{cut}: it may be cut, so copy it again.") from None
+            cut = f"{self.what} is not a complete Parquet file ({reason(error)})"
+            raise InputError(f"{cut}: it may be truncated, so copy it again.") from None
         self.carried = pa.schema([schema.field(each) for each in _carried_columns(name, schema.names, features, taken)])
         for column in features:
             kind, types = schema.field(column).type, pa.types
             tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_null, _is_text)
             if not any(test(kind) for test in tests):
-                raise InputError(f"the column {column!r} of {name} is of type {kind}, which is no number: convert it.")
+                raise InputError(f"the column {column!r} of {name} has the type {kind}, not a number: convert it.")
 
     def _open(self) -> pa.parquet.ParquetFile:
         # Read piece by piece: the bytes of a whole row group need not be in memory
         return pa.parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
 
     def chunks(self, rows: int, skip: int = 0) -> Iterator[Chunk]:
-        """Read in chunks of so many rows at most, without the first ones."""
+        """Read in chunks of at most `rows` rows, without the first `skip` chunks."""
         at = 0
         try:
             with self._open() as file:
@@ -254,7 +254,7 @@ class ParquetPart:
                         yield Chunk(*self._rows(table, at), (at + len(batch)) / self.total)
                     at += len(batch)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self.what} is damaged behind row {at:,} ({reason(error)}): copy it again.") from None
+            raise InputError(f"{self.what} is damaged after row {at:,} ({reason(error)}): copy it again.") from None
 
     def _rows(self, table: pa.Table, before: int) -> Rows:
         """Return the rows of a table that has so many rows before it."""
@@ -283,14 +283,14 @@ Part = CsvPart | ParquetPart
 
 
 def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]) -> Part:
-    """Look at a file's columns; its rows are read by `chunks`. `taken` are names that carried columns may not have.
+    """Check a file's columns; its rows are read by `chunks`. `taken` are names that carried columns may not have.
 
-    InputError for a file that is empty, damaged, in another format or not UTF-8, and for columns that are missing,
-    twice in the file, taken, or of a type that is not a number.
+    Raises InputError for a file that is empty, damaged, in another format or not UTF-8, and for columns that are
+    missing, repeated, taken, or of a type that is not a number.
     """
     try:
         if FORMATS[path.suffix.lower()] == "csv":
             return CsvPart(name, path, features, taken)
         return ParquetPart(name, path, features, taken)
     except OSError as error:
-        raise InputError(f"the input file {name} cannot be read ({reason(error)}): fix it, or leave it out.") from None
+        raise InputError(f"the input file {name} cannot be read ({reason(error)}): fix it, or remove it.") from None

@@ -1,7 +1,7 @@
-"""What the rows of the stage staging promise, and what becomes of those that do not keep it.
+"""The contract of the stage staging: the rules for its rows, and the quarantine for rows that break them.
 
 `CONTRACT` is a pandera schema of single rows, and `examine` adds the rules that need more than the row. Rows that break
-a rule are bad and go to quarantine with the reason; what is odd, and yet a fact, is a flag on a good row.
+a rule are bad and go to quarantine with the reason; what is unusual but true becomes a flag on a good row.
 """
 
 import functools
@@ -18,14 +18,14 @@ from pystock.price_rules import COLUMNS, LONGEST_GAP, PRICES, ROW_RULES
 MOST_BAD = 0.01  # share of bad rows above which the source as a whole is not trusted
 UNITS = dict.fromkeys(PRICES, "index points, or the ticker's currency") | {"Volume": "shares, or the source's unit"}
 FLAGS = {
-    "stale_open": "the open equals the close of the row before: it may be no open at all",
-    "no_volume": "the volume is 0, which is missing: an exchange day without trade does not occur",
-    "after_missing": "a trading day of the exchange is missing between the row before and this one",
+    "stale_open": "the open equals the previous close, so it may not be a real open",
+    "no_volume": "the volume is 0, which means missing, because every exchange day has trades",
+    "after_missing": "a trading day of the exchange is missing between the previous row and this one",
 }
 TABLE_RULES = {
-    "calendar": "the day is no trading day of the exchange",
-    "same": "the day stands there twice, with the same values: the first is kept",
-    "different": "the day stands there more than once, with different values: nobody knows which is right",
+    "calendar": "the date is not a trading day of the exchange",
+    "same": "duplicate date with identical values: the first row is kept",
+    "different": "duplicate date with different values: it is unclear which row is right",
 }
 
 
@@ -34,16 +34,16 @@ def _latest() -> pd.Timestamp:
 
 
 RULES = {
-    "the date is no date (YYYY-MM-DD)": lambda rows: rows["Date"].notna(),
-    "the day lies before 1900 or in the future": lambda rows: rows["Date"].between("1900-01-01", _latest()),
+    "not a valid date (YYYY-MM-DD)": lambda rows: rows["Date"].notna(),
+    "the date is before 1900 or in the future": lambda rows: rows["Date"].between("1900-01-01", _latest()),
     **ROW_RULES,
-    "the volume is too large to be one": lambda rows: rows["Volume"] <= 2**53,  # above it float64 has gaps
+    "the volume is implausibly large": lambda rows: rows["Volume"] <= 2**53,  # above it float64 has gaps
 }
 CONTRACT = pa.DataFrameSchema(
     columns={"Date": pa.Column("datetime64[us]", nullable=True)}
     | {name: pa.Column(float, nullable=True) for name in COLUMNS},
     index=pa.Index(int, name="line"),
-    # `nullable`, since what is missing is a matter of the rules, which say it in words
+    # `nullable`, because the rules report missing values in words
     checks=[pa.Check(rule, error=reason, ignore_na=False) for reason, rule in RULES.items()],
     strict=True,
     ordered=True,
@@ -54,8 +54,8 @@ class Examined(NamedTuple):
     """What `examine` finds.
 
     `good`: a row a day, index `Date`, columns Open … Volume (int64) and the flags (bool), in order of date.
-    `quarantine`: the bad rows as text, index `line`, columns Date … Volume as they stood in the source, and `reason`.
-    `missing_days`: the days on which the exchange traded, between the first and the last good day, and no row has.
+    `quarantine`: the bad rows as text, index `line`, columns Date … Volume as they are in the source, and `reason`.
+    `missing_days`: the exchange's trading days between the first and the last good day that have no row.
     """
 
     good: pd.DataFrame
@@ -67,7 +67,7 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     """Separate the rows of the stage raw into good and bad ones.
 
     `raw` is a frame as `pystock.data.read_rows` returns it, `exchange` the name of a calendar of exchange_calendars.
-    Where `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`. Raises
+    If `raw` is the end of a longer table, `before` is the last good row that precedes it, as in `good`. Raises
     PipelineError for an unknown calendar, days beyond it, and a gap of more than 7 days in which the exchange traded.
     """
     dates = pd.to_datetime(raw["Date"], format="%Y-%m-%d", errors="coerce").astype("datetime64[us]")
@@ -98,7 +98,7 @@ def examine(raw: pd.DataFrame, exchange: str = "XNYS", before: pd.DataFrame | No
     gaps = anchored.index.to_series().diff().dt.days
     for day in gaps.index[(gaps > LONGEST_GAP) & (lost > 0)]:  # leaving out a row cannot fix it
         gap = f"a gap of {gaps[day]:.0f} days before {day:%Y-%m-%d}, in which {exchange} traded on {lost[day]:.0f}"
-        raise PipelineError(f"the prices have {gap}: get the missing days, or a shorter history that begins after it.")
+        raise PipelineError(f"the prices have {gap}: get the missing days, or use a history that begins after the gap.")
     stale, silent = anchored["Open"] == anchored["Close"].shift(), anchored["Volume"] == 0
     flags = pd.DataFrame({"stale_open": stale, "no_volume": silent, "after_missing": lost > 0})
     return Examined(good.join(flags.loc[good.index]), quarantine, missing)
@@ -121,29 +121,29 @@ def trading_days(exchange: str, first: pd.Timestamp, last: pd.Timestamp) -> pd.D
     return days[(days >= first) & (days <= last)]
 
 
-@functools.lru_cache(4)  # of whole years, so that many markets share one answer, which takes half a second
+@functools.lru_cache(4)  # of whole years, so that many markets share one result, which takes half a second
 def _sessions(exchange: str, first: int, last: int) -> pd.DatetimeIndex:
     with warnings.catch_warnings():
-        # exchange_calendars 4.13 takes `.values` of dates with a time zone in its own code; its answer is right
+        # exchange_calendars 4.13 takes `.values` of dates with a time zone in its own code; its result is right
         warnings.filterwarnings("ignore", "Series.values returning an ndarray", pd.errors.Pandas4Warning)
         import exchange_calendars  # here, since only a check that is not skipped needs it
 
         try:
             calendar = exchange_calendars.get_calendar(exchange, start=f"{first}-01-01", end=f"{last}-12-31")
         except exchange_calendars.errors.InvalidCalendarName:
-            names = "exchange_calendars.get_calendar_names(), XNYS for New York, 24/7 for coins"
-            raise PipelineError(f"{exchange!r} is no calendar of an exchange: choose one of {names}.") from None
+            names = "exchange_calendars.get_calendar_names(), such as XNYS for New York or 24/7 for coins"
+            raise PipelineError(f"{exchange!r} is not an exchange calendar: choose one of {names}.") from None
         except (ValueError, exchange_calendars.errors.CalendarError) as error:
             reason = " ".join(str(error).split()).rstrip(".")
             message = f"the calendar {exchange} does not cover {first} to {last} ({reason})"
-            raise PipelineError(f"{message}: begin the prices later, or choose another calendar.") from None
+            raise PipelineError(f"{message}: start the prices later, or choose another calendar.") from None
     return calendar.sessions.as_unit("us")
 
 
 def to_yaml(exchange: str = "XNYS") -> str:
-    """Return the contract as a text for those who deliver or use the data."""
+    """Return the contract as YAML, for the people who deliver or use the data."""
     text = {
-        "table": "staging: the daily prices of one market, a row a day, in order of date, no day twice",
+        "table": "staging: the daily prices of one market, one row per day, ordered by date, no duplicates",
         "index": {"Date": {"type": "date", "calendar": exchange}},
         "columns": {
             name: {"type": "int64" if name == "Volume" else "float64", "unit": UNITS[name]} for name in COLUMNS

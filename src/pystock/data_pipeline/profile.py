@@ -1,6 +1,6 @@
-"""A page that shows what is in a stage staging, tables and figures in one HTML file, to be looked at before it is used.
+"""A data profile of the stage staging: tables and figures in one HTML page, to read before the data is used.
 
-A frame here is one of the stage staging: a row a day, columns Open … Volume and the flags of `contract`.
+A frame here is one of the stage staging: one row per day, columns Open … Volume and the flags of `contract`.
 """
 
 import base64
@@ -14,7 +14,7 @@ from pystock.data_pipeline.contract import FLAGS
 from pystock.price_rules import COLUMNS
 
 BLUE, ORANGE = "#006BA4", "#FF800E"  # of matplotlib's tableau-colorblind10
-MOST_ROWS = 50  # of a list on the page; the files beside it have all
+MOST_ROWS = 50  # of a list on the page; the files next to it have all
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em } img { max-width: 100% }
 table { border-collapse: collapse } th, td { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ccc }
@@ -22,12 +22,12 @@ th:first-child, td:first-child, .text td:last-child { text-align: left }"""
 
 
 def shares_of_stale_opens(frame: pd.DataFrame) -> pd.Series:
-    """Return the share of days, in per cent, whose open equals the close before, by year."""
+    """Return the share of days, in per cent, whose open equals the previous close, by year."""
     return (100 * frame["stale_open"].groupby(frame.index.year.rename("year")).mean()).rename("stale opens (% of days)")
 
 
 def stale_opens_by_year(share: pd.Series) -> Figure:
-    """Draw `shares_of_stale_opens`, a bar a year."""
+    """Draw `shares_of_stale_opens`, one bar per year."""
     figure = _figure()
     axes = figure.subplots()
     axes.bar(share.index.astype(str), share, color=BLUE)
@@ -60,18 +60,18 @@ def page(frame: pd.DataFrame, quarantine: pd.DataFrame, missing_days: pd.Datetim
     """
     counts = {"good rows": len(frame), "bad rows": len(quarantine), "missing days": len(missing_days)}
     counts |= {flag: int(frame[flag].sum()) for flag in FLAGS}
-    meanings = {"bad rows": "in quarantine, below", "missing days": "the exchange traded, and no row has them", **FLAGS}
+    meanings = {"bad rows": "in quarantine, below", "missing days": "trading days without a row", **FLAGS}
     facts = pd.DataFrame([(name, f"{count:,}", meanings.get(name, "")) for name, count in counts.items()])
     values = frame[COLUMNS].agg(["min", "median", "max"]).T.map("{:,.2f}".format).rename_axis("column").reset_index()
-    span = f"{frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}" if len(frame) else "no good row"
+    span = f"{frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}" if len(frame) else "no good rows"
     parts = [f"<h1>{html.escape(title)}</h1><p>{span}</p>"]
     parts += [_table(facts.set_axis(["what", "rows", "meaning"], axis=1), "text"), "<h2>Values</h2>", _table(values)]
     if len(frame):
         share, close = shares_of_stale_opens(frame), frame["Close"]
-        bars = f"A bar a year: stale opens on {share.min():.1f} to {share.max():.1f} % of the days"
+        bars = f"Bar chart by year: stale opens on {share.min():.1f} to {share.max():.1f} % of the days"
         lines = f"Closes from {close.min():,.2f} to {close.max():,.2f}, and volumes up to {frame['Volume'].max():,}"
         by_year = share.map("{:.1f}".format).reset_index()
-        parts += ["<h2>Opens that equal the close before</h2>", _picture(stale_opens_by_year(share), bars)]
+        parts += ["<h2>Opens that equal the previous close</h2>", _picture(stale_opens_by_year(share), bars)]
         parts += [_table(by_year), "<h2>Closes and volumes</h2>", _picture(closes_and_volumes(frame), lines)]
     for flag in ("no_volume", "after_missing"):
         parts.append(f"<p>{flag}: {_listed(frame.index[frame[flag]])}</p>")

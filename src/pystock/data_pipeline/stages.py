@@ -1,4 +1,4 @@
-"""The stages of the data on disk: tables in parts that never change, and a manifest that says which parts count.
+"""The stages of the data on disk: tables in parts that never change, and a manifest that lists the current parts.
 
     STAGES/MARKET/raw, STAGES/MARKET/staging, STAGES/MARKET/training/TARGET-FEATURES
 
@@ -25,17 +25,17 @@ from pystock.errors import reason
 from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
 
-SCHEMA_VERSION = "1"  # of the tables and the manifest; another one makes every stage anew
+SCHEMA_VERSION = "1"  # of the tables and the manifest; a new version rebuilds every stage
 MOST_PARTS = 30  # then they are written as one again, so that a year of daily appends does not end in 250 files
 
 
 def stage_folder(stages: str | Path, market: str, stage: str, question: str | None = None) -> Path:
-    """Return the folder of a stage of a market; of the stage training that of a `question`, TARGET-FEATURES.
+    """Return the folder of a stage of a market; in the stage training, that of a `question`, TARGET-FEATURES.
 
     Raises PipelineError for a market that cannot be the name of a folder.
     """
     if not re.fullmatch(r"[A-Za-z0-9^][A-Za-z0-9._-]*", market):
-        raise PipelineError(f"{market!r} is no name of a market: use letters, digits, dot, hyphen and underscore.")
+        raise PipelineError(f"{market!r} is not a market name: use letters, digits, dots, hyphens and underscores.")
     return Path(stages) / market / stage / (question or "")
 
 
@@ -45,7 +45,7 @@ def manifest(folder: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
     except (OSError, ValueError) as error:
-        fix = "remove it, and the next run makes the stage anew"
+        fix = "remove it, and the next run rebuilds the stage"
         raise PipelineError(f"{path} cannot be read ({reason(error)}): {fix}.") from None
     return content
 
@@ -59,7 +59,7 @@ def read(folder: Path) -> pd.DataFrame:
     folder = Path(folder)
     found = manifest(folder)
     if found is None:
-        raise PipelineError(f"{folder} holds no table yet: run the step of the data pipeline that makes it.")
+        raise PipelineError(f"{folder} has no table yet: run the step of the data pipeline that makes it.")
     try:
         return pd.concat([_read_part(folder / part["file"], part["sha256"]) for part in found["parts"]])
     except OSError as error:
@@ -72,18 +72,18 @@ def read(folder: Path) -> pd.DataFrame:
 def _read_part(path: Path, sha256: str) -> pd.DataFrame:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise PipelineError(f"{path} is damaged, its checksum is another: run the step that makes it with --force.")
+        raise PipelineError(f"{path} is damaged (wrong checksum): run the step that makes it with --force.")
     return pd.read_parquet(io.BytesIO(data))
 
 
 def intact(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Return whether all parts that a manifest names are there, with their size; their bytes are not read."""
+    """Return whether all parts that a manifest names exist with the right size; their bytes are not read."""
     sizes = {path.name: path.stat().st_size for path in folder.glob("part-*.parquet")}
     return all(sizes.get(part["file"]) == part["bytes"] for part in manifest["parts"])
 
 
 def digest(table: pd.DataFrame) -> str:
-    """Return 32 hexadecimal digits for the table, whatever its parts: names, types and all values, of the index too."""
+    """Return 32 hexadecimal digits for the names, types and values of a table with its index; parts do not matter."""
     sha = hashlib.sha256()
     for name, column in {"": table.index, **{name: table[name] for name in table}}.items():
         values = column.to_numpy()
@@ -101,8 +101,8 @@ def write(
 ) -> dict[str, Any]:
     """Make `table` the table of a stage, and return its manifest: `about`, rows, digest, and the parts.
 
-    With `kept`, the manifest that is there, only the rows beyond those that it names are written, as one more part;
-    the others must be the same. Raises PipelineError if the disk refuses; then the old table stays.
+    With `kept`, the existing manifest, only the rows beyond those that it names are written, as one more part; the
+    others must be the same. Raises PipelineError if a file cannot be written; the old table is then unchanged.
     """
     old = kept["parts"] if kept and len(kept["parts"]) < MOST_PARTS else []
     rows = sum(part["rows"] for part in old)
@@ -117,12 +117,12 @@ def write(
 
 @contextmanager
 def refusals(path: Path) -> Iterator[None]:
-    """Raise what the system refuses while `path` is written as a PipelineError."""
+    """Turn an OSError while `path` is written into a PipelineError."""
     try:
         yield
     except OSError as error:
-        problem = f"{path} cannot be written ({reason(error)}), and is as it was before"
-        raise PipelineError(f"{problem}: make room or give rights, then run again.") from None
+        problem = f"{path} cannot be written ({reason(error)}), so it is unchanged"
+        raise PipelineError(f"{problem}: free some space or fix the permissions, then run again.") from None
 
 
 def _write_part(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _write_part(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an interrupted write has left, and the parts of tables that were replaced."""
+    """Remove the files of an interrupted write, and the parts of tables that were replaced."""
     named = {part["file"] for part in (manifest(folder) or {"parts": []})["parts"]}
     for path in [*folder.glob("part-*.parquet"), *folder.glob("*.new")]:
         if path.name not in named:
@@ -154,10 +154,10 @@ def locked(stages: str | Path) -> Iterator[None]:
         lock = filelock.FileLock(owner.with_name(".lock"), timeout=0, is_singleton=True)
         lock.acquire()
     except filelock.Timeout:
-        busy = f"a data pipeline is at work in {stages} ({owner.read_text() if owner.exists() else 'another process'})"
-        raise PipelineError(f"{busy}: wait until it has ended, or name another folder.") from None
+        busy = f"{stages} is in use by a data pipeline ({owner.read_text() if owner.exists() else 'another process'})"
+        raise PipelineError(f"{busy}: wait until it ends, or choose another folder.") from None
     except OSError as error:
-        raise PipelineError(f"{stages} cannot be used ({reason(error)}): name another folder of stages.") from None
+        raise PipelineError(f"{stages} cannot be used ({reason(error)}): choose another folder of stages.") from None
     try:
         if lock.lock_counter == 1:
             owner.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")

@@ -1,11 +1,11 @@
-"""The data pipeline: prices as they come, checked prices, tables of features and outcomes, each a stage on disk.
+"""The data pipeline: raw prices, checked prices, tables of features and outcomes, each a stage on disk.
 
-    load_raw       source -> raw        the rows as text, as they stand in the source
+    load_raw       source -> raw        the rows as text, unchanged
     check          raw -> staging       good rows as numbers, with flags; the bad ones in STAGES/MARKET/quarantine.csv
-    make_features  staging -> training  a table for each question: features, and last the next day's outcome
+    make_features  staging -> training  a table for each target and feature set: features, then the next day's outcome
 
 A step is skipped if its input, parameters, schema version and code are unchanged. If the input has only grown at its
-end, only the new rows are computed, with the same bits as if all had been. Any other change makes the stage anew.
+end, only the new rows are computed, bit for bit as in a full run. Any other change rebuilds the stage.
 
 `made_by` is the id of the run to be named in the manifest, and `alive` tells whether such a run still counts. The
 functions need no MLflow; `pystock.data_pipeline.tracking` logs what they return.
@@ -31,8 +31,8 @@ from pystock.files import write_atomically
 from pystock.pipeline import PipelineError
 from pystock.price_rules import COLUMNS
 
-END = "2014-12-31"  # the last day that the course's tables know; 2015 to 2018 is its production
-# How many days a row of features looks back, its own not counted; a feature set that is not named is computed whole.
+END = "2014-12-31"  # the last day in the course's tables; 2015 to 2018 are its production years
+# How many days a row of features looks back, without its own; other feature sets are always computed in full.
 LOOK_BACK = {"flags": 14, "volatility": 66}
 _CODE = {"raw": [data], "staging": [data, contract], "training": [feature_sets]}  # and what all three use
 Place = str | Path
@@ -67,7 +67,7 @@ def parse_markets(market: str) -> list[str]:
     """Return the names of markets in a text, separated by commas. Raises PipelineError for none and an invalid name."""
     found = list(dict.fromkeys(name.strip() for name in market.split(",") if name.strip()))
     if not found:
-        raise PipelineError("no market is named: give one, several with commas, or all for a folder of MARKET.csv.")
+        raise PipelineError("no market is named: give one, several with commas, or all for a folder of CSV files.")
     for name in found:
         disk.stage_folder("", name, "raw")  # which refuses a name that makes no folder
     return found
@@ -81,7 +81,7 @@ def markets_of(market: str, source: str) -> list[str]:
         market = ",".join(path.stem for path in files)
     found = parse_markets(market)
     if len(found) > 1 and (place is None or place.is_file()):
-        raise PipelineError(f"{source} is the source of one market, not of {len(found)}: name one, or a folder.")
+        raise PipelineError(f"{source} has the prices of one market, not of {len(found)}: name one, or use a folder.")
     return found
 
 
@@ -98,10 +98,10 @@ def _file_or_folder(source: str) -> Path | None:
 def load_raw(
     stages: Place, market: str, source: str = "embedded", *, force: bool = False, made_by: str = "", alive: Alive = bool
 ) -> StepResult:
-    """Take the rows of `market` from `source` into the stage raw, as they stand there, sound or not.
+    """Copy the rows of `market` from `source` to the stage raw, unchanged and unchecked.
 
     `source` is `embedded`, a CSV file, a folder that holds MARKET.csv, or `yahoo:TICKER`: always the whole history.
-    Raises PipelineError or DataError for a source that is missing or no table of prices; raw stays as it was.
+    Raises PipelineError or DataError for a source that is missing or not a table of prices; raw is then unchanged.
     """
     with disk.locked(stages):
         stage = _Stage(stages, market, "raw", {"source": source}, force, made_by, alive)
@@ -112,7 +112,7 @@ def load_raw(
         before = stage.before
         changes = {} if before is None else _changes(before, table)
         base = before if before is not None and before.equals(table.iloc[: len(before)]) else None
-        how = f"{len(table):,} rows taken" if base is None else _appended("new row", base, table)
+        how = f"{len(table):,} rows loaded" if base is None else _appended("new row", base, table)
         for kind, days in changes.items():
             if days and kind != "new":
                 how += f", {_count(len(days), kind + ' day')} ({', '.join(days[:3])}{' …' if len(days) > 3 else ''})"
@@ -131,13 +131,13 @@ def _source(market: str, source: str) -> tuple[str, pd.DataFrame]:
         return source, data.as_rows(pd.read_csv(text, dtype=str, keep_default_na=False), source, "choose other days")
     path = place if place.is_file() else place / f"{market}.csv"
     name = f"data/{market}.csv" if source == "embedded" else path.as_posix()
-    return name, data.read_rows(path, "correct the file, or name another source")
+    return name, data.read_rows(path, "fix the file, or name another source")
 
 
 def _changes(before: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the days (as text) by which two tables of raw rows differ: new at the end, late, revised, withdrawn.
+    """Return the days (as text) on which two tables of raw rows differ: new at the end, late, revised, withdrawn.
 
-    A number that is only written in another way, 1219.1 for 1219.10, is no revision.
+    A number that is only written in another way, 1219.1 for 1219.10, is not a revision.
     """
     before, now = (table.drop_duplicates("Date", keep="last").set_index("Date") for table in (before, now))
     added, last = now.index.difference(before.index), before.index.max()
@@ -158,8 +158,8 @@ def check(
 ) -> StepResult:
     """Separate raw into good rows, the stage staging, and bad ones, STAGES/MARKET/quarantine.csv (see `contract`).
 
-    `exchange` names a calendar of exchange_calendars. Raises TooManyBad where more than 1 % of the rows are bad, which
-    the quarantine then holds, and PipelineError for a long gap or an unknown calendar; staging stays as it was.
+    `exchange` names a calendar of exchange_calendars. Raises TooManyBad, after it wrote the quarantine, if more than
+    1 % of the rows are bad, and PipelineError for a long gap or an unknown calendar; staging is then unchanged.
     """
     quarantine_file = Path(stages) / market / "quarantine.csv"
     with disk.locked(stages):
@@ -169,7 +169,7 @@ def check(
             return skipped
         rows = disk.read(disk.stage_folder(stages, market, "raw"))
         days, known = _dates(rows["Date"]), stage.made_from.get("rows", 0)
-        late = (days.iloc[known:] <= days.iloc[:known].max()).any()  # then the days before it may be flagged otherwise
+        late = (days.iloc[known:] <= days.iloc[:known].max()).any()  # then flags of existing rows may change
         base = None if late else stage.table_that_grows(rows)
         if base is None:
             good, bad, missing_days = contract.examine(rows, exchange)
@@ -187,8 +187,8 @@ def check(
         if len(bad) > contract.MOST_BAD * len(rows):
             raise TooManyBad(
                 f"{len(bad):,} of the {len(rows):,} rows of {market} are bad ({len(bad) / len(rows):.1%}, at most "
-                f"{contract.MOST_BAD:.0%} may be), the first in line {bad.index[0]} ({bad['reason'].iloc[0]}): look at "
-                f"{quarantine_file} and mend the source; staging and training are as they were.",
+                f"{contract.MOST_BAD:.0%} is allowed), the first in line {bad.index[0]} ({bad['reason'].iloc[0]}): see "
+                f"{quarantine_file} and fix the source; staging and training are unchanged.",
                 findings,
             )
         facts = {"source": raw["source"], "made_from": {"stage": "raw", "rows": len(rows), "digest": raw["digest"]}}
@@ -224,15 +224,15 @@ def make_features(
     made_by: str = "",
     alive: Alive = bool,
 ) -> StepResult:
-    """Make the table of a question from staging: `pystock.features.dataset` of the prices up to `end`, "" for all.
+    """Make the training table from staging: `pystock.features.dataset` of the prices up to `end`, "" for all.
 
     The index is `Date`, the last column the target (int64), the others the features (float64). Raises PipelineError or
-    ValueError for an unknown target or feature set, and where the history is too short for one row.
+    ValueError for an unknown target or feature set, and if the history is too short for one row.
     """
     known = {"target": (target, feature_sets.TARGETS), "feature set": (features, feature_sets.FEATURES)}
     for kind, (name, functions) in known.items():
         if name not in functions:
-            raise PipelineError(f"{name!r} is no {kind}: choose one of {', '.join(functions)}.")
+            raise PipelineError(f"{name!r} is not a {kind}: choose one of {', '.join(functions)}.")
     parameters = {"target": target, "features": features, "end": end}
     with disk.locked(stages):
         stage = _Stage(stages, market, "training", parameters, force, made_by, alive)
@@ -240,7 +240,7 @@ def make_features(
         days = disk.read(disk.stage_folder(stages, market, "staging"))
         prices = days.loc[: pd.Timestamp(end)] if end else days
         if prices.empty:
-            raise PipelineError(f"{market} has no day up to {end}: choose an end after {days.index[0]:%Y-%m-%d}.")
+            raise PipelineError(f"{market} has no days up to {end}: choose an end after {days.index[0]:%Y-%m-%d}.")
         digest = disk.digest(prices)
         if skipped := stage.skipped(digest):
             return skipped
@@ -267,7 +267,7 @@ def _window(prices: pd.DataFrame, last: pd.Timestamp, look_back: int) -> int:
 
 @dataclass
 class _Stage:
-    """One stage of one market: what its manifest says that it was made from, and what it would be made from now."""
+    """One stage of one market: what it was made from, as its manifest says, and what it would be made from now."""
 
     stages: Place
     market: str
@@ -289,19 +289,19 @@ class _Stage:
     def _changes(self) -> list[str]:
         old, quarantine, version = self.manifest, self.quarantine, disk.SCHEMA_VERSION
         if self.force or not old:
-            return ["it was forced" if self.force else "there was none"]
+            return ["force was set" if self.force else "there was no table yet"]
         changes = [
-            f"the parameter {name} is {value or 'empty'} and was {before or 'empty'}"
+            f"the parameter {name} changed from {before or 'empty'} to {value or 'empty'}"
             for name, value in self.parameters.items()
             if (before := old["parameters"].get(name)) != value
         ]
         stale = {
-            f"the schema's version is {version} and was {old['schema_version']}": old["schema_version"] != version,
+            f"the schema version changed from {old['schema_version']} to {version}": old["schema_version"] != version,
             "the code has changed": old["code"] != self.code,
-            "a file of it is missing or cut": not disk.intact(self.folder, old),
-            "the quarantine file is missing or not of these rows": quarantine
+            "one of its files is missing or truncated": not disk.intact(self.folder, old),
+            "the quarantine file is missing or does not match": quarantine
             and not (quarantine.exists() and _hash(quarantine.read_bytes()) == old["quarantine"]),
-            "the run that made it is not in this store, or did not finish": self.made_by
+            "the run that made it is not in this store or did not finish": self.made_by
             and not (old["made_by"] and self.alive(old["made_by"])),
         }
         return changes + [text for text, is_so in stale.items() if is_so]
@@ -314,23 +314,23 @@ class _Stage:
         if self.why:
             return None
         rows = self.manifest["rows"]
-        said = f"{self.market}: skipped, input, parameters and code are those of the {rows:,} rows that are there"
+        said = f"{self.market}: skipped, because input, parameters and code of the {rows:,} rows are unchanged"
         return StepResult(self.market, self.name, "skipped", said, self.manifest, 0, self.manifest.get("findings", {}))
 
     def input(self, name: str, step: str) -> dict[str, Any]:
         """Return the manifest of the stage that this one is made from."""
         folder = disk.stage_folder(self.stages, self.market, name)
         if (found := disk.manifest(folder)) is None:
-            raise PipelineError(f"{folder} holds no table yet: run {step} first, or main, which runs all steps.")
+            raise PipelineError(f"{folder} has no table yet: run {step} first, or main, which runs all steps.")
         return found
 
     @cached_property
     def before(self) -> pd.DataFrame | None:
-        """The table that is there; None if more than the input has changed."""
+        """The existing table; None if more than the input has changed."""
         return None if self.changes else disk.read(self.folder)
 
     def table_that_grows(self, rows: pd.DataFrame) -> pd.DataFrame | None:
-        """Return the table that is there if its input, now `rows`, has only got more rows at the end, else None."""
+        """Return the existing table if its input, now `rows`, has only new rows at the end, else None."""
         known = self.made_from.get("rows", 0)
         has_grown = len(rows) > known and disk.digest(rows.iloc[:known]) == self.made_from.get("digest")
         return self.before if has_grown else None
@@ -338,7 +338,7 @@ class _Stage:
     def write(
         self, table: pd.DataFrame, base: pd.DataFrame | None, how: str, findings: dict[str, int], facts: dict[str, Any]
     ) -> StepResult:
-        """Write the table, of one that begins with the rows of `base` only the others; `how` says what was done."""
+        """Write the table, or only the rows after those of `base`; `how` says what was done."""
         days = _dates(table["Date"]).dropna() if "Date" in table else table.index
         first, last = (None if day is pd.NaT else f"{day:%Y-%m-%d}" for day in (days.min(), days.max()))
         about: dict[str, Any] = {"market": self.market, "stage": self.name, "first_day": first, "last_day": last}
@@ -346,12 +346,12 @@ class _Stage:
         about |= {"parameters": self.parameters, "code": self.code, **facts}
         manifest = disk.write(self.folder, table, about, kept=None if base is None else self.manifest)
         new_rows = len(table) - (0 if base is None else len(base))
-        said = f"{self.market}: {how}, since {self.why}"
+        said = f"{self.market}: {how}, because {self.why}"
         return StepResult(self.market, self.name, "done", said, manifest, new_rows, findings)
 
 
 def _code(stage: str, parameters: dict[str, str]) -> str:
-    """Return a digest of the code that makes a stage; of the features' also that of functions defined elsewhere."""
+    """Return a digest of the code that makes a stage, including target and feature functions defined elsewhere."""
     files = [module.__file__ for module in (*_CODE[stage], price_rules, disk)] + [__file__]
     texts = [Path(str(file)).read_bytes() for file in files]
     if stage == "training":
@@ -364,16 +364,16 @@ def _code(stage: str, parameters: dict[str, str]) -> str:
 
 
 def _differing(before: pd.DataFrame | None, now: pd.DataFrame) -> str:
-    """Return in brackets by how many days a table differs from the one before it, and from which day on."""
+    """Return in brackets on how many days a table differs from the previous one, and from which day on."""
     if before is None:
         return ""
     both = before.index.intersection(now.index)
     differ = both[(before.loc[both] != now.loc[both]).any(axis=1)]
     days = differ.union(before.index.symmetric_difference(now.index))
     if not len(days):
-        return " anew"
+        return " again"
     differ = f"{_count(len(days), 'day')} differ{'s' if len(days) == 1 else ''}"
-    return f" anew ({differ} from before, from {days[0]:%Y-%m-%d} on)"
+    return f" again ({differ}, starting on {days[0]:%Y-%m-%d})"
 
 
 def _dates(column: pd.Series) -> pd.Series:

@@ -1,6 +1,6 @@
-"""What the steps of the data pipeline leave in MLflow: data sets, artifacts, metrics and tags of the active run.
+"""What the steps of the data pipeline log to MLflow: data sets, artifacts, metrics and tags of the active run.
 
-One function for each step, which returns the outcome. What is to be logged is kept on disk until the step's end.
+One function for each step, which returns the outcome. The files to log are kept on disk until the step's end.
 """
 
 import json
@@ -47,7 +47,7 @@ def markets(options: Namespace) -> list[str]:
         return steps.parse_markets(options.market)
     found = sorted(path.parents[1].name for path in Path(options.stages).glob("*/raw/manifest.json"))
     if not found:
-        raise PipelineError(f"{options.stages} holds no market yet: run load_raw_data first, or main.")
+        raise PipelineError(f"{options.stages} has no market yet: run load_raw_data first, or main.")
     return found
 
 
@@ -149,7 +149,7 @@ class _Log:
 
 @contextmanager
 def _step() -> Iterator[_Log]:
-    """Give a log for the step; it is written also if the step fails, and only a step that does not has an outcome."""
+    """Yield a log for the step. It is written even if the step fails, but then the run gets no outcome."""
     with tempfile.TemporaryDirectory(prefix="pystock-") as folder:
         log = _Log(Path(folder))
         try:

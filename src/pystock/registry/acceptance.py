@@ -1,8 +1,8 @@
 """The acceptance test of a version in Staging, and the receiver of MLflow's webhooks that starts it.
 
-The receiver is run by `uvicorn --factory pystock.registry.acceptance:receiver`. The test is a program of its own,
-`python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes takes no receiver with it. The
-account of both needs to read the model and to write runs.
+Run the receiver with `uvicorn --factory pystock.registry.acceptance:receiver`. The test is a program of its own,
+`python -m pystock.registry.acceptance NAME VERSION`, so that a model that crashes cannot take the receiver with it.
+The account of both needs to read the model and to write runs.
 """
 
 import argparse
@@ -34,12 +34,12 @@ if TYPE_CHECKING:  # at run time it is imported late: the test needs it only whi
 
 SECRET = "PYSTOCK_WEBHOOK_SECRET"  # the variable that holds what was given to create_webhook(secret=…)
 MAX_AGE = 300  # seconds, as the Standard Webhooks specification advises; clocks may differ by as much
-DAYS, LATENCY = 250, 0.25  # the rows of the test: a year; seconds within which 95 of 100 answers must come
+DAYS, LATENCY = 250, 0.25  # the rows of the test: a year; seconds within which 95 of 100 responses must come
 EQUAL = 1e-9  # a row predicted alone and in a table may differ in the last digits: sums are taken in another order
 
 
 class EventRefused(PystockError, ValueError):
-    """An event that must not be acted on; `status` is the HTTP status of the answer."""
+    """An event that must be rejected; `status` is the HTTP status of the response."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -67,14 +67,14 @@ def verify(
     names = ("Delivery-Id", "Timestamp", "Signature")
     delivery, timestamp, given = (headers.get(f"X-MLflow-{name}", "") for name in names)
     if not hmac.compare_digest(given.encode(), signature(secret, delivery, timestamp, body).encode()):
-        raise EventRefused(401, "the signature does not fit: the event was forged, or changed on its way")
+        raise EventRefused(401, "the signature does not match: the event was forged or changed in transit")
     now = now or time.time()
     if abs(now - int(timestamp)) > MAX_AGE:
-        raise EventRefused(401, f"the event is stale: its time is more than {MAX_AGE} s from now")
+        raise EventRefused(401, f"the event is stale: its timestamp is more than {MAX_AGE} s from now")
     for old in [each for each, when in seen.items() if now - when > MAX_AGE]:
         del seen[old]
     if delivery in seen:
-        raise EventRefused(409, "the event is replayed: this delivery was accepted before")
+        raise EventRefused(409, "the event is a replay: this delivery was already accepted")
     seen[delivery] = int(timestamp)
     return dict(json.loads(body))
 
@@ -82,14 +82,14 @@ def verify(
 def receiver() -> "FastAPI":
     """Return the web application: POST /registry takes an event, GET /health says that it is alive.
 
-    A version whose tag `lifecycle` was set to `Staging` is tested after the answer 202: a sender should not wait.
-    Raises ValueError where no secret is set.
+    A version whose tag `lifecycle` was set to `Staging` is tested after the response 202: a sender should not wait.
+    Raises ValueError if no secret is set.
     """
     from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 
     secret, seen = os.environ.get(SECRET, ""), dict[str, int]()
     if not secret:
-        raise ValueError(f"{SECRET} is not set, and without a secret any event would be believed: set it.")
+        raise ValueError(f"{SECRET} is not set, but without a secret any event would be accepted: set it.")
     app = FastAPI()
 
     @app.get("/health", response_model=None)
@@ -105,8 +105,8 @@ def receiver() -> "FastAPI":
         data = event["data"]
         wanted = (event["entity"], event["action"], data.get("key"), data.get("value"))
         if wanted != ("model_version_tag", "set", "lifecycle", "Staging"):
-            return {"test": "not asked for"}
-        # no shell, and behind `--` no name can pass for an option
+            return {"test": "not requested"}
+        # no shell, and after `--` no name can be taken for an option
         command = [sys.executable, "-m", "pystock.registry.acceptance", "--", data["name"], data["version"]]
         background.add_task(subprocess.run, command)
         return {"test": "started"}
@@ -126,7 +126,7 @@ def served(model: PyFuncModel) -> Iterator[str]:
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     if not server.started:
-        raise RuntimeError("the server ended before it answered; it has printed the reason above.")
+        raise RuntimeError("the server exited before it was ready: it printed the reason above.")
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
@@ -137,7 +137,7 @@ def served(model: PyFuncModel) -> Iterator[str]:
 def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[Condition], dict[str, float]]:
     """Send `rows` one by one to the model served at `url`; return three conditions of the test and the latency in ms.
 
-    `rows` is a frame of features, `expected` the frame that the same model gives for it without a server.
+    `rows` is a frame of features, `expected` the frame that the same model returns for it without a server.
     """
     answers: list[dict[str, object]] = []
     seconds: list[float] = []
@@ -159,19 +159,19 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
     if complete:
         difference = max(np.abs(expected[key] - [each[key] for each in sound]).max() for key in sound[0])
     same, fast = bool(difference < EQUAL), bool(np.quantile(seconds, 0.95) <= LATENCY)
-    compared = "as without a server" if same else f"up to {difference:.3g} from those without a server"
+    compared = "same as without a server" if same else f"up to {difference:.3g} different from without a server"
     got = f"{len(sound)} of {len(rows)} days got a probability and a decision; without {rows.columns[0]}: {without}"
     conditions = [
-        Condition("answers", same, f"{len(answers)} of {len(rows)} days answered, {compared}"),
+        Condition("answers", same, f"{len(answers)} of {len(rows)} predictions, {compared}"),
         Condition("schema", complete and without == 400, got),
-        Condition("latency", fast, f"95 of 100 answers {'' if fast else 'not '}within {LATENCY * 1000:.0f} ms"),
+        Condition("latency", fast, f"95 of 100 responses {'' if fast else 'not '}within {LATENCY * 1000:.0f} ms"),
     ]
     latency = {f"latency_p{percent}_ms": np.quantile(seconds, percent / 100) * 1000 for percent in (50, 95)}
     return conditions, {"answered": len(answers), **latency}
 
 
 def _is_sound(answer: dict[str, object]) -> bool:
-    """Return whether an answer is a probability and a decision, and no more."""
+    """Return whether a prediction is a probability and a decision, and no more."""
     probability = answer.get("probability")
     is_probability = isinstance(probability, float) and 0 <= probability <= 1
     return set(answer) == {"probability", "decision"} and is_probability and answer["decision"] in (0, 1)
@@ -181,9 +181,9 @@ def accept(name: str, version: str, days: int = DAYS) -> bool:
     """Test a version on the last `days` days of 2014; return whether all conditions hold.
 
     The test is a run in the experiment `acceptance` (of the market that the version's source run names): tags
-    registered_model, version, outcome (`passed` or `failed`), one for each condition, and `error` where the version
-    cannot be loaded; metrics of the latency in ms. Raises ValueError for a version whose source run does not name
-    target, features and market.
+    registered_model, version, outcome (`passed` or `failed`), one for each condition, and `error` if the version cannot
+    be loaded; metrics of the latency in ms. Raises ValueError for a version whose source run does not name target,
+    features and market.
     """
     client = mlflow.MlflowClient()
     try:

@@ -24,13 +24,13 @@ from pystock.features import dataset
 from pystock.model_uri import uri_of
 from pystock.models import TRAINED_UNTIL
 
-MARGIN = 0.002  # Brier score: so much worse than the champion may a version be, at the end of the interval
+MARGIN = 0.002  # Brier score: how much worse than the champion a version may be, at the end of the interval
 CLEAN_TIMEOUT = 120  # seconds for a new interpreter to load two models and predict five years
 MIN_DAYS = 250  # a year: big moves cluster in blocks of up to 55 days, and an interval needs several blocks
 
 
 class Condition(NamedTuple):
-    """One condition of the gate: its name, whether it holds, and the number that says so."""
+    """One condition of the gate: its name, whether it holds, and the evidence."""
 
     name: str
     passed: bool
@@ -69,7 +69,7 @@ def judge(
     if isinstance(probability, str):
         return _unjudged(signature, "no predictions from a clean process", probability)
     if champion is None:
-        compared = Condition("champion", True, "there is none yet to compare with")
+        compared = Condition("champion", True, "there is no champion yet to compare with")
     elif rival is None:
         compared = Condition("champion", True, "it is the champion itself")
     elif isinstance(rival, str):
@@ -90,7 +90,7 @@ def _unjudged(signature: Condition, reason: str, clean: str) -> list[Condition]:
 
 
 def signature_of(version: ModelVersion) -> Condition:
-    """Return whether a version says what goes in and comes out, with one output named `probability`."""
+    """Return whether a version declares its inputs and outputs, with one output named `probability`."""
     return _signature(_model_info(version))
 
 
@@ -98,7 +98,7 @@ def _model_info(version: ModelVersion) -> ModelInfo | str:
     """Return what a version's files say about it, or why they cannot be read."""
     try:
         return mlflow.models.get_model_info(uri_of(version))
-    except Exception as error:  # each kind of artifact store has errors of its own
+    except Exception as error:  # each kind of artifact store has its own errors
         return f"its files cannot be read: {first_line(error)}"
 
 
@@ -108,16 +108,16 @@ def _signature(info: ModelInfo | str) -> Condition:
     signature = info.signature
     if signature is None or not signature.inputs or not signature.outputs:
         missing = [side for side in ("inputs", "outputs") if not getattr(signature, side, None)]
-        return Condition("signature", False, f"it says nothing of its {' and '.join(missing)}")
+        return Condition("signature", False, f"it does not declare its {' and '.join(missing)}")
     names = [str(name) for name in signature.outputs.input_names()]
     evidence = f"{len(signature.inputs)} inputs, outputs {', '.join(names)}"
     return Condition("signature", "probability" in names, evidence)
 
 
 def source_run(client: MlflowClient, version: ModelVersion) -> tuple[Run, dict[str, str]]:
-    """Return the source run of a version, and its tags with target, features and market; ValueError if one lacks."""
+    """Return a version's source run and its tags with target, features and market; ValueError if one is missing."""
     if not version.run_id:
-        raise _Unjudged("it has no source run, which would say what it was asked; log the model in a run")
+        raise _Unjudged("it has no source run to record target, features and market; log the model in a run")
     try:
         run = client.get_run(version.run_id)
     except MlflowException as error:
@@ -134,12 +134,12 @@ def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
     recorded = [str(day) for day in named if day]
     if not recorded:
         call = f"MlflowClient().set_tag('{run.info.run_id}', 'train_end', '{TRAIN_END}')"
-        fix = f"write the last one into its source run, as in {call}"
-        raise _Unjudged(f"nothing says on which days it was trained; {fix}")
+        fix = f"add the last one to its source run: {call}"
+        raise _Unjudged(f"the days that it was trained on are not recorded; {fix}")
     try:
         return max(pd.Timestamp(date.fromisoformat(day)) for day in recorded)
     except ValueError:
-        said = f"it says that it was trained up to {' and '.join(recorded)}"
+        said = f"its last training day is recorded as {' and '.join(recorded)}"
         raise _Unjudged(f"{said}; write a date as {TRAIN_END}") from None
 
 
@@ -147,25 +147,25 @@ def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
     until, first, last = (f"{day:%Y-%m-%d}" for day in (trained_until, days[0], days[-1]))
     trained = f"it was trained on days up to {until}"
     if trained_until >= days[-1]:
-        raise _Unjudged(f"{trained}, and the evaluation days end on {last}, so there is none to judge it on")
+        raise _Unjudged(f"{trained}, but the evaluation days end on {last}, so none is left to judge it on")
     if trained_until >= days[0]:
-        fix = f"evaluate it on later ones, with evaluate_after='{until}'"
+        fix = f"evaluate it on later days, with evaluate_after='{until}'"
         raise _Unjudged(f"{trained}, which overlap the evaluation days that begin on {first}; {fix}")
 
 
 def _rival(
     client: MlflowClient, champion: ModelVersion, question: dict[str, str], days: pd.DatetimeIndex
 ) -> tuple[str, pd.DataFrame]:
-    """Return the champion's address, and its own features of those evaluation days that it was not trained on."""
+    """Return the champion's URI, and its own features of those evaluation days that it was not trained on."""
     run, its = source_run(client, champion)
     if (its["target"], its["market"]) != (question["target"], question["market"]):
-        raise _Unjudged(f"that one forecasts {its['target']} on {its['market']}")
+        raise _Unjudged(f"that version forecasts {its['target']} on {its['market']}")
     until = _trained_until(run, _model_info(champion))
     unseen = days[days > until]
     if len(unseen) < min(MIN_DAYS, len(days)):
         left = f"{len(unseen)} of the evaluation days from {days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
         trained = f"it was trained on days up to {until:%Y-%m-%d}"
-        raise _Unjudged(f"{trained}, which leaves {left}, and an interval needs {MIN_DAYS}")
+        raise _Unjudged(f"{trained}, which leaves {left}, but an interval needs {MIN_DAYS}")
     return uri_of(champion), _features(its)[0].loc[unseen]
 
 
@@ -175,13 +175,13 @@ def evaluation_days(
     """Return the features of the evaluation days, the outcomes of all days up to their end, and those of these days.
 
     The evaluation days are those after `evaluate_after` up to the end of 2014. `question` has the keys target, features
-    and market. Raises ValueError if one names what is not there, and if fewer than `MIN_DAYS` days are left.
+    and market. Raises ValueError if one of them does not exist, and if fewer than `MIN_DAYS` days are left.
     """
     X, y = _features(question)
     later = X.index > pd.Timestamp(evaluate_after)
     if later.sum() < MIN_DAYS:
-        left = f"{later.sum()} evaluation days are left after {evaluate_after}, since they end on {TEST_END}"
-        raise _Unjudged(f"{left}, and an interval needs {MIN_DAYS}")
+        left = f"{later.sum()} evaluation days are left after {evaluate_after}, because they end on {TEST_END}"
+        raise _Unjudged(f"{left}, but an interval needs {MIN_DAYS}")
     return X[later], y, y[later]
 
 
@@ -189,15 +189,15 @@ def _features(question: dict[str, str]) -> tuple[pd.DataFrame, pd.Series]:
     try:
         return dataset(load(question["market"], end=TEST_END), question["target"], question["features"])
     except ValueError as error:  # no such market, target or feature set
-        raise _Unjudged(f"the tags of its source run name what is not there ({error})") from None
+        raise _Unjudged(f"the tags of its source run are invalid ({error})") from None
 
 
 def _beats_base_rate(y: pd.Series, probability: np.ndarray, reference: pd.Series, where: str) -> Condition:
     try:
         score = skill(y, probability, reference)
-    except ValueError as error:  # probabilities that are none
+    except ValueError as error:  # invalid probabilities
         return Condition("base rate", False, f"cannot be judged: {error}")
-    evidence = f"Brier skill {score} against the rolling base rate{where}; the interval must lie above 0"
+    evidence = f"Brier skill {score} against the rolling base rate{where}; the interval must be above 0"
     metrics = {f"brier_skill_{key}": value for key, value in score._asdict().items()}
     return Condition("base rate", score.low > 0, evidence, metrics)
 
@@ -207,7 +207,7 @@ def _not_worse(y: pd.Series, probability: np.ndarray, rival: np.ndarray, champio
         score = brier_difference(y, probability, rival)
     except ValueError as error:
         return Condition("champion", False, f"cannot be judged: {error}")
-    evidence = f"Brier score {score} against version {champion}{where}; the interval must lie below {MARGIN:+g}"
+    evidence = f"Brier score {score} against version {champion}{where}; the interval must be below {MARGIN:+g}"
     metrics = {f"brier_difference_{key}": value for key, value in score._asdict().items()}
     return Condition("champion", score.high < MARGIN, evidence, metrics)
 
@@ -234,8 +234,8 @@ for folder in sys.argv[1:]:
 def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | str]:
     """Return for each model URI and its rows what a new interpreter predicts: probabilities, or why there are none.
 
-    It needs no store, since the models' files are fetched here. `-I` leaves out the folder and the variables from which
-    this process imports what another would not find.
+    It needs no store, because the models' files are fetched here. `-I` ignores the working directory and the variables
+    from which this process can import modules that another process would not find.
     """
     with tempfile.TemporaryDirectory() as folder:
         answers: list[np.ndarray | str] = []
@@ -254,9 +254,9 @@ def _clean_process(jobs: list[tuple[str, pd.DataFrame]]) -> list[np.ndarray | st
                 command, timeout=CLEAN_TIMEOUT, cwd=folder, capture_output=True, text=True, errors="replace"
             )
             last_words = first_line(done.stderr.strip().rpartition("\n")[2])
-            failure = f"the process ended with {done.returncode}: {last_words}"
+            failure = f"the process exited with {done.returncode}: {last_words}"
         except subprocess.TimeoutExpired:
-            failure = f"no answer within {CLEAN_TIMEOUT} s"
+            failure = f"no result within {CLEAN_TIMEOUT} s"
         for number, (_, rows) in enumerate(jobs):
             try:
                 answer = json.loads((Path(folder) / str(number) / "answer").read_text())

@@ -1,13 +1,13 @@
 """Promote and roll back models: gated, one at a time, recorded as MLflow runs.
 
-The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Two callers are kept apart because
-a parameter of a run can be written only once:
+The promotions of a name form a chain of runs in the experiment `pystock-promotions`. Two callers cannot collide,
+because a parameter of a run can be written only once:
 
 - A caller appends its run to the chain: it writes its run id as the parameter `next` of the last run. The first one
   creates an experiment, whose name is unique, with its run id as the tag `first`.
 - It writes `commit` = `go` into its own run, moves the alias, and ends the run.
 - If it dies on the way, the next call takes over (parameters `owner-2`, `owner-3` …) and writes `commit` = `void`, or
-  sets the alias itself if `commit` is `go` already.
+  sets the alias itself if `commit` is already `go`.
 
 MLflow has no compare-and-set for aliases. If someone sets the alias directly, `history` shows that.
 """
@@ -34,7 +34,7 @@ from pystock.registry.gate import Condition, judge, signature_of
 
 EXPERIMENT = "pystock-promotions"
 LEASE = 60  # seconds after which a promotion that has not ended may be taken over, wherever its process is
-PATIENCE = 5  # seconds to wait for a promotion that is under way
+PATIENCE = 5  # seconds to wait for a promotion in progress
 
 # The life cycle, in the tag `lifecycle` of a version: what each step requires. A version without the tag is in
 # Development. Production is reached by `promote` and `rollback` alone, which archive the version they replace.
@@ -49,7 +49,7 @@ TRANSITIONS = {
 
 
 class RegistryError(PystockError):
-    """Something that cannot be done in the registry; the message names the thing, the reason and the fix."""
+    """Raised if the registry cannot do something; the message says what is wrong, why, and how to fix it."""
 
 
 class Refused(RegistryError):
@@ -67,11 +67,11 @@ class Overtaken(RegistryError):
 
 
 class Busy(RegistryError):
-    """Another promotion of this name is under way, and does not end."""
+    """Another promotion of this name is in progress and does not end."""
 
 
 class Promotion(NamedTuple):
-    """A promotion that was made: version `version` of `name` is champion, in place of `before` (None: the first)."""
+    """A promotion that was made: version `version` of `name` is champion and replaces `before` (None: the first)."""
 
     name: str
     version: int
@@ -81,18 +81,18 @@ class Promotion(NamedTuple):
     run_id: str
 
     def __repr__(self) -> str:
-        return f"{self.outcome}: the champion of {self.name} is version {self.version}, before {describe(self.before)}"
+        return f"{self.outcome}: the champion of {self.name} is version {self.version} (was {describe(self.before)})"
 
 
 def gate(name: str, version: int, *, evaluate_after: str = TRAIN_END) -> list[Condition]:
     """Return the four conditions that a version must meet to become champion; nothing is written.
 
-    1. *signature*: it says what goes in and comes out, and one output is named `probability`.
+    1. *signature*: it declares inputs and outputs, and one output is named `probability`.
     2. *base rate*: on the evaluation days its Brier skill against the rolling base rate has its whole 95 % interval
        above zero (`pystock.evaluation.skill`).
-    3. *champion*: the difference of its Brier score to the champion's, on the evaluation days that the champion was not
-       trained on either, has its whole 95 % interval below `MARGIN` (`pystock.evaluation.brier_difference`). Holds if
-       there is no champion.
+    3. *champion*: the difference between its Brier score and the champion's, on the evaluation days that the champion
+       was not trained on either, has its whole 95 % interval below `MARGIN` (`pystock.evaluation.brier_difference`).
+       Holds if there is no champion.
     4. *clean process*: a new interpreter, in an empty folder, loads it and predicts the evaluation days. Conditions 2
        and 3 judge those predictions.
 
@@ -101,7 +101,7 @@ def gate(name: str, version: int, *, evaluate_after: str = TRAIN_END) -> list[Co
     tag `train_end`) has recorded counts, and there must be one. Target, features and market are tags of the source run.
     A condition that cannot be judged has failed, and says why.
 
-    Raises RegistryError where there is no such name or version.
+    Raises RegistryError if there is no such name or version.
     """
     with store_errors(f"Version {version} of {name} cannot be judged"):
         client = mlflow.MlflowClient()
@@ -113,19 +113,19 @@ def promote(name: str, version: int, *, why: str, who: str | None = None, evalua
     """Make a version the champion, if it passes `gate` and nobody is faster.
 
     Sets the alias `champion` and the tags `lifecycle`: Production on this version, Archived on the one that it
-    replaces; it loses the alias `challenger`. `why` is for the history; `who` is by default the name under which this
-    process speaks to the server, or the account it runs under (nobody checks it). On a server with accounts, the first
+    replaces; it loses the alias `challenger`. `why` is for the history; `who` is by default this process's user name on
+    the server, or else its operating-system account; it is not verified. On a server with accounts, the first account
     that promotes owns the experiment `pystock-promotions`; others need EDIT on it.
 
-    Raises Refused with every condition that failed; Overtaken where the champion has changed meanwhile; Busy where
-    another promotion is under way and does not end; RegistryError where there is no such version, it is the champion
-    already, or the store refuses. Refused and overtaken attempts are recorded too.
+    Raises Refused with every condition that failed; Overtaken if the champion has changed meanwhile; Busy if another
+    promotion is in progress and does not end; RegistryError if there is no such version, it is already the champion,
+    or the store refuses. Refused and overtaken attempts are recorded, too.
     """
 
     def decide(client: MlflowClient, chain: list[Run], before: int | None) -> tuple[int, list[Condition]]:
         candidate = find_version(name, version, client=client)
         if int(candidate.version) == before:
-            raise RegistryError(f"Version {version} of {name} is the champion already.")
+            raise RegistryError(f"Version {version} of {name} is already the champion.")
         return int(candidate.version), judge(client, candidate, before, evaluate_after)
 
     return _promote(name, decide, why, who, "promoted", f"Version {version} of {name} is not promoted")
@@ -134,16 +134,16 @@ def promote(name: str, version: int, *, why: str, who: str | None = None, evalua
 def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
     """Make the champion before this one the champion again: a promotion without a gate, in the history like any other.
 
-    A second rollback goes one champion further back, not forward again. Raises as `promote`, and RegistryError where
+    A second rollback goes one champion further back, not forward again. Raises as `promote`, and RegistryError if
     there is no champion to go back to.
     """
 
     def decide(client: MlflowClient, chain: list[Run], before: int | None) -> tuple[int, list[Condition]]:
         champions = _champions(chain, before)
         if len(champions) < 2:
-            raise RegistryError(f"{name} has no champion before this one, so there is nothing to roll back to.")
+            raise RegistryError(f"{name} has no earlier champion, so there is nothing to roll back to.")
         target = int(find_version(name, champions[-2], client=client).version)
-        return target, [Condition("rollback", True, f"no gate: version {target} has been champion")]
+        return target, [Condition("rollback", True, f"no gate: version {target} was champion before")]
 
     return _promote(name, decide, why, who, "rolled back", f"{name} is not rolled back")
 
@@ -152,8 +152,8 @@ def history(name: str) -> pd.DataFrame:
     """Return every promotion of a name, newest last; columns who, when, why, from, to, outcome, evidence.
 
     Outcomes: promoted, rolled back (either may be "settled by a later call"), refused, overtaken, interrupted,
-    under way; "set by hand" where the alias was moved past the promotions, by nobody knows whom, when and why. `when`
-    is in UTC. Raises RegistryError where the name is unknown or a run of the chain was deleted.
+    under way; "set by hand" if the alias was moved without a promotion, so that who, when and why are unknown. `when`
+    is in UTC. Raises RegistryError if the name is unknown or a run of the chain was deleted.
     """
     with store_errors(f"The history of {name} cannot be read"):
         client = mlflow.MlflowClient()
@@ -186,7 +186,7 @@ def history(name: str) -> pd.DataFrame:
 
 
 def set_lifecycle(name: str, version: int, state: str) -> None:
-    """Set the tag `lifecycle` of a version, if `TRANSITIONS` allows the step and what it requires is there.
+    """Set the tag `lifecycle` of a version, if `TRANSITIONS` allows the step and its requirement is met.
 
     Raises RegistryError for an unknown state, a step that is not allowed, and one whose requirement is not met.
     """
@@ -194,9 +194,9 @@ def set_lifecycle(name: str, version: int, state: str) -> None:
         client = mlflow.MlflowClient()
         registered = find_version(name, version, client=client)
         before = registered.tags.get("lifecycle", "Development")
-        step = f"Version {version} of {name} does not go from {before} to {state}"
+        step = f"Version {version} of {name} cannot go from {before} to {state}"
         if state == "Production":
-            raise RegistryError(f"{step} by hand: promote it, which asks the gate and keeps the history.")
+            raise RegistryError(f"{step} by hand: promote it, which runs the gate and records the history.")
         if (before, state) not in TRANSITIONS:
             allowed = [after for start, after in TRANSITIONS if start == before]
             raise RegistryError(f"{step}: from there it may go to {' or '.join(allowed)}.")
@@ -216,12 +216,12 @@ Decide = Callable[[MlflowClient, list[Run], int | None], tuple[int, list[Conditi
 def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, nothing_done: str) -> Promotion:
     """Promote the version that `decide` returns, if its conditions hold and nobody is faster."""
     if not why.strip():
-        raise RegistryError(f"{nothing_done}, since it has no reason: say in `why` what the history is to tell.")
+        raise RegistryError(f"{nothing_done}, because `why` is empty: give a reason for the history.")
     who = who or os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     client = mlflow.MlflowClient()
     with store_errors(nothing_done), _calling() as me:
-        _champion(client, name)  # no such name: say so before anything is written
-        # Where to look, and the first write: who may not write to this name is told here, and leaves nothing behind.
+        _champion(client, name)  # raises if there is no such name, before anything is written
+        # The tag says where the runs are. As the first write, it stops a caller without permission for this name.
         _set_tag(client.set_registered_model_tag, name, "promotions", EXPERIMENT)
         chain = _settle(client, name, me)
         before = _champion(client, name)
@@ -238,31 +238,31 @@ def _promote(name: str, decide: Decide, why: str, who: str | None, verb: str, no
         if not all(each.passed for each in conditions):
             _close(client, run_id, "refused")
             raise Refused(f"Version {version} of {name}", conditions)
-        # Before the claim, since who may not write to the version must not make one: the next call would settle it.
+        # Before the claim: without permission for the version there must be no claim, which a later call would settle.
         _set_tag(client.set_model_version_tag, name, str(version), "promotion", run_id)
         winner = _claim(client, name, chain, run_id)
         if winner != run_id:
             _close(client, run_id, "overtaken")
-            faster = "{who} was faster, with version {to}".format(**client.get_run(winner).data.tags)
-            raise Overtaken(f"{nothing_done}: {faster}. Look at the history, and promote again what is better.")
+            faster = "{who} promoted version {to} first".format(**client.get_run(winner).data.tags)
+            raise Overtaken(f"{nothing_done}: {faster}. Read the history, then promote the better version.")
         if (now := _champion(client, name)) != before:
             write_once(client, run_id, "commit", "void")
             _close(client, run_id, "overtaken")
             moved = f"somebody set the alias champion by hand, from {describe(before)} to {describe(now)}"
-            raise Overtaken(f"{nothing_done}: {moved}, after it was compared. Promote again, to compare with that.")
+            raise Overtaken(f"{nothing_done}: {moved}, after the comparison. Promote again to compare with that one.")
         if write_once(client, run_id, "commit", "go") != "go":
-            raise Overtaken(f"{nothing_done}: it stood still for {LEASE} s, and a later call ended it. Try again.")
+            raise Overtaken(f"{nothing_done}: it took more than {LEASE} s, so a later call ended it. Try again.")
         _move(client, name, version)
         _close(client, run_id, verb)
     return Promotion(name, version, before, verb, conditions, run_id)
 
 
 def _set_tag(call: Callable[..., object], *arguments: str) -> None:
-    """Set a tag, at the second attempt if need be.
+    """Set a tag, at the second attempt if necessary.
 
-    MLflow looks for a tag and then inserts it: of two at once that set a new one, one fails, and finds it there.
+    MLflow looks for a tag and then inserts it: if two callers set a new tag at once, one fails and has to try again.
     """
-    with ignoring("BAD_REQUEST"):  # so the store names what its database refused
+    with ignoring("BAD_REQUEST"):  # the store's error code if its database refused
         call(*arguments)
         return
     call(*arguments)
@@ -300,11 +300,11 @@ def _move(client: MlflowClient, name: str, version: int) -> None:
 
 def _close(client: MlflowClient, run_id: str, outcome: str) -> None:
     client.set_terminated(run_id, "KILLED" if outcome == "interrupted" else "FINISHED")
-    client.set_tag(run_id, "outcome", outcome)  # last: until it stands there, a later call settles the run
+    client.set_tag(run_id, "outcome", outcome)  # last: until it is set, a later call settles the run
 
 
 def _settle(client: MlflowClient, name: str, me: Callable[[], str]) -> list[Run]:
-    """End what dead promotions of this name have left; returns the chain, whose newest run has ended."""
+    """End the runs of dead promotions of this name; returns the chain, whose newest run has ended."""
     deadline = time.monotonic() + PATIENCE
     while True:
         runs = _runs(client, name)
@@ -316,14 +316,14 @@ def _settle(client: MlflowClient, name: str, me: Callable[[], str]) -> list[Run]
             return chain
         if not dead and time.monotonic() > deadline:
             tags = chain[-1].data.tags
-            busy = f"{tags['who']} is promoting version {tags['to']} of {name}, and has not ended within {PATIENCE} s"
-            fix = f"If it has died on another machine, a call {LEASE} s after its start settles it."
-            raise Busy(f"{busy}: call again. {fix}")
+            busy = f"{tags['who']} is promoting version {tags['to']} of {name}, which did not end within {PATIENCE} s"
+            fix = f"If it died on another machine, a call {LEASE} s after its start settles it."
+            raise Busy(f"{busy}: try again. {fix}")
         time.sleep(0 if dead else 0.1)
 
 
 def _take_over(client: MlflowClient, run: Run, me: str) -> None:
-    """Bring a dead promotion to its end: forward if it had said `go`, else nothing has moved yet."""
+    """End a dead promotion: complete it if it had written `go`, and void it otherwise."""
     run_id = run.info.run_id
     if write_once(client, run_id, f"owner-{len(_owners(run)) + 1}", me) != me:
         return  # another call was faster, and settles it
@@ -360,7 +360,7 @@ def _chain(client: MlflowClient, name: str, runs: dict[str, Run]) -> list[Run]:
             run = None
         if run is None or run.info.lifecycle_stage == "deleted":
             fix = f"restore it with MlflowClient().restore_run({link!r})" if run else "restore a backup of the store"
-            raise RegistryError(f"A run among the promotions of {name} was deleted, and they are a chain: {fix}.")
+            raise RegistryError(f"A promotion run of {name} was deleted, but the runs form a chain: {fix}.")
         chain.append(run)
         link = run.data.params.get("next")
     return chain
@@ -371,7 +371,7 @@ def _experiment(client: MlflowClient, name: str, **tags: str) -> Experiment:
     with ignoring("RESOURCE_ALREADY_EXISTS"):
         client.create_experiment(name, tags=tags)
     experiment = client.get_experiment_by_name(name)
-    assert experiment is not None  # it is there now; a deleted one is found too
+    assert experiment is not None  # it exists now; a deleted one is found, too
     return experiment
 
 
@@ -410,7 +410,7 @@ def _champion(client: MlflowClient, name: str) -> int | None:
 
 
 def _champions(chain: list[Run], now: int | None) -> list[int | None]:
-    """Return the champions that a rollback goes back through, the present one last; one set by hand counts too."""
+    """Return the champions that a rollback goes back through, the current one last; those set by hand count, too."""
     stack: list[int | None] = []
     for tags in [run.data.tags for run in chain if _done(run)]:
         if (before := _number(tags["from"])) and stack[-1:] != [before]:
@@ -425,7 +425,7 @@ def _standing(chain: list[Run]) -> int | None:
 
 
 def manual_moves(standing: int | None, now: int | None) -> list[list[object]]:
-    """Return the row of a history for an alias that is not where the promotions left it; none if it is."""
+    """Return the history's row for an alias that is not where the promotions left it; none if it is."""
     evidence = f"no promotion moved the alias champion from {describe(standing)} to {describe(now)}"
     return [] if standing == now else [[None, None, None, standing, now, "set by hand", evidence]]
 
@@ -449,11 +449,11 @@ def _number(version: str | int | None) -> int | None:
 
 @contextmanager
 def store_errors(nothing_done: str) -> Iterator[None]:
-    """Raise a RegistryError, one sentence, for whatever the store answers."""
+    """Turn any error of the store into a RegistryError of one sentence."""
     try:
         yield
     except ModelNotFound as error:
         raise RegistryError(str(error)) from None
     except MlflowException as error:
         reason = first_line(error)
-        raise RegistryError(f"{nothing_done}, since the store refused or did not answer: {reason}") from error
+        raise RegistryError(f"{nothing_done}, because the store refused or did not respond: {reason}") from error

@@ -1,4 +1,4 @@
-"""The training pipeline: fit a model on the rows of a data run, score it, and bring it to the registry's gate.
+"""The training pipeline: fit a model on the rows of a data run, score it, and submit it to the registry's gate.
 
 `train`, `evaluate` and `register` each work inside an active MLflow run; projects/pystock-training calls them.
 """

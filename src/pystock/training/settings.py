@@ -1,4 +1,4 @@
-"""The settings of the model families: their defaults, and what they may be."""
+"""The settings of the model families: their defaults and their allowed values."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,7 +9,7 @@ Value = float | int | str
 
 
 class Setting(NamedTuple):
-    """A setting of a family: its default, which also gives the type, and what it may be: an interval, or words."""
+    """A setting of a family: its default, which also gives the type, and its allowed values: an interval or words."""
 
     default: Value
     low: float = 0
@@ -42,7 +42,7 @@ def parse_settings(family: str, given: str | Mapping[str, object] = "") -> dict[
     Raises PipelineError for an unknown family or setting, and for a value of the wrong type or out of range.
     """
     if family not in SETTINGS:
-        raise PipelineError(f"There is no family {family!r}: choose one of {', '.join(SETTINGS)}.")
+        raise PipelineError(f"There is no model family {family!r}: choose one of {', '.join(SETTINGS)}.")
     known = SETTINGS[family]
     settings = {name: setting.default for name, setting in known.items()}
     pairs = [f"{name}={value}" for name, value in given.items()] if isinstance(given, Mapping) else given.split(",")
@@ -67,6 +67,6 @@ def _typed(name: str, setting: Setting, text: str) -> Value:
     except ValueError:
         number = "whole number" if kind is int else "number"
         raise PipelineError(f"The setting {name} is {text!r}: give a {number}.") from None
-    if not setting.low <= value <= setting.high:  # not a number fails here too
+    if not setting.low <= value <= setting.high:  # NaN fails here, too
         raise PipelineError(f"The setting {name} is {text}: give a value from {setting.low:g} to {setting.high:g}.")
     return value

@@ -1,4 +1,4 @@
-"""The steps of the training pipeline: fit a model, score it, and bring it to the registry's gate.
+"""The steps of the training pipeline: fit a model, score it, and submit it to the registry's gate.
 
 Each step works inside an active run of its own, and is skipped if its result exists already. `train` finds what it
 needs in the run that made the table, `evaluate` and `register` in the logged model and the tags of its source run.
@@ -27,7 +27,7 @@ from pystock.training.settings import Value, parse_settings
 from pystock.training.table import DATA_PIPELINE, data_set, find_data_run, newest_data_run, table
 
 PIPELINE = "pystock-training"
-THRESHOLD = 0.25  # above it the decision is 1: the desk's miss costs three false alarms (chapter 06)
+THRESHOLD = 0.25  # above it the decision is 1: a missed move costs the desk three false alarms (chapter 06)
 YEAR = 252  # trading days
 
 
@@ -62,18 +62,18 @@ def train(
     """Fit a model on the rows up to `train_end`, and log it as a decision model into the active run.
 
     `data` is the id of a run of feature_set_generation, `newest` or `embedded`; if `newest` finds none, the embedded
-    prices are taken. `settings`: see `parse_settings`. The model learns from the last `years` before `train_end`.
+    prices are used. `settings`: see `parse_settings`. The model is fitted on the last `years` before `train_end`.
     Skipped if a finished run has made a model from the same rows, parameters, library versions and code. Raises
     PipelineError without an active run, and as `parse_settings` and `table`.
     """
     run_id = _begin("train_model", market=market, target=target, features=features)
     chosen = parse_settings(family, settings)
     if not 0 <= threshold <= 1:
-        raise PipelineError(f"The threshold is {threshold:g}: give a probability, from 0 to 1.")
+        raise PipelineError(f"The threshold is {threshold:g}: give a probability from 0 to 1.")
     note = ""
     if data == "newest" and not (data := newest_data_run(market, target, features) or ""):
         data, question = "embedded", f"{target} on {features} for {market}"
-        note = f"; no run of {DATA_PIPELINE} in this store has made {question}, so the embedded prices were taken"
+        note = f"; no run of {DATA_PIPELINE} in this store made {question}, so the embedded prices were used"
     if data != "embedded":
         data = find_data_run(data, market, target, features).info.run_id
     rows = table(data, market, target, features)
@@ -101,7 +101,7 @@ def train(
     fitted = tuning.build(family, **hyperparameters).fit(X[past], y[past])
     tags = {"market": market, "target": target, "features": features, "family": family}
     model = log_decision_model(fitted, X, threshold=threshold, tags=tags).model_id
-    said = f"{family} learned from {len(X[past])} days up to {X.index[-1]:%Y-%m-%d}: model {model}{note}"
+    said = f"{family} was fitted on {len(X[past])} days up to {X.index[-1]:%Y-%m-%d}: model {model}{note}"
     return _end(StepResult("train_model", "done", said, model, run_id))
 
 
@@ -120,7 +120,7 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
     mlflow.set_tags({"model": model, "data_run": tags["data_run"], "fingerprint": fingerprint})
     earlier = {"step": "evaluate_model", "outcome": "done", "model": model, "fingerprint": fingerprint}
     if not force and (same := next(finished_runs(earlier), None)):
-        said = f"the run {same.info.run_id} has scored the model {model} with the same code"
+        said = f"the run {same.info.run_id} has already scored the model {model} with the same code"
         return _end(StepResult("evaluate_model", "skipped", said, model, same.info.run_id, same.data.metrics))
 
     from pystock.models import load_decision_model  # late, as in `train`
@@ -145,12 +145,12 @@ def evaluate(model: str, *, force: bool = False) -> StepResult:
 
 
 def register(model: str, *, promote: bool = True, force: bool = False) -> StepResult:
-    """Make a model of `train` a version in the registry, and let the gate decide about it.
+    """Register a model of `train` as a version, and let the gate decide about it.
 
-    The name is that of target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version. One
-    that passes is promoted (`pystock.registry.promote`), or without `promote` put into Staging; one that does not is
-    kept in Development with the reasons (tags `gate` and `reasons`, description). The gate evaluates it on the days
-    after its `train_end`, but never before the test years. An error before the verdict removes the version again; what
+    The name comes from target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version. If it
+    passes, it is promoted (`pystock.registry.promote`) or, without `promote`, moved to Staging; if not, it stays in
+    Development with the reasons (tags `gate` and `reasons`, description). The gate evaluates it on the days after its
+    `train_end`, but never before the test years. An error before the verdict removes the version again; a version that
     a killed process left is judged by the next call. Skipped if there is a verdict, unless `force`. Raises
     PipelineError as `evaluate`, for a model that was not evaluated or is being registered, and without a verdict.
     """
@@ -167,7 +167,7 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> StepRe
     state = version.tags if version else {}
     judged = "gate" in state
     if version and not force and judged and not (promote and state.get("lifecycle") == "Staging"):
-        said = f"the model {model} is version {version.version} of {name} already: {version.description}"
+        said = f"the model {model} is already version {version.version} of {name}: {version.description}"
         return _registered("skipped", said, model, state.get("pipeline_run", ""), version)
     if version is None:
         version = _new_version(client, name, model, source.info.run_id, run_id)
@@ -183,13 +183,13 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> StepRe
 
 
 def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: str, evaluate_after: str) -> str:
-    """Ask the gate, act on its verdict and record it; return the sentence that says so."""
-    from pystock import registry  # late: with the gate it imports half of what there is, and a skipped step needs none
+    """Run the gate, act on its verdict and record it; return a sentence about it."""
+    from pystock import registry  # late: it imports half of all modules, and a skipped step needs none of them
 
     name, number, failed = version.name, int(version.version), []
-    if "gate" in version.tags or not _was_promoted(client, version):  # else only the verdict was not written
+    if "gate" in version.tags or not _was_promoted(client, version):  # else only the verdict is missing
         try:
-            if promote or _is_champion(client, version):  # the alias may be that of a promotion that died: settle it
+            if promote or _is_champion(client, version):  # a promotion that died may have set the alias: settle it
                 registry.promote(name, number, why=why, evaluate_after=evaluate_after)
             else:
                 conditions = registry.gate(name, number, evaluate_after=evaluate_after)
@@ -197,7 +197,7 @@ def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: s
         except registry.Refused as refused:
             failed = [each for each in refused.conditions if not each.passed]
         except registry.RegistryError as error:
-            if not _is_champion(client, version):  # it became that by settling what a killed process had left
+            if not _is_champion(client, version):  # settling the promotion of a killed process made it champion
                 raise PipelineError(str(error)) from error
     reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
     state = client.get_model_version(name, version.version).tags.get("lifecycle", "Development")
@@ -251,7 +251,7 @@ def _end(result: StepResult) -> StepResult:
 
 def _source(model: str) -> tuple[Run, dict[str, str]]:
     """Return the run that made a model, and its tags and parameters."""
-    fix = "give the id of a model that train_model has made (`m-…`)"
+    fix = "give the id of a model that train_model made (`m-…`)"
     logged = _finished_model(model)
     source = existing_run(logged.source_run_id) if logged else None
     if source is None:
@@ -259,7 +259,7 @@ def _source(model: str) -> tuple[Run, dict[str, str]]:
     tags = source.data.tags | source.data.params
     needed = ("market", "target", "features", "family", "data_run", "threshold", "train_end", "test_end")
     if missing := [name for name in needed if name not in tags]:
-        raise PipelineError(f"The run of the model {model} does not say its {', '.join(missing)}: {fix}.")
+        raise PipelineError(f"The run of the model {model} has no {', '.join(missing)}: {fix}.")
     return source, tags
 
 
@@ -295,7 +295,7 @@ def _code(*modules: str) -> str:
     return runs.code_digest(*((package / f"{module}.py").read_bytes() for module in modules))
 
 
-# What a model or its scores depend on. The features' code is not among them: the rows say what it made.
+# The code that a model or its scores depend on. The features' code is not included: its results are in the rows.
 _STEPS = ("training/steps", "training/settings", "training/table", "evaluation", "models")
 CODE = {"fit": _code(*_STEPS, "tuning", "decision_model"), "score": _code(*_STEPS)}
 

@@ -17,7 +17,7 @@ from pystock.features import dataset
 from pystock.pipeline import PipelineError, existing_run, finished_runs
 
 DATA_PIPELINE = "pystock-data-features"
-REMAKE = "make it again with the data pipeline and force=yes"
+REMAKE = "rebuild it with the data pipeline and force=yes"
 
 
 def newest_data_run(market: str, target: str, features: str) -> str | None:
@@ -31,7 +31,7 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
     """Return the table that a run of feature_set_generation logged, or for `embedded` the same made from the prices.
 
     Index: Date, in time order. Columns: the features (float64), and last the target (int64, 0 or 1). Raises
-    PipelineError if the run does not exist, was deleted or made another table, and if the table is unsound.
+    PipelineError if the run does not exist, was deleted or made another table, and if the table is invalid.
     """
     if data_run == "embedded":
         X, y = dataset(load(market, end=TEST_END), target, features)
@@ -48,7 +48,7 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
     _check(rows, target, name)
     noted, digest = run.data.tags.get("digest"), data_set(rows, data_run, market, target, features).digest
     if noted not in (None, digest):
-        raise PipelineError(f"{name} has the digest {digest}, and had {noted} when it was made: {REMAKE}.")
+        raise PipelineError(f"{name} has the digest {digest}, but had {noted} when it was made: {REMAKE}.")
     return rows
 
 
@@ -62,25 +62,25 @@ def find_data_run(run_id: str, market: str, target: str, features: str) -> Run:
     if tags.get("outcome") == "skipped" and "made_by" in tags:  # the table is where it was made
         return find_data_run(tags["made_by"], market, target, features)
     if tags.get("step") != "feature_set_generation" or run.info.status != "FINISHED":
-        what = f"{run.info.status.lower()} run of {tags.get('step', 'no step of a pipeline')}"
-        raise PipelineError(f"The run {run_id} is a {what} and holds no table: {fix}.")
+        what = f"{run.info.status.lower()} run of {tags.get('step', 'no pipeline step')}"
+        raise PipelineError(f"The run {run_id} is a {what} and has no table: {fix}.")
     made = [tags.get(name) for name in ("market", "target", "features")]
     if made != [market, target, features]:
         has = "market {}, target {}, features {}".format(*made)
-        raise PipelineError(f"The data run {run_id} holds another table ({has}): {fix}.")
+        raise PipelineError(f"The data run {run_id} has another table ({has}): {fix}.")
     return run
 
 
 def _check(rows: pd.DataFrame, target: str, name: str) -> None:
     if len(rows.columns) < 2 or rows.columns[-1] != target:
         columns = ", ".join(map(str, rows.columns))
-        raise PipelineError(f"{name} has the columns {columns}, of which the last must be {target}: {REMAKE}.")
+        raise PipelineError(f"{name} has the columns {columns}, but the last one must be {target}: {REMAKE}.")
     index = rows.index
     if not isinstance(index, pd.DatetimeIndex) or not (index.is_monotonic_increasing and index.is_unique):
-        raise PipelineError(f"{name} is not in order of its dates, each once: {REMAKE}.")
+        raise PipelineError(f"{name} has dates that are out of order or repeated: {REMAKE}.")
     for column in rows.columns[:-1]:
         if rows[column].dtype != "float64" or not np.isfinite(rows[column]).all():
-            raise PipelineError(f"{name} has values in {column} that are missing or no float64: {REMAKE}.")
+            raise PipelineError(f"{name} has values in {column} that are missing or not float64: {REMAKE}.")
     if rows[target].dtype != "int64" or not rows[target].isin((0, 1)).all():
         raise PipelineError(f"{name} has outcomes in {target} other than the whole numbers 0 and 1: {REMAKE}.")
 

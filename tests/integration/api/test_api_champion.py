@@ -140,7 +140,7 @@ def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
         service.start()
         assert service.version() == versions.line
         (line,) = service.events("cache damaged")
-        assert "model.ubj is not as it was written" in line["reason"]
+        assert "model.ubj has been changed" in line["reason"]
         service.stop()
         (folder / entries[1] / "about.json").write_text("[]")  # JSON without our fields
         service.start("/health")
@@ -189,7 +189,7 @@ def test_a_version_is_served_without_a_cache_that_can_be_written(versions, tmp_p
 
     def fetch_unless_full(version, alias, folder):
         if tmp_path in folder.parents:  # MLflow reports a full disk as files that cannot be downloaded
-            raise model.Unavailable("its files cannot be had (MlflowException: No space left on device)")
+            raise model.Unavailable("its files cannot be downloaded (MlflowException: No space left on device)")
         return fetch(version, alias, folder)
 
     if fault == "no folder":
@@ -210,4 +210,4 @@ def test_a_version_whose_files_are_missing_is_refused(versions, tmp_path):
         watcher.look()
     finally:
         mlflow.set_tracking_uri(versions.uri)
-    assert watcher.served is None and "cannot be had" in watcher.ready()["champion"]["refused"]["reason"]
+    assert watcher.served is None and "cannot be downloaded" in watcher.ready()["champion"]["refused"]["reason"]

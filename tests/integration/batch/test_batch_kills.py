@@ -70,7 +70,7 @@ def _mount(folder, options):
 def test_a_full_disk_leaves_the_old_output_and_the_next_job_resumes(champion, days, tmp_path, small_disk):
     source, output = write(pd.concat([days] * 5), tmp_path / "days.csv"), small_disk / "out.csv"
     output.write_text("the old output\n")
-    with pytest.raises(BatchError, match=r"out.csv cannot be written .No space left on device., and is as it was"):
+    with pytest.raises(BatchError, match=r"out.csv cannot be written .No space left on device., so it is unchanged"):
         run_job(source, output, chunk_rows=500)
     assert output.read_text() == "the old output\n" and not (small_disk / "out.csv.partial" / "new").exists()
     assert _mount(small_disk, "remount,size=10m") == 0

@@ -49,7 +49,7 @@ def test_checkpoint(course_of_two):
     fake = course_of_two
     done = fake.run("checkpoint", "02", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "The embedded store is as it is before chapter 02.\n"
+    assert done.stdout == "The embedded store is ready for chapter 02.\n"
     assert store.runs(fake.state / "store") == 1
     caches = fake.state / "checkpoints"
     assert sorted(path.name[:2] for path in caches.iterdir()) == ["01", "02"] and not (fake.state / "runs").exists()
@@ -60,7 +60,7 @@ def test_checkpoint(course_of_two):
     done = fake.run("checkpoint", "02")
     assert done.returncode == 1
     assert "Error: The embedded store holds 1 run, and" in done.stderr
-    assert_on_page("a checkpoint takes its place", done.stderr)
+    assert_on_page("a checkpoint replaces the store", done.stderr)
     done = fake.run("checkpoint", "1", "--force")
     assert done.returncode == 0 and f"is kept as {fake.state / 'store.kept-1'}." in done.stdout
     assert store.runs(fake.state / "store") == 0

@@ -29,7 +29,7 @@ def test_lab(course):
     with course.started(COURSE, "lab", "--no-browser") as process:
         address, page, token, ui = started_lab(course, process)
         assert page == "work/01_step.ipynb" and (course.root / page).exists()
-        assert "Copied to work/, where you change them: 01_step, 02_step\n" in course.output()
+        assert "Copied to work/, where you can edit them: 01_step, 02_step\n" in course.output()
         assert len(token) >= 32
         for path, given, code in ((page, "", 403), (page, "wrong", 403), (page, token, 200), ("notebooks", token, 200)):
             assert status(f"{address}/api/contents/{path}", Authorization=f"token {given}") == code
@@ -62,5 +62,5 @@ def test_ui(course):
         (server,) = [one for one in course.processes() if one.cmdline()[1:5] == ["-P", "-m", "mlflow", "server"]]
         server.kill()
         assert process.wait(60) == 1
-        assert f"A server ended by itself; the reason is at the end of {course.state / 'logs'}" in course.output()
+        assert f"A server exited unexpectedly. The reason is at the end of {course.state / 'logs'}" in course.output()
     assert not list(course.root.rglob("mlruns")) and not list(course.root.rglob("mlflow.db"))

@@ -83,7 +83,7 @@ def test_accounts(two):
     for account, name in ((two.ada, "ada"), (two.bob, "bob")):
         assert account["learner"] == account["workspace"] == name
         assert len(account["password"]) >= 12 and account["password"] not in two.done.stdout + two.done.stderr
-        assert re.search(rf"^{name} +workspace made, account made$", two.done.stdout, re.MULTILINE)
+        assert re.search(rf"^{name} +workspace created, account created$", two.done.stdout, re.MULTILINE)
         assert variables(account)["COURSE_TRACKING_URI"] == two.bench.url
     assert two.ada["password"] != two.bob["password"]
 
@@ -135,7 +135,7 @@ def test_called_again(two):
     file.write_text("bob\neve\n")
     two.accounts.rename(file.with_name("more.txt-accounts"))
     done = two.run(file)
-    assert re.search(r"bob +workspace kept, account kept\neve +workspace kept, account made\n", done.stdout), done
+    assert re.search(r"bob +workspace kept, account kept\neve +workspace kept, account created\n", done.stdout), done
     last = accounts_in(file.with_name("more.txt-accounts"))[-1]
     assert last["password"] == "a-password-of-eve"
     for account, experiments in ((two.bob, ["prices"]), (last, [])):
@@ -156,7 +156,7 @@ def test_a_checkpoint_on_the_server(two, tmp_path):
         client = MlflowClient(two.bench.url)
         for runs in (1, 2):
             done = fake.run("checkpoint", "02", **learner)
-            assert re.search(r"The server is as it is before chapter 02: that took \d+ s\.\n$", done.stdout), done
+            assert re.search(r"The server is ready for chapter 02\. This took \d+ s\.\n$", done.stdout), done
             kept = client.get_experiment_by_name("kept")
             assert len(client.search_runs([kept.experiment_id])) == runs
     assert not (fake.state / "store").exists()
@@ -198,4 +198,4 @@ def test_the_workbench_here_is_found_with_its_administrator(two, tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("ada\n")
     done = run_learners(file)
-    assert re.match(r"ada +workspace kept, account kept: its password stands elsewhere\n", done.stdout), done
+    assert re.match(r"ada +workspace kept, account kept \(its password is not in this file\)\n", done.stdout), done

@@ -21,8 +21,8 @@ FINE = "x = 1"
 BEGIN = "import course, mlflow\ncourse.begin('{}')\nmlflow.set_experiment('shown')\nmlflow.start_run()"
 WAIT = "import pathlib, time\nwhile not pathlib.Path('../go').exists():\n    time.sleep(0.1)"
 MISSING = (
-    "Chapter 02 reads the runs of the experiment `stockpred`, and this store has none: run chapter 01 first, or "
-    "type `course checkpoint 02` in a terminal to start as if you had."
+    "Chapter 02 needs runs of the experiment `stockpred`, and this store has none: run chapter 01 first, or "
+    "run `course checkpoint 02` in a terminal to start as if you had."
 )
 
 
@@ -60,7 +60,7 @@ def failing(fake, cell, *options):
     ("cell", "reason"),
     [
         ("# a comment\nraise ValueError('no prices\\nmore')", "`# a comment`: ValueError: no prices\n"),
-        ("import sys; sys.exit(0)", "SystemExit: it ends the notebook before its last cell"),
+        ("import sys; sys.exit(0)", "SystemExit: it ended the notebook before its last cell"),
     ],
 )
 def test_a_cell_that_ends_its_chapter(fake, cell, reason):
@@ -70,8 +70,8 @@ def test_a_cell_that_ends_its_chapter(fake, cell, reason):
 
 def test_a_cell_past_its_timeout(fake):
     text, _ = failing(fake, "import time; time.sleep(600)", "--timeout", "3")
-    assert "it did not end within 3 s (" in text
-    assert_on_page("did not end within", text)
+    assert "the cell did not finish within 3 s: " in text
+    assert_on_page("did not finish within", text)
 
 
 @POSIX
@@ -95,7 +95,7 @@ def test_a_missing_prerequisite(fake, empty_store):
     text, named = failing(fake, 'import course\ncourse.begin("02", needs={"stockpred": "01"})')
     assert f"`import course`: {MISSING}" in text
     assert named.outputs[-1].traceback == [f"CourseError: {MISSING}"], "the reader of a notebook sees frames"
-    assert_on_page("reads the runs of the experiment", text)
+    assert_on_page("needs runs of the experiment", text)
 
 
 def test_a_run_that_passes(fake):

@@ -90,12 +90,12 @@ time.sleep(600)
 
 
 def test_a_server_that_does_not_start_says_why(here):
-    with pytest.raises(CourseError, match=r"(?s)` ended before it answered; the end of its log:.*no such thing"):
+    with pytest.raises(CourseError, match=r"(?s)` exited before it was ready. The end of its log:.*no such thing"):
         start_server([sys.executable, "-c", "raise SystemExit('no such thing')"])
     with pytest.raises(CourseError, match="no-such-program") as error:
         start_server(["no-such-program"])
-    assert_on_page("ended before it answered", str(error.value))
-    with pytest.raises(CourseError, match="did not answer on /health within 1 s"):
+    assert_on_page("exited before it was ready", str(error.value))
+    with pytest.raises(CourseError, match="did not respond on /health in 1 s"):
         start_server([sys.executable, "-c", "import time; time.sleep(600)"], timeout=1)
     assert not here.processes()
 

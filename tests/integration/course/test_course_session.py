@@ -43,10 +43,10 @@ def test_the_store_in_use(here):
     stray = dict.fromkeys(("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"), "http://127.0.0.1:9")
     out = here.python(SCRIPT, **stray, MLFLOW_EXPERIMENT_NAME="elsewhere")
     assert out.splitlines()[:4] == [
-        "MLFLOW_TRACKING_URI is set to http://127.0.0.1:9, and is not used here: COURSE_TRACKING_URI would count.",
+        "MLFLOW_TRACKING_URI is set to http://127.0.0.1:9 and is ignored: to use that server, set COURSE_TRACKING_URI.",
         "Chapter 01: Do step 01",
-        "Tracking to the embedded store",
-        "To see it in the MLflow UI: the address that `make lab` printed, or type in a terminal: course ui",
+        "Tracking store: the embedded store",
+        "To see your runs in the MLflow UI, open the address that `make lab` printed, or run `course ui`.",
     ]
     assert out.count("is set to") == 1
     assert_on_page("MLFLOW_TRACKING_URI is set", out)

@@ -116,7 +116,7 @@ def test_a_set_up_from_its_beginning_to_its_mends(copy):
     install(copy, "--without", "deep")
     (copy / "requirements.lock").write_text(small.replace("==", "==999."))
     done = install(copy)
-    assert done.returncode == 1 and "Run the same command again" in done.stderr
+    assert done.returncode == 1 and "run the same command again" in done.stderr
     assert_on_page("failed with exit code", done.stderr)
     assert not (copy / ".venv/course-is-set-up").exists()
     (copy / "requirements.lock").write_text(small)
@@ -150,9 +150,9 @@ def test_an_unsupported_python_hands_over_to_a_supported_one(copy, version):
 
 def test_an_unsupported_python_alone_says_what_to_install(copy):
     done = install(copy, before="sys.version_info = (3, 10)", PATH=copy / "small")
-    assert done.returncode == 1 and done.stderr.startswith("install.py: this is Python 3.10, and the course runs on ")
+    assert done.returncode == 1 and done.stderr.startswith("install.py: this is Python 3.10, but the course needs ")
     assert done.stderr.endswith("install one and run this script with it, for example `python3.12 install.py`.\n")
-    assert_on_page("none of which is on PATH", done.stderr)
+    assert_on_page("none of them is on PATH", done.stderr)
 
 
 def test_ctrl_c_is_a_sentence(copy):

@@ -33,13 +33,13 @@ def test_a_damaged_database():
         (postgres / "PG_VERSION").write_text("9\n")
         if os.geteuid() == 0:
             shutil.chown(postgres, "nobody")
-        assert_on_page("ended by itself", raised(workbench.start, folder))
+        assert_on_page("exited unexpectedly", raised(workbench.start, folder))
 
 
 def test_a_job_without_its_server(elsewhere):
     elsewhere.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     mlflow.set_tracking_uri(NOWHERE)
-    assert_on_page("to one that runs", raised(job.check_server))
+    assert_on_page("to a running one", raised(job.check_server))
 
 
 def test_a_file_without_a_column(tmp_path):
@@ -54,7 +54,7 @@ def test_a_version_for_another_question(tmp_path):
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
     text = raised(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
-    assert_on_page("its signature is not", text)
+    assert_on_page("its inputs are not", text)
 
 
 def test_a_port_that_is_none():

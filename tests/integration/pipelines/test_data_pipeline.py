@@ -25,9 +25,9 @@ def test_the_project_by_mlflow_run(empty_store, tmp_path):
     environment = clean_environment(COURSE_STATE=state, PATH=path, PYSTOCK_STAGES=str(state / "Stufen"))
     command = [COURSE, "mlflow", "run", PROJECT, "--env-manager", "local", "--experiment-name", "data"]
     for options, word in (
-        ("-P target=direction", "sp500: 5,031 rows taken, since there was none"),
+        ("-P target=direction", "sp500: 5,031 rows loaded, because there was no table yet"),
         ("-P target=direction", "sp500: skipped, input, parameters and code"),
-        ("-e load_raw_data -P market=nasdaq -P force=yes", "nasdaq: 5,031 rows taken, since it was forced"),
+        ("-e load_raw_data -P market=nasdaq -P force=yes", "nasdaq: 5,031 rows loaded, because force was set"),
     ):
         run = {"capture_output": True, "text": True, "timeout": 600, "cwd": state, "env": environment}
         done = subprocess.run([*command, *options.split()], **run)
@@ -49,7 +49,7 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
     command = [sys.executable, "-c", HOLDER, tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        refusal = rf"at work in .* \(process {holder.pid} on .*, since 20"
+        refusal = rf"is in use by a data pipeline \(process {holder.pid} on .*, since 20"
         with pytest.raises(PipelineError, match=refusal), stages.locked(tmp_path):
             pass
         holder.kill()

@@ -67,7 +67,7 @@ def test_two_at_once_make_one_version(trained, tmp_path, processes):
         store.copy(folder, place)
         use(place)
         outcomes = race(processes, 3, register, store.uri(place), store.artifact_root(place), model)
-        told = [each for each in outcomes if f"has been at the registration of {model} since" in each]
+        told = [each for each in outcomes if f"has been working on the registration of {model} since" in each]
         assert outcomes.count("done") + outcomes.count("skipped") + len(told) == 3, outcomes
         in_a_run(training.register, model)
         assert len(versions()) == len(registry.history("pystock-big-move")) == 1

@@ -50,7 +50,7 @@ def test_of_many_at_once_no_two_hold_the_work(tracked, forked, tmp_path):
     told = [outcome[1] for outcome in outcomes if outcome[0] == "told"]
     assert held, outcomes
     assert all(ended <= begun for (_, ended), (begun, _) in zip(held, held[1:])), held
-    assert all(f" has been at {name} since " in text for text in told), told
+    assert all(f" has been working on {name} since " in text for text in told), told
     refused = found(f"tags.claim = '{name}' and attributes.status = 'FAILED'")
     assert [each.data.tags["outcome"] for each in refused] == ["refused"] * len(told)
     with pipeline.run("a-pipeline", "main", {}, claim=name):  # once they have ended, the work is free
@@ -65,7 +65,7 @@ def test_other_work_is_not_in_the_way(tracked, forked, tmp_path):
     assert ready.wait(60)
     with pipeline.run("a-pipeline", "main", {}, claim=f"not {name}"):
         pass
-    refusal = f"has been at {name} since .*wait until it has ended"
+    refusal = f"has been working on {name} since .*wait until it ends"
     with pytest.raises(SystemExit, match=refusal), pipeline.run("a-pipeline", "main", {}, claim=name):
         raise AssertionError("two at once")
     os.kill(holder.pid, signal.SIGKILL)

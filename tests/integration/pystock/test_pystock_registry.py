@@ -58,7 +58,7 @@ def test_of_many_at_once_exactly_one_wins(uri, no_gate, processes):
         won = [version for version, outcome, _ in outcomes if outcome == "promoted"]
         lost = [text for _, outcome, text in outcomes if outcome == "Overtaken"]
         assert len(won) == 1 and len(lost) == racers - 1, outcomes
-        assert all(f"racer {won[0]} was faster, with version {won[0]}." in text for text in lost), lost
+        assert all(f"racer {won[0]} promoted version {won[0]} first." in text for text in lost), lost
         winners += won
         assert champion(name) == won[0]
     done = [row for row in rows(name, "from", "to", "outcome") if row[2] == "promoted"]
@@ -125,7 +125,7 @@ def goes_on(process) -> int:
 def test_a_promotion_that_is_alive_is_waited_for_and_named(stopped):
     name, process = stopped
     assert rows(name, "who", "outcome")[-1] == ("the dead", "under way")
-    busy = f"the dead is promoting version 2 of {name}, and has not ended within 0.5 s"
+    busy = f"the dead is promoting version 2 of {name}, which did not end within 0.5 s"
     with pytest.raises(registry.Busy, match=busy):
         registry.promote(name, 3, why="at the same time")
     assert goes_on(process) == 0 and champion(name) == 2
@@ -173,7 +173,7 @@ def test_on_a_server_with_accounts_rights_decide(tracked, no_gate, monkeypatch, 
             accounts.grant_user_permission(who, "registered_model", name, "MANAGE")
 
         log_in("ada")
-        with pytest.raises(registry.RegistryError, match="is not promoted, since the store .*Permission denied"):
+        with pytest.raises(registry.RegistryError, match="is not promoted, because the store .*Permission denied"):
             registry.promote(name, 1, why="mine")
         assert [one.name for one in mlflow.search_experiments()] == ["Default"] and rows(name, "to") == []
 
@@ -229,7 +229,7 @@ def test_what_can_go_wrong_in_a_clean_process(register, days, monkeypatch):
     assert answers[1] == "ValueError: no"
     assert "probability" in answers[2]
     assert answers[3] == "1 predictions for 1257 days"
-    assert answers[4] == answers[6] == "the process ended with 3: last words"
+    assert answers[4] == answers[6] == "the process exited with 3: last words"
     assert answers[5].startswith("its files cannot be fetched: ")
     monkeypatch.setattr(gate, "CLEAN_TIMEOUT", 0.5)
-    assert gate._clean_process(jobs[:1]) == ["no answer within 0.5 s"]
+    assert gate._clean_process(jobs[:1]) == ["no result within 0.5 s"]

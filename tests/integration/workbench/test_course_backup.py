@@ -52,7 +52,7 @@ def saved(course):
         assert done.exit_code == 0, done.stderr
         assert done.stdout.startswith(f"{file} holds 1 runs, 1 model versions and 6 artifact files")
         refused = course.invoke("restore", "--force", file)
-        assert refused.exit_code == 1 and f"A workbench runs on {bench.folder} already" in refused.stderr
+        assert refused.exit_code == 1 and f"A workbench is already running in {bench.folder}" in refused.stderr
     return file, before
 
 
@@ -76,15 +76,15 @@ def test_a_stopped_workbench_and_one_in_the_way(course, saved, capsys):
         for name in one.getnames():
             if one.getmember(name).isfile() and not name.endswith((".sql", "manifest.json")):
                 assert one.extractfile(name).read() == two.extractfile(name).read()
-    with pytest.raises(CourseError, match="stopped.tar exists, and a backup overwrites nothing: name another file"):
+    with pytest.raises(CourseError, match="stopped.tar already exists, and a backup never overwrites: choose"):
         backup.backup(again)
     before = tree(workbench.folder())
-    with pytest.raises(CourseError, match="holds a workbench already: `course restore --force` replaces it by that of"):
+    with pytest.raises(CourseError, match="already holds a workbench: to replace it with the one in .*, add --force"):
         backup.restore(again)
     assert tree(workbench.folder()) == before
     backup.restore(again, force=True)
     kept = workbench.folder().with_name("workbench.kept-1")
-    assert f"The workbench that was there is kept as {kept}.\n" in capsys.readouterr().out
+    assert f"The previous workbench is kept as {kept}.\n" in capsys.readouterr().out
     assert tree(kept).keys() - {"running.lock"} == before.keys() - {"running.lock"}
     assert tree(workbench.folder() / "artifacts") == tree(kept / "artifacts")
     owners = {path.stat().st_uid for path in (workbench.folder() / "postgres").rglob("*")}
@@ -126,18 +126,18 @@ def test_what_is_not_a_whole_backup_is_refused(course, saved):
         bad.write_bytes(content)
         refused("is not a backup of a workbench, or is damaged (")
     shutil.copy(file, bad)
-    refused("is of the other kind of workbench: restore it without --docker.", docker=True)
+    refused("comes from a workbench without containers: restore it without --docker.", docker=True)
     changed(file, bad, '"kind": "process"', '"kind": "docker"')
-    refused("is of the other kind of workbench: restore it with --docker.")
+    refused("comes from a workbench with containers: restore it with --docker.")
     changed(file, bad, '"mlflow": "', '"mlflow": "4')
-    refused("restore it with the course of that time.")
+    refused("restore it with the version of the course that made it.")
     assert tree(course.state) == before and sorted(course.state.iterdir()) == siblings
 
 
 def test_a_restore_that_fails_leaves_the_old_one(course, saved):
     before, siblings = tree(course.state), sorted(course.state.iterdir())
     bad = changed(saved[0], course.root / "bad.tar", "COPY public.runs ", "COPY public.other ")
-    with pytest.raises(CourseError, match="`psql` ended with an error"):
+    with pytest.raises(CourseError, match="`psql` failed. The end of its output:"):
         backup.restore(bad, force=True)
     after = tree(course.state)
     assert {name for name in before | after if before.get(name) != after.get(name)} <= {"workbench/running.lock"}

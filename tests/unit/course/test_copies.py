@@ -56,10 +56,10 @@ def test_an_untouched_copy_follows_the_course_and_a_touched_one_stays(chapter, f
 def test_reset_renews_a_notebook_and_keeps_the_learners(fake):
     chapter = fake.chapter("01", "x = 1")
     mine = fake.root / "work" / "01_step.ipynb"
-    assert fake.invoke("reset", "1").stdout == "work/01_step.ipynb is the course's again.\n"
+    assert fake.invoke("reset", "1").stdout == "work/01_step.ipynb is now a fresh copy.\n"
     for number in (1, 2):
         mine.write_text(f"mine {number}")
-        assert f"again. Yours is kept as 01_step.kept-{number}.ipynb." in fake.invoke("reset", "01").stdout
+        assert f"copy. Yours is kept as 01_step.kept-{number}.ipynb." in fake.invoke("reset", "01").stdout
         assert mine.with_name(f"01_step.kept-{number}.ipynb").read_text() == f"mine {number}"
         assert nbformat.read(mine, as_version=4).cells
     mine.write_text("mine 3")

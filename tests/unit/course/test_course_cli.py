@@ -14,19 +14,16 @@ PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  #
     [
         ("chekpoint", "No such command 'chekpoint'. Did you mean 'checkpoint'?"),
         ("run --timeout 0", "Invalid value for '--timeout': 0.0 is not in the range x>=1."),
-        ("run 07", "There is no chapter 07: the chapters are 01, 02, and a range is written 01-02."),
-        ("run -p ticker=x", "Chapter 01 has no parameter ticker: it has market, window, tracking_uri."),
-        ("run 02 -p market=dax", "Chapter 02 has no parameter market: it has none."),
-        ("run 01 -p market=dax", "market cannot be dax in chapter 01: it is sp500 or nasdaq."),
+        ("run 07", "There is no chapter 07: choose from 01, 02, or a range such as 01-02."),
+        ("run -p ticker=x", "Chapter 01 has no parameter ticker; it has market, window, tracking_uri."),
+        ("run 02 -p market=dax", "Chapter 02 has no parameter market; it has none."),
+        ("run 01 -p market=dax", "market cannot be dax in chapter 01: use sp500 or nasdaq."),
         ("run -p market", "The parameter market has no value: write it as market=nasdaq."),
-        ("checkpoint 01-02", "A checkpoint is of one chapter, not of 01-02: name the chapter that you want to"),
+        ("checkpoint 01-02", "A checkpoint belongs to one chapter, not to 01-02: name the chapter you want to"),
         ("ui --showcase", "There is no showcase yet: `make course` makes it, and so does `course run --showcase`."),
-        (
-            "run --showcase --tracking-uri x",
-            "The showcase has a store of its own: leave --tracking-uri or",
-        ),
+        ("run --showcase --tracking-uri x", "The showcase has a store of its own: leave --tracking-uri or"),
         ("solution 01.1", "There is no exercise 01.1: this chapter has none."),
-        ("reset", "Say what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
+        ("reset", "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
     ],
 )
 def test_what_does_not_exist_is_named_beside_what_does(fake, words, sentence):
@@ -50,4 +47,4 @@ def test_a_course_without_chapters_or_notebooks(fake):
     assert done.returncode == 1 and f"Error: There are no chapters under {fake.root}" in done.stderr
     fake.chapter("01", "x = 1", built=False)
     done = fake.invoke("run")
-    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: `make notebooks` makes it.\n"
+    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: run `make notebooks`.\n"

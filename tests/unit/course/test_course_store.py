@@ -169,4 +169,4 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
 
 def test_ui_of_a_server_in_use_is_its_own(fake):
     done = fake.invoke("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
-    assert done.stdout == "The store in use is a server, and shows itself: http://127.0.0.1:9\n"
+    assert done.stdout == "The current store is a server with its own UI: open http://127.0.0.1:9\n"

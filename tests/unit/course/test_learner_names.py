@@ -26,7 +26,7 @@ def test_a_name_that_cannot_be_is_refused_with_its_line(tmp_path, text, number):
     file = tmp_path / "names.txt"
     file.write_text(text)
     done = run_learners(file)
-    assert done.returncode == 1 and f"Error: Nothing was made: line {number} of {file} names `" in done.stderr
+    assert done.returncode == 1 and f"Error: {file}, line {number}: `" in done.stderr
     assert list(tmp_path.iterdir()) == [file]
 
 

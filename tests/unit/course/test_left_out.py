@@ -24,7 +24,7 @@ def test_begin_names_the_package_and_the_fix(fake, without_deep):
         session._require_packages(other)  # it imports nothing of it, and passes
         with pytest.raises(CourseError) as refusal:
             course.begin("04")
-    assert_on_page("which this set-up leaves out", str(refusal.value))
+    assert_on_page("which was left out of this installation", str(refusal.value))
     assert str(refusal.value).startswith("Chapter 04 needs keras, ") and "install.py --with deep`" in str(refusal.value)
     assert not (fake.state / "store").exists(), "nothing happened before the refusal"
 
@@ -35,7 +35,7 @@ def test_doctor_accepts_what_is_left_out_and_nothing_else(fake, without_deep, mo
     with fake.here():
         assert doctor.examine()
         assert capsys.readouterr().out == (
-            "[ ok ] packages\n[ ok ] without deep, as you chose: `python install.py --with deep` installs it\n"
+            "[ ok ] packages\n[ ok ] without deep, as you chose: to add it, run `python install.py --with deep`\n"
         )
         (fake.root / "requirements.lock").write_text("keras==0.1\nno-such-thing==0.1\n")
         assert not doctor.examine()

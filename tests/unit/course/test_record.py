@@ -39,14 +39,14 @@ def renewed(fake, monkeypatch):
 @pytest.mark.parametrize(
     ("parts", "returncode", "said", "seconds"),
     [
-        (("uv", "docker"), 0, "renewed.\n", 2),
-        (("docker", "uv"), 1, "as it was, since a test failed: ", 1),
-        (("uv",), 0, "as it was, since a test was skipped, which makes docker: ", 1),
+        (("uv", "docker"), 0, "is renewed.\n", 2),
+        (("docker", "uv"), 1, "was not changed, because a test failed: ", 1),
+        (("uv",), 0, "was not changed, because a test that makes docker was skipped: ", 1),
     ],
 )
 def test_a_record_is_replaced_only_where_all_tests_passed(renewed, parts, returncode, said, seconds):
     output, found = renewed(*parts, returncode=returncode)
-    assert f"{NAME}.json is {said}" in output and found == {"docker": seconds, "uv": seconds}
+    assert f"{NAME}.json {said}" in output and found == {"docker": seconds, "uv": seconds}
 
 
 def test_an_unknown_record_is_refused():

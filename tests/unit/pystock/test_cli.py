@@ -35,7 +35,7 @@ def test_values_have_their_types(monkeypatch):
     ("day", "20141231", "'20141231' is not a date: write it as 2014-12-31"),
     ("day", "", "'' is not a date"),
     ("end", "2014-02-30", "'2014-02-30' is not a date: write it as 2014-12-31, or leave it empty"),
-    ("share", "nan", "'nan' is no probability: give a number from 0 to 1"),
+    ("share", "nan", "'nan' is not a probability: give a number from 0 to 1"),
     ("rows", "0", "'0' is not a whole number from 1 to 999999999"),
     ("rows", "1e3", "'1e3' is not a whole number"),
     ("model", "a/b", "'a/b' is not a name"),

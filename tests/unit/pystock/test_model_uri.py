@@ -39,9 +39,9 @@ def test_alias_and_number_lead_to_the_version(tracked):
         with pytest.raises(ModelNotFound, match=f"^the model {known} has no rival in this store: ") as caught:
             resolve(f"models:/{known}@rival")
         assert_on_page("promote a version", str(caught.value))
-    with pytest.raises(ModelNotFound, match="^There is no registered model 'nobody': register a version of it"):
+    with pytest.raises(ModelNotFound, match="^There is no registered model 'nobody': register a version under"):
         resolve("models:/nobody/1")
-    with pytest.raises(ModelURIError, match="models:/m-1 is a logged model: write models:/NAME@ALIAS"):
+    with pytest.raises(ModelURIError, match="models:/m-1 is not a registered version: write models:/NAME"):
         resolve("models:/m-1")
 
 

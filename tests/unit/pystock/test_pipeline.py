@@ -58,10 +58,10 @@ def test_a_run_of_another_machine_is_not_taken_for_dead(tracked):
     name, client = "elsewhere", mlflow.MlflowClient()
     tags = {"claim": name, "process": "attic 1700000000|1|1700000000", "ticket": "1"}
     other = client.create_run("0", tags=tags).info.run_id
-    refusal = rf"the run {other} on attic has been at .* end it with .*set_terminated"
+    refusal = rf"the run {other} on attic has been working on .* end it with .*set_terminated"
     with pytest.raises(SystemExit, match=refusal) as caught, pipeline.run("a-pipeline", "main", {}, claim=name):
         raise AssertionError("two at once")
-    assert_on_page("has been at … since", str(caught.value))
+    assert_on_page("has been working on … since", str(caught.value))
     client.set_terminated(other, "KILLED")
     with pipeline.run("a-pipeline", "main", {}, claim=name):
         pass

@@ -105,7 +105,7 @@ def test_load_refuses_a_wrong_request(arguments, reason):
 
 
 def test_load_knows_the_embedded_markets():
-    assert_on_page("is no embedded market", refusal(load, "dax"))
+    assert_on_page("is not an embedded market", refusal(load, "dax"))
 
 
 def test_pystock_data_names_the_folder(tmp_path, monkeypatch):
@@ -115,9 +115,9 @@ def test_pystock_data_names_the_folder(tmp_path, monkeypatch):
     (tmp_path / "sp500.csv").write_text(FIRST_LINES)
     assert load("sp500")["Close"].tolist() == [11, 12, 13]
     (tmp_path / "sp500.csv").write_text(FIRST_LINES.replace("2020-01-03", "03/01/2020"))  # a spreadsheet saved it
-    assert_on_page("is damaged", refusal(load, "sp500"))
+    assert_on_page("is invalid (", refusal(load, "sp500"))
     (tmp_path / "sp500.csv").write_bytes(b"\x80\x81\n")
-    assert "no text" in refusal(load, "sp500")
+    assert "it is not text" in refusal(load, "sp500")
     (tmp_path / "nasdaq.csv").mkdir()
     assert "cannot be read" in refusal(load, "nasdaq")
     monkeypatch.setenv("PYSTOCK_DATA", "")
@@ -133,7 +133,7 @@ def test_pystock_data_names_the_folder(tmp_path, monkeypatch):
     (lambda text: re.sub(r",[^,\n]*$", "", text, flags=re.MULTILINE), "not Date, Open, High, Low, Close"),
     (lambda text: text.replace("300", "300,1"), "line 4"),
     (lambda text: text.replace("2020-01-03", "2020-13-03"), "line 3 has no date"),
-    (lambda text: text.replace("13.00,10.00", "13.00,ten"), "2020-01-03 a value is missing or no"),
+    (lambda text: text.replace("13.00,10.00", "13.00,ten"), "2020-01-03 a value is missing or not"),
     (lambda text: text.replace("2020-01-03", "2020-01-02"), "2020-01-02 the date is not after"),
     (lambda text: text.replace("2020-01-06", "2020-01-11"), "2020-01-11 the gap"),
     (lambda text: text.replace("9.00,", "0.00,"), "2020-01-02 a price is not positive"),
@@ -234,8 +234,8 @@ def test_download_refuses_a_long_gap_and_takes_weekends(yahoo):
     (NO_SUCH_TICKER, 404, "no daily prices"),
     (lambda params: chart(DAYS, ROWS) if params.get("range") == "1d" else NO_SUCH_DAYS, 200, "no daily prices"),
     (chart(DAYS, [ROWS[0], (11.0, 11.5, 10.0, 12.0, 12.0, 100), ROWS[2]]), 200, "on 2020-01-03 the high is below"),
-    ("<html>Please log in</html>", 200, "cannot be used"),
-    ("Internal error", 500, "cannot be used"),
+    ("<html>Please log in</html>", 200, "is unusable"),
+    ("Internal error", 500, "is unusable"),
     (YFRateLimitError(), 0, "Too Many Requests"),
 ])  # fmt: skip
 def test_download_says_what_yahoo_answered(yahoo, content, status, reason):
@@ -255,7 +255,7 @@ def test_download_offline_names_the_embedded_data(monkeypatch, tmp_path, caplog,
             monkeypatch.setenv(name.upper(), proxy)
         before = yfinance.config.debug.hide_exceptions
         message = refusal(download, "OFFLINE-TEST", "2020-01-02", "2020-01-06")
-    assert_on_page("Yahoo cannot be reached", message)
+    assert_on_page("Yahoo is unreachable", message)
     assert "load('sp500')" in message
     assert not caplog.records and capsys.readouterr() == ("", "")
     assert yfinance.config.debug.hide_exceptions is before

@@ -98,9 +98,9 @@ def test_baselines_by_hand():
     assert rolling.tolist() == pytest.approx([2 / 3, 1 / 3, 1 / 3, 1 / 3]) and yesterday.tolist() == [0, 0, 1, 0]
     for baseline in (rolling, yesterday):
         assert baseline.index.equals(index) and baseline.dtype == "float64"
-    with pytest.raises(ValueError, match="not of the test period alone"):
+    with pytest.raises(ValueError, match="not only of the test period"):
         evaluation.rolling_base_rate(y.iloc[2:], index, window=2)
-    with pytest.raises(ValueError, match="not of the training period alone"):
+    with pytest.raises(ValueError, match="not only of the training period"):
         evaluation.rolling_base_rate(y.iloc[:3], index, window=2)
 
 
@@ -195,7 +195,7 @@ def test_a_difference_is_that_of_the_pair(held_out):
     better, worse = brier_difference(y, probability, rolling), brier_difference(y, rolling, probability)
     assert better.high < 0 and better.value == pytest.approx(-worse.value)
     assert brier_difference(y, probability, probability) == (0, 0, 0)
-    with pytest.raises(ValueError, match="other has 1 values and y has 1257"):
+    with pytest.raises(ValueError, match="other has 1 values but y has 1257"):
         brier_difference(y, probability, [0.5])
 
 
@@ -221,17 +221,17 @@ HALF = pd.Series(0.5, index=ZEROS_AND_ONES.index)
 
 
 @pytest.mark.parametrize(("y", "probability", "reference", "reason"), [
-    (ZEROS_AND_ONES, HALF.iloc[1:], HALF, "probability has 39 values and y has 40"),
-    (ZEROS_AND_ONES, HALF, HALF.to_numpy()[1:], "reference has 39 values and y has 40"),
+    (ZEROS_AND_ONES, HALF.iloc[1:], HALF, "probability has 39 values but y has 40"),
+    (ZEROS_AND_ONES, HALF, HALF.to_numpy()[1:], "reference has 39 values but y has 40"),
     (ZEROS_AND_ONES, HALF.shift(1, freq="D"), HALF, "probability and y have different rows"),
     (ZEROS_AND_ONES, HALF.where(ZEROS_AND_ONES == 1), HALF, "probability has 20 missing values"),
-    (ZEROS_AND_ONES, HALF + 0.6, HALF, "probability goes from 1.1 to 1.1"),
-    (ZEROS_AND_ONES, HALF, HALF - 0.6, "reference goes from -0.1 to -0.1"),
+    (ZEROS_AND_ONES, HALF + 0.6, HALF, "probability ranges from 1.1 to 1.1"),
+    (ZEROS_AND_ONES, HALF, HALF - 0.6, "reference ranges from -0.1 to -0.1"),
     (ZEROS_AND_ONES + 1, HALF, HALF, "y has values other than 0 and 1"),
     (ZEROS_AND_ONES, HALF.to_frame().assign(other=0), HALF, r"probability has the shape \(40, 2\)"),
     (ZEROS_AND_ONES * 0, HALF, HALF, "all 40 outcomes are 0"),
     (ZEROS_AND_ONES.iloc[:20], HALF.iloc[:20], HALF.iloc[:20], "20 rows are too few"),
-    (ZEROS_AND_ONES, HALF, ZEROS_AND_ONES, "the reference makes no error"),
+    (ZEROS_AND_ONES, HALF, ZEROS_AND_ONES, "the reference has no error"),
 ])  # fmt: skip
 @pytest.mark.parametrize("function", [score_table, skill])
 def test_bad_input_is_one_clear_sentence(function, y, probability, reference, reason):

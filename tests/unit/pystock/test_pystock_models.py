@@ -94,7 +94,7 @@ def test_the_requirements_are_those_installed_and_agree_with_the_lock(fitted):
 
 
 @pytest.mark.parametrize(("classifier", "options", "complaint"), [
-    (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is no probability"),
+    (tuning.build("logistic").fit(X, y), {"threshold": 20}, "a threshold of 20 is not a probability"),
     (tuning.build("logistic").fit(X[["calm"]], y), {}, "from the 3 columns of X"),
     (tuning.build("logistic"), {}, "from the 3 columns of X"),
     (tuning.build("xgboost"), {}, "from the 3 columns of X"),
@@ -126,9 +126,9 @@ def test_a_decision_model_is_loaded_with_its_features_and_threshold(tracking, fi
 
 
 @pytest.mark.parametrize(("change", "complaint"), [
-    ({"inputs": None}, "has no signature of named columns of doubles: log it with one."),
-    ({"inputs": Schema([ColSpec("double")])}, "has no signature of named columns of doubles"),
-    ({"inputs": Schema([ColSpec("long", "calm")])}, "has no signature of named columns of doubles"),
+    ({"inputs": None}, "has no signature with named double columns: log it with one."),
+    ({"inputs": Schema([ColSpec("double")])}, "has no signature with named double columns"),
+    ({"inputs": Schema([ColSpec("long", "calm")])}, "has no signature with named double columns"),
     ({"outputs": Schema([ColSpec("double", "probability")])}, "has no outputs probability and decision"),
     ({"params": ParamSchema([ParamSpec("threshold", "double", 7.0)])}, "has the threshold 7: log it with one"),
 ])  # fmt: skip

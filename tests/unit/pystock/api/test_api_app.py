@@ -118,23 +118,23 @@ CONTENT = {  # chapter 11 sends more of them
     "NaN": (GOOD.replace(VALUE, b"NaN"), "rows[0].momentum_5", "must be finite"),
     "1e999": (GOOD.replace(VALUE, b"1e999"), "rows[0].momentum_5", "must be finite"),
     "too large for 32 bits": (with_row(momentum_5=1e300), "rows[1].momentum_5", "must be 1000000 or less"),
-    "an unknown name": (with_row(moment_5=1), "rows[1].moment_5", "is not known here (do you mean momentum_5?)"),
-    "rows is an object": ({"rows": ROW}, "rows", "must be an array, and is an object"),
-    "a row is an array": ({"rows": [list(ROW.values())]}, "rows[0]", "must be an object, and is an array"),
-    "an array for an object": (b"[1, 2]", "body", "must be an object, and is an array"),
+    "an unknown name": (with_row(moment_5=1), "rows[1].moment_5", "is unknown (did you mean momentum_5?)"),
+    "rows is an object": ({"rows": ROW}, "rows", "must be an array, not an object"),
+    "a row is an array": ({"rows": [list(ROW.values())]}, "rows[0]", "must be an object, not an array"),
+    "an array for an object": (b"[1, 2]", "body", "must be an object, not an array"),
     "both": ({"rows": [ROW], "prices": DAYS}, "body", "holds rows and prices"),
     "100,000 unknown names": (json.dumps(dict.fromkeys(map(str, range(100_000)), 1)).encode(), "body", "100000 places"),
     "10,000 empty rows": ({"rows": [{}] * 10_000}, "rows[0].abs_return", "is missing"),
-    "a name of 100,000 letters": ({"x" * 100_000: 1}, "x" * 60, "is not known here"),
-    "days out of order": ({"prices": [DAYS[1], DAYS[0], *DAYS[2:]]}, "prices[1].date", "stands before it"),
+    "a name of 100,000 letters": ({"x" * 100_000: 1}, "x" * 60, "is unknown"),
+    "days out of order": ({"prices": [DAYS[1], DAYS[0], *DAYS[2:]]}, "prices[1].date", "which is not after"),
     "a zero price": (with_day(3, low=0), "prices[3].low", "must be above 0"),
     "a negative volume": (with_day(3, volume=-1), "prices[3].volume", "must be 0 or more"),
     "half a share": (with_day(3, volume=1.5), "prices[3].volume", "must be a whole number"),
-    "no such day": (with_day(3, date="2018-02-30"), "prices[3].date", "is no day of the calendar"),
-    "a date of another form": (with_day(3, date="31.12.2018"), "prices[3].date", "must be a day as in 2018-12-31"),
-    "a date as a number": (with_day(3, date=20181231), "prices[3].date", "must be a string, and is a number"),
-    "no volume ever": ({"prices": [day | {"volume": 0} for day in DAYS]}, "prices[66]", "gives no volume_change"),
-    "another column": (with_day(3, adj_close=1.0), "prices[3].adj_close", "is not known here"),
+    "no such day": (with_day(3, date="2018-02-30"), "prices[3].date", "is not a valid date"),
+    "a date of another form": (with_day(3, date="31.12.2018"), "prices[3].date", "must be a date such as 2018-12-31"),
+    "a date as a number": (with_day(3, date=20181231), "prices[3].date", "must be a string, not a number"),
+    "no volume ever": ({"prices": [day | {"volume": 0} for day in DAYS]}, "prices[66]", "has no volume_change"),
+    "another column": (with_day(3, adj_close=1.0), "prices[3].adj_close", "is unknown"),
 }
 
 
@@ -161,7 +161,7 @@ NO_JSON = {
 def test_a_body_that_is_not_json_is_400(client, case):
     sent, why = NO_JSON[case]
     body = check_problem(predict(client, sent), 400)
-    assert why in body["detail"] and body["detail"].startswith("The body is no JSON: ")
+    assert why in body["detail"] and body["detail"].startswith("The body is not JSON: ")
 
 
 def test_a_body_that_is_not_declared_as_plain_json_is_415(client):
@@ -203,7 +203,7 @@ def test_a_body_over_the_limit_is_413_before_it_is_complete(small):
 
 def test_more_rows_than_allowed_are_422(small):
     body = check_problem(predict(small, {"rows": [ROW] * 68}), 422)
-    assert body["errors"] == [{"where": "rows", "what": "must hold 67 or fewer, and holds 68"}]
+    assert body["errors"] == [{"where": "rows", "what": "must have 67 entries or fewer, not 68"}]
 
 
 def test_slow_bodies_get_408_and_others_503_while_they_take_the_places(small, metric):
@@ -225,7 +225,7 @@ def test_slow_bodies_get_408_and_others_503_while_they_take_the_places(small, me
             return refused, alive, await asyncio.gather(*slow), await caller.post("/predict", content=GOOD)
 
     refused, alive, slow, later = asyncio.run(scenario())
-    assert_on_page("no more are taken", check_problem(refused, 503)["detail"])
+    assert_on_page("is already handling", check_problem(refused, 503)["detail"])
     assert refused.headers["Retry-After"] == "1" and alive.status_code == 200
     for answer in slow:
         assert "The body did not arrive" in check_problem(answer, 408)["detail"]
@@ -243,7 +243,7 @@ def test_a_prediction_that_takes_too_long_is_503(make_client):
 
     answer = predict(make_client(hang, timeout_seconds=0.2), {"prices": DAYS})
     released.set()
-    assert "The answer took more than 0.2 seconds" in check_problem(answer, 503)["detail"]
+    assert "The prediction took more than 0.2 seconds" in check_problem(answer, 503)["detail"]
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -267,6 +267,6 @@ def fails(numbers):
 )
 def test_a_fault_of_the_model_is_500_and_only_the_log_says_why(make_client, caplog, fault):
     answer = predict(make_client(fault), GOOD)
-    assert check_problem(answer, 500)["detail"] == "The service failed, and its log says why."
+    assert check_problem(answer, 500)["detail"] == "The service failed. Its log says why."
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.request_id == answer.headers["X-Request-ID"] and record.exc_info

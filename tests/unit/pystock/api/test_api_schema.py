@@ -38,4 +38,4 @@ def test_prices_are_refused_by_the_rules_of_the_price_files(rule, column, value)
         validate(prices)
     with pytest.raises(Refused) as refused:
         features(as_prices(prices))
-    assert {"where": "prices[70]", "what": f"cannot be: {rule}"} in refused.value.errors
+    assert {"where": "prices[70]", "what": f"is invalid: {rule}"} in refused.value.errors

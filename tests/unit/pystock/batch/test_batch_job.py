@@ -75,8 +75,8 @@ def test_bad_rows_go_to_the_quarantine_and_the_others_are_scored(champion, days,
     result = run_job(tmp_path / "days.csv", tmp_path / "out.csv")
     assert list(csv.reader(result.quarantine.read_text().splitlines())) == [
         ["file", "line", "reason", "text"],
-        ["days.csv", "11", "volume_change is 'high', which is no number", lines[10]],
-        ["days.csv", "501", "it has 1 value, and the header has 13", "cut"],
+        ["days.csv", "11", "volume_change is 'high', which is not a number", lines[10]],
+        ["days.csv", "501", "it has 1 value, but the header has 13", "cut"],
     ]
     assert (result.rows, result.scored, result.quarantined) == (1006, 1004, 2)
     # a clean input, and the quarantine of the one before is gone
@@ -104,18 +104,18 @@ def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
     few, output = days.head(5), tmp_path / "out.csv"  # chapter 10 names inputs that cannot be
     source, folder = write(few, tmp_path / "days.csv"), write(few, tmp_path / "in" / "days.csv").parent
     for place in ((source, source), (folder, folder / "out"), (folder, tmp_path)):
-        refused("are one place, or one is inside the other", *place)
+        refused("are the same, or one is inside the other", *place)
     refused("the input is a file and the output", source, folder)
     refused("the input is a folder and the output", folder, source)
-    refused("neither .csv nor .parquet", source, tmp_path / "out.txt")
+    refused("does not end in .csv or .parquet", source, tmp_path / "out.txt")
     refused(" cannot be written (", source, source / "out.csv")
     write(few, folder / "days.parquet")
     refused("two input files would both become days.csv", folder, tmp_path / "out", format="csv")
     write(few, tmp_path / "mine" / "thesis.csv")
-    refused("holds 'thesis.csv', which no batch job has put there", folder, tmp_path / "mine")
+    refused("contains 'thesis.csv', which no batch job wrote", folder, tmp_path / "mine")
     for message, option in {
         "the format 'xml' is unknown": {"format": "xml"},
-        "is csv by its name, and the format asked for is parquet": {"format": "parquet"},
+        "ends in .csv, but the format is parquet": {"format": "parquet"},
         "chunk_rows is 0": {"chunk_rows": 0},
         "run_time is 'today'": {"run_time": "today"},
         f"{NAME} has no version 99: it has 1": {"model": f"models:/{NAME}/99"},
@@ -130,7 +130,7 @@ def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
 def test_columns_that_csv_cannot_hold_are_refused_for_csv_alone(champion, days, tmp_path):
     table = pa.Table.from_pandas(days).append_column("list", pa.array([[1]] * 1006))
     pa.parquet.write_table(table, tmp_path / "days.parquet")
-    refused("have types that CSV has no form for", tmp_path / "days.parquet", tmp_path / "out.csv")
+    refused("have types that CSV cannot store", tmp_path / "days.parquet", tmp_path / "out.csv")
     assert run_job(tmp_path / "days.parquet", tmp_path / "out.parquet").rows == 1006
 
 
@@ -202,7 +202,7 @@ def test_partial_work_of_another_job_is_thrown_away(
     source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
     interrupted_after(monkeypatch, 3, source, output)
     result = run_job(write(days.head(rows), source), output, chunk_rows=chunk_rows)
-    assert f"partial work with another {changed} was thrown away" in result.said and "resumed" not in result.said
+    assert f"partial work with another {changed} was discarded" in result.said and "resumed" not in result.said
     np.testing.assert_allclose(read(output)["probability"], expected["probability"].head(rows), rtol=1e-13)
 
 

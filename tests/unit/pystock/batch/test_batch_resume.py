@@ -88,7 +88,7 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path):
     output = Output(tmp_path / "out", folder=True)
     resume.commit(output, prepare(output, OLD))
     (output.path / "thesis.tex").touch()
-    with pytest.raises(BatchError, match="holds 'thesis.tex', which no batch job has put there"):
+    with pytest.raises(BatchError, match="contains 'thesis.tex', which no batch job wrote"):
         resume.commit(output, prepare(output, NEW))
     assert held(output) == OLD | {"thesis.tex": ""}
 
@@ -97,7 +97,7 @@ def test_an_error_of_the_disk_is_one_sentence_and_finished_chunks_stay(tmp_path)
     output = Output(tmp_path / "out.csv", folder=False)
     output.new.mkdir(parents=True)
     (output.partial / "000000-00000000.arrow").touch()
-    message = r"out.csv cannot be written \(Permission denied\), and is as it was before: make room"
+    message = r"out.csv cannot be written \(Permission denied\), so it is unchanged: free some space"
     with pytest.raises(BatchError, match=message), resume.locked(output):
         raise PermissionError(13, "Permission denied")
     assert not output.new.exists() and output.chunks()
@@ -109,9 +109,9 @@ def test_an_error_of_the_disk_is_one_sentence_and_finished_chunks_stay(tmp_path)
 def test_a_second_job_on_one_output_is_refused_and_told_who_is_first(tmp_path):
     output = Output(tmp_path / "out.csv", folder=False)
     with resume.locked(output):
-        with pytest.raises(BatchError, match="a batch job is at work on .*out.csv .another process") as caught:
+        with pytest.raises(BatchError, match="another batch job is writing .*out.csv .another process") as caught:
             resume.locked(output).__enter__()
-        assert_on_page("a batch job is at work", str(caught.value))
+        assert_on_page("another batch job is writing", str(caught.value))
         resume.begin(output, {"version": 1}, None)
         with pytest.raises(BatchError, match=rf"\(process {os.getpid()}, since 20"):
             resume.locked(output).__enter__()

@@ -84,13 +84,13 @@ BAD = {  # the last value of a row, and what is said of it
     "inf": "z is infinite (inf)",
     "-Infinity": "z is infinite (-Infinity)",
     "1e999": "z is infinite (1e999)",
-    "abc": "z is 'abc', which is no number",
-    '"0,5"': "z is '0,5', which is no number",
-    "0,5": "it has 4 values, and the header has 3",
-    "1_000": "z is '1_000', which is no number",
-    "0x10": "z is '0x10', which is no number",
+    "abc": "z is 'abc', which is not a number",
+    '"0,5"': "z is '0,5', which is not a number",
+    "0,5": "it has 4 values, but the header has 3",
+    "1_000": "z is '1_000', which is not a number",
+    "0x10": "z is '0x10', which is not a number",
     '"1.5': "a quote is not closed in this line",
-    "1.5\r2": "a carriage return is within this line",
+    "1.5\r2": "this line contains a carriage return",
 }
 
 
@@ -103,7 +103,7 @@ def test_bad_csv_rows_have_line_reason_and_text(tmp_path, line_end):
         lines[at] = lines[at][:-1] + text
         wanted[at + 2] = (reason, lines[at])
     lines[where[-1]] = "cut"
-    wanted[where[-1] + 2] = ("it has 1 value, and the header has 3", "cut")
+    wanted[where[-1] + 2] = ("it has 1 value, but the header has 3", "cut")
     (tmp_path / "bad.csv").write_bytes(line_end.join(["day,x,z", *lines, ""]).encode())
     numbers, _, bad, _ = read(tmp_path / "bad.csv", features=["x", "z"])
     assert {line: (reason, text) for line, reason, text in bad} == wanted and len(bad) == len(wanted)
@@ -118,7 +118,7 @@ def test_bad_parquet_rows_have_row_reason_and_json(tmp_path):
     numbers, days, bad, _ = read(tmp_path / "bad.parquet", rows=2)
     assert (numbers.tolist(), days) == ([[1.0, 3.0], [0.5, 1.0]], ["a", "e"])
     assert [(line, reason) for line, reason, _ in bad] == [
-        (2, "y is 'n.a.', which is no number; x is missing"),
+        (2, "y is 'n.a.', which is not a number; x is missing"),
         (3, "x is infinite (inf)"),
         (4, "y is missing; x is missing"),
     ]
@@ -156,13 +156,13 @@ WITH_BOOL, ONE_COLUMN = TABLE.assign(x=True).to_parquet(), TABLE[["day"]].to_par
         ("csv", CSV.replace(",", ";"), "its values seem to be separated by ';'"),
         ("csv", CSV.encode("utf-16"), "days.csv is not UTF-8 in line 1:"),
         ("csv", CSV.replace("2015-01-01", "Jänner").encode("latin-1"), "days.csv is not UTF-8 in line 2:"),
-        ("parquet", CSV, "days.parquet is no whole Parquet file"),
-        ("csv", PARQUET, "days.csv is Parquet inside"),
+        ("parquet", CSV, "days.parquet is not a complete Parquet file"),
+        ("csv", PARQUET, "days.csv is a Parquet file"),
         ("csv", "x,x,y\n", "has the column 'x' twice"),
-        ("csv", "x,y,probability\n", "has a column 'probability', and so will the output"),
-        ("parquet", WITH_BOOL, "the column 'x' of days.parquet is of type bool"),
+        ("csv", "x,y,probability\n", "has a column 'probability', which the output also gets"),
+        ("parquet", WITH_BOOL, "the column 'x' of days.parquet has the type bool"),
         ("csv", "day,x,y\n" + "a,1,2\n" * 50_000 + "9" * 3_000_000, "has a line of more than 1 MB"),
-        ("txt", "", "days.txt is neither .csv nor .parquet"),
+        ("txt", "", "days.txt does not end in .csv or .parquet"),
     ],
     ids=lambda each: str(each)[:40] if isinstance(each, str) else "bytes",
 )

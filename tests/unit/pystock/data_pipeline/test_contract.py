@@ -34,23 +34,23 @@ def test_sound_rows_are_good_and_keep_their_values():
 
 
 BAD = {
-    "missing": ({"Close": ""}, "a value is missing or no number"),
-    "text": ({"High": "twelve"}, "a value is missing or no number"),
-    "infinite": ({"Low": "-inf"}, "a value is missing or no number"),
-    "overflow": ({"High": "1e999"}, "a value is missing or no number"),
+    "missing": ({"Close": ""}, "a value is missing or not a number"),
+    "text": ({"High": "twelve"}, "a value is missing or not a number"),
+    "infinite": ({"Low": "-inf"}, "a value is missing or not a number"),
+    "overflow": ({"High": "1e999"}, "a value is missing or not a number"),
     "negative": ({"Adj Close": "-3"}, "a price is not positive"),
     "zero": ({"Low": "0"}, "a price is not positive"),
     "high below close": ({"High": "14.5"}, "the high is below the open or the close"),
     "low above open": ({"Low": "14.5"}, "the low is above the open or the close"),
     "volume negative": ({"Volume": "-1"}, "the volume is negative or not whole"),
     "volume not whole": ({"Volume": "1.5"}, "the volume is negative or not whole"),
-    "volume beyond any": ({"Volume": "1e17"}, "the volume is too large to be one"),
-    "no date": ({"Date": "6 March"}, "the date is no date (YYYY-MM-DD)"),
-    "no such date": ({"Date": "2020-02-30"}, "the date is no date (YYYY-MM-DD)"),
-    "no row": (dict.fromkeys(["Date", *data.COLUMNS], ""), "the date is no date"),
-    "ages ago": ({"Date": "0202-03-06"}, "the day lies before 1900 or in the future"),
-    "in the future": ({"Date": "2999-03-06"}, "the day lies before 1900 or in the future"),
-    "a Sunday": ({"Date": "2020-03-08"}, "the day is no trading day of XNYS"),
+    "volume beyond any": ({"Volume": "1e17"}, "the volume is implausibly large"),
+    "no date": ({"Date": "6 March"}, "not a valid date (YYYY-MM-DD)"),
+    "no such date": ({"Date": "2020-02-30"}, "not a valid date (YYYY-MM-DD)"),
+    "no row": (dict.fromkeys(["Date", *data.COLUMNS], ""), "not a valid date"),
+    "ages ago": ({"Date": "0202-03-06"}, "the date is before 1900 or in the future"),
+    "in the future": ({"Date": "2999-03-06"}, "the date is before 1900 or in the future"),
+    "a Sunday": ({"Date": "2020-03-08"}, "the date is not a trading day of XNYS"),
 }
 
 
@@ -90,7 +90,7 @@ def test_of_two_rows_of_a_day_the_bad_one_decides_nothing():
     raw.loc[9, "Low"] = "-1"
     good, quarantine, _ = examine(raw)
     assert len(good) == 27
-    assert quarantine["reason"].to_dict() == {9: "a price is not positive", 30: "a value is missing or no number"}
+    assert quarantine["reason"].to_dict() == {9: "a price is not positive", 30: "a value is missing or not a number"}
 
 
 def test_rows_out_of_order_are_put_in_order():
@@ -121,7 +121,7 @@ def test_a_long_gap_stops_unless_the_exchange_was_closed():
 
 def test_calendars():
     assert len(examine(prices(pd.date_range("2020-03-02", periods=30)), "24/7").good) == 30
-    with pytest.raises(PipelineError, match="'NYC' is no calendar"):
+    with pytest.raises(PipelineError, match="'NYC' is not an exchange calendar"):
         examine(prices(), "NYC")
     with pytest.raises(PipelineError, match="XSHG does not cover 1980"):
         examine(prices(pd.bdate_range("1980-03-03", periods=3)), "XSHG")

@@ -184,8 +184,8 @@ def test_the_end_hides_later_days(source):
     assert outcomes(source.write(source.lines[:-1]).run(end="2015-01-30")) == ["done", "done", "skipped"]
     results = source.run(end="2015-02-27")
     assert outcomes(results) == ["skipped", "skipped", "done"]
-    assert "the parameter end is 2015-02-27 and was 2015-01-30" in results[2].said
-    with pytest.raises(PipelineError, match="no day up to 2010-01-01"):
+    assert "the parameter end changed from 2015-01-30 to 2015-02-27" in results[2].said
+    with pytest.raises(PipelineError, match="no days up to 2010-01-01"):
         source.run(end="2010-01-01")
 
 
@@ -196,9 +196,9 @@ AT = next(at for at, line in enumerate(LINES) if line.startswith("2015-03-03"))
 WITHOUT = [*LINES[:AT], *LINES[AT + 1 :]]
 OTHER_VOLUME = re.sub(r"\d+$", "7", LINES[-1])
 DISORDER = {
-    "late": (WITHOUT, LINES, {"late": 1}, {"missing_days": 0}, "2 days differ from before, from 2015-03-03 on"),
-    "late, at the end": (WITHOUT, [*WITHOUT, LINES[AT]], {"late": 1}, {"missing_days": 0}, "2 days differ from before"),
-    "withdrawn": (LINES, LINES[:-1], {"withdrawn": 1}, {"missing_days": 0}, "1 day differs from before"),
+    "late": (WITHOUT, LINES, {"late": 1}, {"missing_days": 0}, "2 days differ, starting on 2015-03-03"),
+    "late, at the end": (WITHOUT, [*WITHOUT, LINES[AT]], {"late": 1}, {"missing_days": 0}, "2 days differ"),
+    "withdrawn": (LINES, LINES[:-1], {"withdrawn": 1}, {"missing_days": 0}, "1 day differs"),
     "missing": (LINES, WITHOUT, {"withdrawn": 1}, {"missing_days": 1, "after_missing": 1, "bad": 0}, "2 days differ"),
     "other spelling": (LINES, [re.sub(r"(\d\.\d+)", r"\g<1>0", line) for line in LINES], {}, {"bad": 0}, " anew,"),
     "twice": (LINES, [*LINES, LINES[-1]], {}, {"bad": 1, "duplicates": 1}, " anew,"),
@@ -266,10 +266,10 @@ def test_sources(tmp_path):
     assert load_raw(source.stages, "sp500", str(tmp_path)).manifest["source"] == source.path.as_posix()
     for market, place, reason in (
         ("all", "yahoo:^GSPC", "no market is named"),
-        ("a,b", "yahoo:^GSPC", "the source of one market, not of 2"),
-        ("a,b", source.path, "the source of one market, not of 2"),
+        ("a,b", "yahoo:^GSPC", "has the prices of one market, not of 2"),
+        ("a,b", source.path, "has the prices of one market, not of 2"),
         (",", tmp_path, "no market is named"),
-        ("../a", tmp_path, "no name of a market"),
+        ("../a", tmp_path, "is not a market name"),
         ("all", tmp_path / "none", "does not exist"),
     ):
         with pytest.raises(PipelineError, match=reason):
@@ -302,9 +302,9 @@ def test_what_is_unchanged_is_skipped_unless_it_is_forced(source):
         assert outcomes(source.run(**question)) == ["skipped", "skipped", "done"]
     assert outcomes(source.run()) == SKIPPED  # the first table is still there
     results = source.run(force=True)
-    assert outcomes(results) == DONE and all(result.said.endswith("since it was forced") for result in results)
+    assert outcomes(results) == DONE and all(result.said.endswith("because force was set") for result in results)
     result = check(source.stages, "sp500", exchange="24/7")
-    assert "the parameter exchange is 24/7 and was XNYS" in result.said and result.findings["missing_days"] == 113
+    assert "the parameter exchange changed from XNYS to 24/7" in result.said and result.findings["missing_days"] == 113
 
 
 def test_another_feature_set_of_ones_own(source, monkeypatch):
@@ -317,7 +317,7 @@ def test_another_feature_set_of_ones_own(source, monkeypatch):
     assert source.write().run(names="last_return")[2].new_rows == len(source.lines) - 2  # its look back is not known
     with pytest.raises(PipelineError, match="'none' is no feature set: choose one of flags, volatility, last_return"):
         source.run(names="none")
-    with pytest.raises(PipelineError, match="'none' is no target"):
+    with pytest.raises(PipelineError, match="'none' is not a target"):
         source.run(target="none")
 
 
@@ -330,12 +330,12 @@ def test_changed_code_and_another_schema(source, monkeypatch):
         assert outcomes(source.run()) == SKIPPED
         other.write_text(other.read_text() + "# another word\n")
         results = source.run()
-        assert outcomes(results) == expected and "since the code has changed" in results[1].said
+        assert outcomes(results) == expected and "because the code has changed" in results[1].said
         monkeypatch.undo()
         source.run()
     monkeypatch.setattr(stages, "SCHEMA_VERSION", "2")
     results = source.run()
-    assert outcomes(results) == DONE and "the schema's version is 2 and was 1" in results[0].said
+    assert outcomes(results) == DONE and "the schema version changed from 1 to 2" in results[0].said
 
 
 def test_files_that_are_gone_are_made_again(source):
@@ -343,7 +343,7 @@ def test_files_that_are_gone_are_made_again(source):
     for stage, index in (("raw", 0), ("staging", 1)):
         next(source.folder(stage).glob("part-*")).unlink()
         results = source.run()
-        assert results[index].outcome == "done" and "a file of it is missing or cut" in results[index].said
+        assert results[index].outcome == "done" and "one of its files is missing or truncated" in results[index].said
         assert outcomes(results).count("done") == 1  # the others find the digest that they know
     source.quarantine.unlink()
     assert outcomes(source.run()) == ["skipped", "done", "skipped"]
@@ -376,13 +376,13 @@ def test_the_profile_shows_what_was_found():
     assert "<title>nasdaq &amp; more</title>" in page and "&lt;b&gt;" in page
     assert "<b>" not in page and "http" not in page
     assert page.count("<img") == page.count('alt="') == page.count("data:image/png;base64,") == 2
-    for text in ("2015-05-12, 2018-01-09", raw.loc[77, "Date"], "a value is missing or no number", "5,030"):
+    for text in ("2015-05-12, 2018-01-09", raw.loc[77, "Date"], "a value is missing or not a number", "5,030"):
         assert text in page, text
     share = profile.shares_of_stale_opens(good)
     assert [bar.get_height() for bar in profile.stale_opens_by_year(share).axes[0].patches] == share.tolist()
     marks = profile.closes_and_volumes(good).axes[1].lines[1].get_xdata()
     assert list(pd.DatetimeIndex(marks).strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
-    assert "no good row" in profile.page(*contract.examine(raw.head(3).assign(Open="x")), "nothing")
+    assert "no good rows" in profile.page(*contract.examine(raw.head(3).assign(Open="x")), "nothing")
 
 
 # In MLflow
@@ -466,7 +466,7 @@ def test_two_at_once_and_one_that_was_killed(tracked, tmp_path):
     folder, client, me = tmp_path / "it's mine", mlflow.MlflowClient(), processes.this_process()
     claim = tracking.claim(str(Source(folder).write().stages))
     other = client.create_run("0", tags={"claim": claim, "process": me, "ticket": "1"}).info.run_id
-    with pytest.raises(SystemExit, match=f"the run {other} on .* has been at the stages in .* since 20"):
+    with pytest.raises(SystemExit, match=f"the run {other} on .* has been working on the stages in .* since 20"):
         run_main(folder, market="sp500")
     machine, _, begun = me.split("|")
     client.set_tag(other, "process", f"{machine}|{2**22 + 1}|{begun}")

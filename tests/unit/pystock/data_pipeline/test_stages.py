@@ -84,10 +84,10 @@ def test_a_damaged_part_is_named(folder):
 
 
 def test_no_table_and_no_such_market(tmp_path):
-    with pytest.raises(PipelineError, match="holds no table yet"):
+    with pytest.raises(PipelineError, match="has no table yet"):
         stages.read(tmp_path)
     for market in ("../x", "a/b", "", "a'b"):
-        with pytest.raises(PipelineError, match="is no name of a market"):
+        with pytest.raises(PipelineError, match="is not a market name"):
             stages.stage_folder(tmp_path, market, "raw")
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_table_stays(folder, monkeypatch
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(PipelineError) as caught:
         stages.write(folder, table(9, 2.0), {})
-    assert "cannot be written (No space left on device), and is as it was before" in str(caught.value)
+    assert "cannot be written (No space left on device), so it is unchanged" in str(caught.value)
     monkeypatch.undo()
     assert stages.read(folder).equals(table(5))
 

@@ -88,7 +88,7 @@ def test_a_version_in_staging_is_tested(post):
 )
 def test_other_events_start_nothing(post, before, after):
     answer = post(BODY.replace(before, after))
-    assert (answer.status_code, answer.json(), post.started) == (202, {"test": "not asked for"}, [])
+    assert (answer.status_code, answer.json(), post.started) == (202, {"test": "not requested"}, [])
 
 
 def test_refused_events_start_nothing(post):

@@ -48,7 +48,7 @@ def set_champion(version):
 
 def test_each_condition_fails_alone_and_with_others(register, days, monkeypatch):
     _, y, good = days
-    assert failures(register(good, outputs=None)) == {"signature": "it says nothing of its outputs"}
+    assert failures(register(good, outputs=None)) == {"signature": "it does not declare its outputs"}
     other = Schema([ColSpec("double", "probability"), ColSpec("double", "p")])
     assert failures(register(good, outputs=other)) == {}
     flat = pd.Series(0.24, good.index)  # the held-out years' own rate: better than the rolling one, but not surely
@@ -58,7 +58,7 @@ def test_each_condition_fails_alone_and_with_others(register, days, monkeypatch)
     worse = 0.6 * good + 0.4 * flat
     failed = failures(register(worse))
     assert list(failed) == ["champion"] and failed["champion"].startswith("Brier score +0.00"), failed
-    assert failed["champion"].endswith("; the interval must lie below +0.002")
+    assert failed["champion"].endswith("; the interval must be below +0.002")
     with monkeypatch.context() as patch:
         patch.setattr(gate, "MARGIN", 0.05)
         assert failures(register(worse)) == {}
@@ -70,7 +70,7 @@ def test_each_condition_fails_alone_and_with_others(register, days, monkeypatch)
 
 
 def test_forecasts_that_are_not_probabilities_fail(register, days):
-    for wrong, reason in ((days[2] + 1, ".*probabilities lie in"), (days[2].where(days[2] > 0.1), "has .* missing")):
+    for wrong, reason in ((days[2] + 1, ".*give probabilities"), (days[2].where(days[2] > 0.1), "has .* missing")):
         failed = failures(register(wrong))
         assert list(failed) == ["base rate"]
         assert re.match(f"cannot be judged: probability {reason}", failed["base rate"])
@@ -80,8 +80,8 @@ def test_a_version_without_a_question_fails_with_what_is_missing(register, days)
     client = mlflow.MlflowClient()
     for tags, reason in (
         ({"target": "big_move"}, "its source run lacks the tag features, market; set it there"),
-        (TRAINED | {"market": "dax"}, "the tags of its source run name what is not there ('dax' is no embedded market"),
-        (TRAINED | {"target": "luck"}, "the tags of its source run name what is not there ('luck' is no target"),
+        (TRAINED | {"market": "dax"}, "the tags of its source run are invalid ('dax' is not an embedded market"),
+        (TRAINED | {"target": "luck"}, "the tags of its source run are invalid ('luck' is not a target"),
     ):
         failed = failures(register(days[2], tags=tags))
         assert list(failed) == ["base rate", "champion", "clean process"]
@@ -101,7 +101,7 @@ def test_a_champion_of_other_features_is_compared_and_one_of_another_question_is
     set_champion(mine)
     assert failures(mine) == {}
     other = register(good, tags=TRAINED | {"target": "direction"})
-    assert failures(other)["champion"] == "cannot be compared with version 1: that one forecasts big_move on sp500"
+    assert failures(other)["champion"] == "cannot be compared with version 1: that version forecasts big_move on sp500"
     jobs = []
     monkeypatch.setattr(gate, "_clean_process", lambda now: jobs.extend(now) or [good.to_numpy() for _ in now])
     assert failures(register(good, tags=TRAINED | {"features": "flags"})) == {}
@@ -121,7 +121,7 @@ def test_training_data_that_overlap_the_evaluation_days_are_refused_with_both_da
     version = register(perfect(days), tags=TAGS | {"train_end": "2013-12-31"})
     reason = (
         "it was trained on days up to 2013-12-31, which overlap the evaluation days that begin on 2010-01-04; "
-        "evaluate it on later ones, with evaluate_after='2013-12-31'"
+        "evaluate it on later days, with evaluate_after='2013-12-31'"
     )
     lost = dict.fromkeys(("base rate", "champion"), f"cannot be judged: {reason}")
     assert failures(version) == lost | {"clean process": f"not tried: {reason}"}
@@ -157,9 +157,9 @@ def test_the_latest_recorded_end_of_training_counts(register, days):
 
 
 @pytest.mark.parametrize(("train_end", "evaluate_after", "reason"), [
-    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, and the evaluation days end on 2014-12-30, so there is none"),
-    ("2015-06-30", "2015-06-30", "0 evaluation days are left after 2015-06-30, since they end on 2014-12-31"),
-    ("2014-03-31", "2014-03-31", "190 evaluation days are left after 2014-03-31, .* and an interval needs 250"),
+    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, but the evaluation days end on 2014-12-30, so none is"),
+    ("2015-06-30", "2015-06-30", "0 evaluation days are left after 2015-06-30, because they end on 2014-12-31"),
+    ("2014-03-31", "2014-03-31", "190 evaluation days are left after 2014-03-31, .* but an interval needs 250"),
 ])  # fmt: skip
 def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days, train_end, evaluate_after, reason):
     version = register(days[2], tags=TAGS | {"train_end": train_end})
@@ -167,8 +167,8 @@ def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days,
 
 
 @pytest.mark.parametrize(("tags", "reason"), [
-    (TAGS, "nothing says on which days it was trained; write the last one into its source run, as in"),
-    (TAGS | {"train_end": "last year"}, "it says that it was trained up to last year; write a date as 2009-12-31"),
+    (TAGS, "the days that it was trained on are not recorded; add the last one to its source run: "),
+    (TAGS | {"train_end": "last year"}, "its last training day is recorded as last year; write a date as 2009-12-31"),
 ])  # fmt: skip
 def test_a_model_that_does_not_say_where_its_training_ended_is_refused(register, days, tags, reason):
     version = register(days[2], tags=tags)
@@ -190,10 +190,10 @@ def test_the_champion_is_compared_on_days_that_neither_has_seen(register, days):
     set_champion(register(good, tags=TAGS | {"train_end": "2014-06-30"}))
     assert failures(register(good)) == {
         "champion": "cannot be compared with version 3: it was trained on days up to 2014-06-30, which leaves 127 of "
-        "the evaluation days from 2010-01-04 to 2014-12-30, and an interval needs 250"
+        "the evaluation days from 2010-01-04 to 2014-12-30, but an interval needs 250"
     }
     set_champion(register(good, tags=TAGS))
-    assert "version 5: nothing says on which days it was trained" in failures(candidate)["champion"]
+    assert "version 5: the days that it was trained on are not recorded" in failures(candidate)["champion"]
 
 
 def test_a_decision_model_records_the_last_day_it_was_fitted_on(tracked):

@@ -29,7 +29,7 @@ def test_promotions_and_rollbacks_in_order(tracked, no_gate):
     assert registry.rollback(name, why="complaints", who="eve").version == 2
     assert states(name) == {1: "Archived", 2: "Production", 3: "Archived", 4: None}
     assert registry.rollback(name, why="more of them", who="eve").version == 1  # and not forward to 3
-    with pytest.raises(registry.RegistryError, match="has no champion before this one, so there is nothing to roll"):
+    with pytest.raises(registry.RegistryError, match="has no earlier champion, so there is nothing to roll back to"):
         registry.rollback(name, why="and more")
     registry.promote(name, 4, why="the next", who="ada")
     assert registry.rollback(name, why="again", who="eve").version == 1
@@ -140,7 +140,7 @@ def test_an_alias_moved_while_the_gate_judges_stays(tracked, monkeypatch):
         return passes()
 
     monkeypatch.setattr(promotion, "judge", judge)
-    with pytest.raises(registry.Overtaken, match="champion by hand, from none to version 3, after it was compared"):
+    with pytest.raises(registry.Overtaken, match="champion by hand, from none to version 3, after the comparison"):
         registry.promote(name, 2, why="unlucky")
     assert rows(name, "to", "outcome") == [(2, "overtaken"), (3, "set by hand")] and champion(name) == 3
     monkeypatch.setattr(promotion, "judge", passes)
@@ -174,9 +174,9 @@ def test_names_and_versions_that_do_not_exist_are_named(tracked, no_gate, call, 
 def test_what_nobody_can_do_is_said_and_leaves_no_trace(tracked, no_gate):
     name = registered(1)
     assert "nothing to roll back to" in refused(registry.rollback, name, why="x")
-    assert "since it has no reason" in refused(registry.promote, name, 1, why=" ")
+    assert "because `why` is empty" in refused(registry.promote, name, 1, why=" ")
     registry.promote(name, 1, why="x")
-    assert "is the champion already" in refused(registry.promote, name, 1, why="x")
+    assert "is already the champion" in refused(registry.promote, name, 1, why="x")
     assert len(registry.history(name)) == 1
 
 
@@ -197,7 +197,7 @@ def test_an_account_that_may_not_write_to_the_name_claims_nothing(tracked, no_ga
     with monkeypatch.context() as patch:
         for write in ("set_model_version_tag", "set_registered_model_alias"):
             patch.setattr(mlflow.MlflowClient, write, denied)
-        with pytest.raises(registry.RegistryError, match="refused or did not answer: Permission denied"):
+        with pytest.raises(registry.RegistryError, match="refused or did not respond: Permission denied"):
             registry.promote(name, 2, why="not mine")
     registry.promote(name, 3, why="the next")
     assert rows(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]
@@ -215,22 +215,22 @@ def test_a_tag_that_another_call_sets_first_is_no_obstacle(tracked, no_gate, mon
 def test_a_store_that_does_not_answer_is_said_in_one_sentence(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri("http://127.0.0.1:9")
-    with pytest.raises(registry.RegistryError, match="Version 1 of m is not promoted, since the store refused or did"):
+    with pytest.raises(registry.RegistryError, match="Version 1 of m is not promoted, because the store refused or"):
         registry.promote("m", 1, why="x")
 
 
 def test_the_life_cycle_has_its_steps(tracked, no_gate, monkeypatch):
     name = registered(3, champion=1)
-    signature = Condition("signature", False, "it says nothing of its inputs")
+    signature = Condition("signature", False, "it does not declare its inputs")
     monkeypatch.setattr(promotion, "signature_of", lambda version: signature)
-    reason = "which requires a signature with an output named probability: it says nothing of its inputs"
+    reason = "which requires a signature with an output named probability: it does not declare its inputs"
     assert reason in refused(registry.set_lifecycle, name, 2, "Staging")
     monkeypatch.setattr(promotion, "signature_of", lambda version: signature._replace(passed=True))
     for state in ("Staging", "Development", "Archived", "Development", "Staging", "Archived"):
         registry.set_lifecycle(name, 2, state)
         assert states(name)[2] == state
     assert "from there it may go to Development" in refused(registry.set_lifecycle, name, 2, "Staging")
-    assert "promote it, which asks the gate" in refused(registry.set_lifecycle, name, 2, "Production")
+    assert "promote it, which runs the gate" in refused(registry.set_lifecycle, name, 2, "Production")
     assert "may go to Staging or Archived" in refused(registry.set_lifecycle, name, 3, "Retired")
     assert "while it is the champion" in refused(registry.set_lifecycle, name, 1, "Archived")
     mlflow.MlflowClient().set_registered_model_alias(name, "champion", "3")

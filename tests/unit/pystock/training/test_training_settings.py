@@ -20,7 +20,7 @@ def test_settings_are_the_defaults_with_what_is_given():
 @pytest.mark.parametrize(
     ("family", "settings", "said"),
     [
-        ("forest", "", "There is no family 'forest': choose one of logistic, xgboost."),
+        ("forest", "", "There is no model family 'forest': choose one of logistic, xgboost."),
         ("xgboost", "max_depth=2.5", "The setting max_depth is '2.5': give a whole number."),
         ("xgboost", "subsample=half", "The setting subsample is 'half': give a number."),
         ("xgboost", "subsample=nan", "The setting subsample is nan: give a value from 0.05 to 1."),

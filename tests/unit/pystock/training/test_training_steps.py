@@ -145,7 +145,7 @@ def test_a_model_whose_run_or_data_run_was_deleted_is_trained_again(tracked):
     client = mlflow.MlflowClient()
     client.delete_run(made)
     again = in_a_run(training.train, **QUESTION, **FAST)
-    assert again.outcome == "done" and "so the embedded prices were taken" in again.said
+    assert again.outcome == "done" and "so the embedded prices were used" in again.said
     client.delete_run(again.made_by)
     assert in_a_run(training.train, **QUESTION, **FAST).outcome == "done"
     client.delete_logged_model(in_a_run(training.train, **QUESTION, **FAST).model)
@@ -158,7 +158,7 @@ def test_a_market_of_ones_own_is_trained_and_scored_and_refused_at_the_gate(trac
     assert in_a_run(training.evaluate, model).found["brier_skill_low"] > 0
     found = in_a_run(training.register, model).found
     assert (found["name"], found["gate"]) == ("pystock-big-move-mine", "refused")
-    assert "'mine' is no embedded market" in found["reasons"]
+    assert "'mine' is not an embedded market" in found["reasons"]
 
 
 def test_a_model_of_another_kind_is_named(tracked):
@@ -169,7 +169,7 @@ def test_a_model_of_another_kind_is_named(tracked):
     for step in (training.evaluate, training.register):
         for model, said in {
             "m-none": "The model m-none does not exist in this store",
-            foreign: "does not say its market, target, features, family, data_run",
+            foreign: "has no market, target, features, family, data_run",
         }.items():
             with pytest.raises(PipelineError, match=said):
                 in_a_run(step, model)

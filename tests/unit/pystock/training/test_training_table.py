@@ -16,10 +16,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  #
 def test_a_wrong_table_is_named_with_what_is_wrong(tracked):
     rows = training.table("embedded", **QUESTION)
     for table, reason in (
-        (rows.rename(columns={"big_move": "direction"}), "of which the last must be big_move"),
-        (rows.iloc[::-1], "is not in order of its dates"),
-        (rows.assign(realised_22=np.nan), "realised_22 that are missing or no float64"),
-        (rows.assign(momentum_5="much"), "momentum_5 that are missing or no float64"),
+        (rows.rename(columns={"big_move": "direction"}), "but the last one must be big_move"),
+        (rows.iloc[::-1], "has dates that are out of order or repeated"),
+        (rows.assign(realised_22=np.nan), "realised_22 that are missing or not float64"),
+        (rows.assign(momentum_5="much"), "momentum_5 that are missing or not float64"),
         (rows.assign(big_move=2), "other than the whole numbers 0 and 1"),
     ):
         made = data_run(table)
@@ -32,7 +32,7 @@ def test_a_table_that_was_changed_after_its_run_is_refused(tracked):
     digest = mlflow.data.from_pandas(rows.astype({"big_move": float}), targets="big_move").digest
     training.table(data_run(rows, digest=digest), **QUESTION)
     rows.iloc[100, 0] += 1e-12
-    with pytest.raises(PipelineError, match=f"has the digest [0-9a-f]+, and had {digest} when it was made"):
+    with pytest.raises(PipelineError, match=f"has the digest [0-9a-f]+, but had {digest} when it was made"):
         training.table(data_run(rows, digest=digest), **QUESTION)
 
 
@@ -46,8 +46,8 @@ def test_a_data_run_without_this_table_is_named(tracked):
     source = client.get_logged_model(model).source_run_id
     cases = {
         "0" * 32: "does not exist in this store, or was deleted",
-        source: "is a finished run of train_model and holds no table",
-        data_run(market="nasdaq"): "holds another table (market nasdaq, target big_move, features volatility)",
+        source: "is a finished run of train_model and has no table",
+        data_run(market="nasdaq"): "has another table (market nasdaq, target big_move, features volatility)",
     }
     with mlflow.start_run(tags={"step": "feature_set_generation"} | QUESTION) as without:
         pass
