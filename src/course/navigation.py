@@ -19,7 +19,7 @@ from course.paths import root
 TABLES = ("README.md", "WORKSHOP.md")
 BEGIN, END = "<!-- chapters: made by course navigation -->\n", "<!-- end of chapters -->"
 NEEDS = re.compile(r"^## (?:You|What you) need$.*?(?=\n\n## |\Z)", re.MULTILINE | re.DOTALL)  # then come the sections
-NO_STEP = (
+NO_STEP: tuple[str, ...] = (
     "",
     "You will learn to",
     "What you will be able to do",
