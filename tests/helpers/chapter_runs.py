@@ -308,7 +308,7 @@ def problems(exercise: Exercise, parameters: dict) -> Iterator[str]:
         passed, message = evaluate(exercise, answer, parameters)
         if passed:
             yield f"the wrong answer {answer!r} passes"
-        elif "Checking it ended in" in message:
+        elif "The check raised" in message:
             yield f"the wrong answer {answer!r} breaks the check: {message}"
         elif len(message.removeprefix("not yet.")) < 20:
             yield f"the wrong answer {answer!r} gets no advice: {message!r}"

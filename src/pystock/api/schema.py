@@ -154,8 +154,8 @@ _WORDS = {
     "greater_than": "must be above {gt:.0f}",
     "greater_than_equal": "must be {ge:.0f} or more",
     "less_than_equal": "must be {le:.0f} or less",
-    "too_short": "must have {min_length} entries or more, not {actual_length}",
-    "too_long": "must have {max_length} entries or fewer, not {actual_length}",
+    "too_short": "must have {min_length} or more entries, not {actual_length}",
+    "too_long": "must have {max_length} or fewer entries, not {actual_length}",
 }
 _KINDS = {str: "a string", bool: "a boolean", type(None): "null", dict: "an object", list: "an array"}
 _KNOWN = {0: ("rows", "prices", "threshold"), "rows": FEATURE_NAMES, "prices": tuple(PriceDay.__annotations__)}

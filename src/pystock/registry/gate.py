@@ -134,7 +134,7 @@ def _trained_until(run: Run, info: ModelInfo | str) -> pd.Timestamp:
     recorded = [str(day) for day in named if day]
     if not recorded:
         call = f"MlflowClient().set_tag('{run.info.run_id}', 'train_end', '{TRAIN_END}')"
-        fix = f"add the last one to its source run: {call}"
+        fix = f"add the last one to its source run with {call}"
         raise _Unjudged(f"the days that it was trained on are not recorded; {fix}")
     try:
         return max(pd.Timestamp(date.fromisoformat(day)) for day in recorded)

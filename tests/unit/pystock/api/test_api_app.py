@@ -203,7 +203,7 @@ def test_a_body_over_the_limit_is_413_before_it_is_complete(small):
 
 def test_more_rows_than_allowed_are_422(small):
     body = check_problem(predict(small, {"rows": [ROW] * 68}), 422)
-    assert body["errors"] == [{"where": "rows", "what": "must have 67 entries or fewer, not 68"}]
+    assert body["errors"] == [{"where": "rows", "what": "must have 67 or fewer entries, not 68"}]
 
 
 def test_slow_bodies_get_408_and_others_503_while_they_take_the_places(small, metric):

@@ -167,7 +167,7 @@ def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days,
 
 
 @pytest.mark.parametrize(("tags", "reason"), [
-    (TAGS, "the days that it was trained on are not recorded; add the last one to its source run: "),
+    (TAGS, "the days that it was trained on are not recorded; add the last one to its source run with "),
     (TAGS | {"train_end": "last year"}, "its last training day is recorded as last year; write a date as 2009-12-31"),
 ])  # fmt: skip
 def test_a_model_that_does_not_say_where_its_training_ended_is_refused(register, days, tags, reason):
