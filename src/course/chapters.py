@@ -38,7 +38,7 @@ class Chapter:
     def built(self) -> Path:
         """Return the notebook. Raises CourseError if it was not built yet."""
         if not self.notebook.exists():
-            raise CourseError(f"{self.notebook.name} is missing in notebooks/: run `make notebooks`.")
+            raise CourseError(f"{self.notebook.name} is missing from notebooks/: run `make notebooks`.")
         return self.notebook
 
     @property

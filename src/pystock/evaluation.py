@@ -48,7 +48,7 @@ def time_split(
     test = np.flatnonzero((X.index > train_end) & (outcome <= test_end))
     for name, rows in (("training", train), ("test", test)):
         if not len(rows):
-            cover = f"the data cover {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}"
+            cover = f"the data covers {X.index[0]:%Y-%m-%d} to {X.index[-1]:%Y-%m-%d}"
             raise ValueError(f"no {name} rows: {cover}, the split is at {train_end:%Y-%m-%d} and {test_end:%Y-%m-%d}.")
     return X.iloc[train], X.iloc[test], y.iloc[train], y.iloc[test]
 

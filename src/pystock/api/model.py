@@ -252,7 +252,7 @@ class Watcher:
             try:
                 self.look()
             except Exception:  # without this thread no new champion would ever be served
-                log.exception("looking for the champion failed")
+                log.exception("the lookup of the champion failed")
             self.looked.set()
             self._ended.wait(self._poll_seconds)
 

@@ -42,7 +42,7 @@ _PROBLEMS = {
     415: "The body is not declared as plain JSON in UTF-8.",
     422: "The content breaks the contract; `errors` says where.",
     500: "The service failed.",
-    503: "There is no model, the service is overloaded, or the time is over. Try again after Retry-After seconds.",
+    503: "There is no model, the service is overloaded, or the time limit is reached. Retry after Retry-After seconds.",
 }
 
 

@@ -377,7 +377,7 @@ def _experiment(client: MlflowClient, name: str, **tags: str) -> Experiment:
 
 # Who owns a promotion, and whether it is still alive ---------------------------------------------------------------
 
-_calls: set[str] = set()  # the calls of this process that are under way
+_calls: set[str] = set()  # the calls of this process that are in progress
 
 
 @contextmanager

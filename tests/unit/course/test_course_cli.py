@@ -47,4 +47,4 @@ def test_a_course_without_chapters_or_notebooks(fake):
     assert done.returncode == 1 and f"Error: There are no chapters under {fake.root}" in done.stderr
     fake.chapter("01", "x = 1", built=False)
     done = fake.invoke("run")
-    assert done.stderr == "Error: 01_step.ipynb is missing in notebooks/: run `make notebooks`.\n"
+    assert done.stderr == "Error: 01_step.ipynb is missing from notebooks/: run `make notebooks`.\n"

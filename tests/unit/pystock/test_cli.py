@@ -39,7 +39,7 @@ def test_values_have_their_types(monkeypatch):
     ("rows", "0", "'0' is not a whole number from 1 to 999999999"),
     ("rows", "1e3", "'1e3' is not a whole number"),
     ("model", "a/b", "'a/b' is not a name"),
-    ("input", " ", "it is empty: give the path of a file or a folder"),
+    ("input", " ", "the path is empty: give the path of a file or a folder"),
     ("force", "perhaps", "invalid choice: 'perhaps' (choose from yes, no)"),
 ])  # fmt: skip
 def test_a_wrong_value_is_one_line_and_code_2(monkeypatch, capsys, name, text, message):

@@ -26,7 +26,7 @@ def test_a_uri_is_parsed(uri, parts):
 def test_other_texts_are_named_with_the_two_forms(text):
     with pytest.raises(ModelURIError) as error:
         parse(text)
-    assert str(error.value) == f"the model is {text!r}: write models:/NAME@ALIAS or models:/NAME/VERSION."
+    assert str(error.value) == f"{text!r} is not a model URI: write models:/NAME@ALIAS or models:/NAME/VERSION."
 
 
 def test_alias_and_number_lead_to_the_version(tracked):
@@ -36,7 +36,7 @@ def test_alias_and_number_lead_to_the_version(tracked):
     with pytest.raises(ModelNotFound, match=f"^{name} has no version 7: it has 1, 2.$"):
         resolve(f"models:/{name}/7")
     for known in (name, "nobody"):
-        with pytest.raises(ModelNotFound, match=f"^the model {known} has no rival in this store: ") as caught:
+        with pytest.raises(ModelNotFound, match=f"^{known} has no alias rival in this store: ") as caught:
             resolve(f"models:/{known}@rival")
         assert_on_page("promote a version", str(caught.value))
     with pytest.raises(ModelNotFound, match="^There is no registered model 'nobody': register a version under"):

@@ -67,7 +67,7 @@ def test_time_split_by_the_courses_clock(name):
     (slice(None), ("2020-01-10", "2020-01-20", 99), "no training rows"),
     (slice(None), ("2019-01-10", "2020-01-20"), "no training rows"),
     (slice(None), ("2020-01-10", "2020-01-10"), "no test rows"),
-    (slice(None), (), "no training rows: the data cover 2020-01-01 to 2020-01-28"),
+    (slice(None), (), "no training rows: the data covers 2020-01-01 to 2020-01-28"),
 ])  # fmt: skip
 def test_time_split_refuses(rows, arguments, reason):
     y = series([0, 1] * 10)[rows]

@@ -86,7 +86,7 @@ def test_dataset_is_aligned_and_complete(sp500, target, name, rows):
 
 @pytest.mark.parametrize(("days", "names", "message"), [
     (5031, ("up", "flags"), "'up' is not a target: choose one of direction, big_move."),
-    (5031, ("direction", "all"), "'all' is no feature set: choose one of flags, volatility."),
+    (5031, ("direction", "all"), "'all' is not a feature set: choose one of flags, volatility."),
     (60, ("direction", "volatility"), "60 days of prices give no complete row of volatility: load a longer history."),
 ])  # fmt: skip
 def test_dataset_refuses(sp500, days, names, message):

@@ -100,7 +100,7 @@ def test_the_requirements_are_those_installed_and_agree_with_the_lock(fitted):
     (tuning.build("xgboost"), {}, "from the 3 columns of X"),
     (tuning.build("xgboost").fit(X, y + (X["calm"] > 1)), {}, "probabilities of 0 and 1"),
     (LinearSVC().fit(X, y), {}, "LinearSVC does not give probabilities"),
-    (RandomForestClassifier(n_estimators=2).fit(X, y), {}, "holds sklearn.tree._tree.Tree"),
+    (RandomForestClassifier(n_estimators=2).fit(X, y), {}, "contains sklearn.tree._tree.Tree"),
 ])  # fmt: skip
 def test_what_cannot_be_a_decision_model_is_refused_in_a_sentence(tracking, classifier, options, complaint):
     with pytest.raises(ValueError, match=complaint) as refused:

@@ -122,7 +122,7 @@ CONTENT = {  # chapter 11 sends more of them
     "rows is an object": ({"rows": ROW}, "rows", "must be an array, not an object"),
     "a row is an array": ({"rows": [list(ROW.values())]}, "rows[0]", "must be an object, not an array"),
     "an array for an object": (b"[1, 2]", "body", "must be an object, not an array"),
-    "both": ({"rows": [ROW], "prices": DAYS}, "body", "holds rows and prices"),
+    "both": ({"rows": [ROW], "prices": DAYS}, "body", "has rows and prices"),
     "100,000 unknown names": (json.dumps(dict.fromkeys(map(str, range(100_000)), 1)).encode(), "body", "100000 places"),
     "10,000 empty rows": ({"rows": [{}] * 10_000}, "rows[0].abs_return", "is missing"),
     "a name of 100,000 letters": ({"x" * 100_000: 1}, "x" * 60, "is unknown"),

@@ -105,8 +105,8 @@ def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
     source, folder = write(few, tmp_path / "days.csv"), write(few, tmp_path / "in" / "days.csv").parent
     for place in ((source, source), (folder, folder / "out"), (folder, tmp_path)):
         refused("are the same, or one is inside the other", *place)
-    refused("the input is a file and the output", source, folder)
-    refused("the input is a folder and the output", folder, source)
+    refused("the input is a file but the output", source, folder)
+    refused("the input is a folder but the output", folder, source)
     refused("does not end in .csv or .parquet", source, tmp_path / "out.txt")
     refused(" cannot be written (", source, source / "out.csv")
     write(few, folder / "days.parquet")
@@ -260,7 +260,7 @@ def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
     ("arguments", "code", "message"),
     [
         (["days.csv"], 2, "the following arguments are required: --output"),
-        (["", "--output", "out.csv"], 2, "argument --input: it is empty"),
+        (["", "--output", "out.csv"], 2, "argument --input: the path is empty"),
         (["days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
         (["none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
         (["days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),

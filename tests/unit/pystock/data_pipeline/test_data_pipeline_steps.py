@@ -200,8 +200,8 @@ DISORDER = {
     "late, at the end": (WITHOUT, [*WITHOUT, LINES[AT]], {"late": 1}, {"missing_days": 0}, "2 days differ"),
     "withdrawn": (LINES, LINES[:-1], {"withdrawn": 1}, {"missing_days": 0}, "1 day differs"),
     "missing": (LINES, WITHOUT, {"withdrawn": 1}, {"missing_days": 1, "after_missing": 1, "bad": 0}, "2 days differ"),
-    "other spelling": (LINES, [re.sub(r"(\d\.\d+)", r"\g<1>0", line) for line in LINES], {}, {"bad": 0}, " anew,"),
-    "twice": (LINES, [*LINES, LINES[-1]], {}, {"bad": 1, "duplicates": 1}, " anew,"),
+    "other spelling": (LINES, [re.sub(r"(\d\.\d+)", r"\g<1>0", line) for line in LINES], {}, {"bad": 0}, " again,"),
+    "twice": (LINES, [*LINES, LINES[-1]], {}, {"bad": 1, "duplicates": 1}, " again,"),
     "two values": (LINES, [*LINES, OTHER_VOLUME], {"revised": 1}, {"bad": 2, "duplicates": 2}, "1 day differs"),
 }
 
@@ -217,7 +217,7 @@ def test_disorder_is_found_and_what_follows_is_computed_anew(source, kind):
     for change in changes:
         assert f"1 {change} day (20" in raw.said
     assert (staging.outcome, staging.new_rows) == ("done", staging.manifest["rows"])
-    assert training.outcome == ("skipped" if said == " anew," else "done")
+    assert training.outcome == ("skipped" if said == " again," else "done")
     same(source, source.fresh())
 
 
@@ -233,7 +233,7 @@ def test_more_than_one_per_cent_bad_stops_before_anything_downstream_changes(sou
     for _ in range(2):  # it is not forgotten
         with pytest.raises(steps.TooManyBad) as caught:
             source.write().run()
-        said = f"3 of the {len(lines)} rows of sp500 are bad (1.2%, at most 1% may be), the first in line 12"
+        said = f"3 of the {len(lines)} rows of sp500 are bad (1.2%, at most 1% is allowed), the first in line 12"
         assert str(caught.value).startswith(said) and caught.value.findings["bad"] == 3
         assert_on_page("rows of … are bad", str(caught.value))
         assert source.bytes("staging", "training") == downstream
@@ -315,7 +315,7 @@ def test_another_feature_set_of_ones_own(source, monkeypatch):
     results = source.run(names="last_return")
     assert outcomes(results) == ["skipped", "skipped", "done"] and "the code has changed" in results[2].said
     assert source.write().run(names="last_return")[2].new_rows == len(source.lines) - 2  # its look back is not known
-    with pytest.raises(PipelineError, match="'none' is no feature set: choose one of flags, volatility, last_return"):
+    with pytest.raises(PipelineError, match="'none' is not a feature set: choose one of flags, volatility, l"):
         source.run(names="none")
     with pytest.raises(PipelineError, match="'none' is not a target"):
         source.run(target="none")
@@ -361,7 +361,7 @@ def test_a_run_that_the_store_does_not_know_counts_for_nothing(source):
     source.run(made_by="a")
     assert [result.manifest["made_by"] for result in source.run(made_by="b")] == ["a", "a", "a"]
     results = source.run(made_by="b", alive=lambda run_id: run_id != "a")
-    assert outcomes(results) == DONE and "not in this store, or did not finish" in results[0].said
+    assert outcomes(results) == DONE and "not in this store or did not finish" in results[0].said
     assert [result.manifest["made_by"] for result in results] == ["b", "b", "b"]
 
 

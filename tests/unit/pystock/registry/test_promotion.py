@@ -18,7 +18,7 @@ def test_promotions_and_rollbacks_in_order(tracked, no_gate):
     name, client = registered(4), mlflow.MlflowClient()
     client.set_registered_model_alias(name, "challenger", "2")
     first = registry.promote(name, 1, why="the first", who="ada")
-    assert repr(first) == f"promoted: the champion of {name} is version 1, before none"
+    assert repr(first) == f"promoted: the champion of {name} is version 1 (was none)"
     second = registry.promote(name, 2, why="better", who="bob")
     assert (second.before, second.version) == (1, 2)
     assert states(name) == {1: "Archived", 2: "Production", 3: None, 4: None}
