@@ -65,7 +65,7 @@ def test_reset_renews_a_notebook_and_keeps_the_learners(fake):
     mine.write_text("mine 3")
     (fake.root / "notebooks" / f"{chapter.name}.ipynb").unlink()
     done = fake.invoke("reset", "01")
-    assert done.exit_code == 1 and "01_step.ipynb is missing in notebooks/" in done.stderr
+    assert done.exit_code == 1 and "01_step.ipynb is missing from notebooks/" in done.stderr
     assert mine.read_text() == "mine 3"
 
 
