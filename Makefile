@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow book navigation notebooks screenshots bench lock clean
+.PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow site navigation notebooks screenshots bench lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s %s\n", $$1, $$2 }' Makefile
@@ -38,8 +38,8 @@ test-docker: setup ## the images and the workbench in containers, where a Docker
 test-slow: setup ## the long proofs: network cut, another user, a class of 30, fresh environments
 	@"$(BIN)/python" -m pytest -m slow
 
-book: setup ## the course as pages, in .course/book
-	@"$(BIN)/python" -m sphinx -W -q -b html -c book . .course/book
+site: setup ## build the course as a website, in .course/site
+	@"$(BIN)/python" -m sphinx -W -E -q -c book . .course/site
 
 navigation: setup ## renew maps and tables from chapters/contents.toml (for authors)
 	@"$(BIN)/course" navigation

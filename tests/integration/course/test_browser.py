@@ -232,7 +232,7 @@ def toggle_columns(page: Page, *columns: str, widen: Sequence[str]) -> None:
 
 def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     page = experiment(lab, "stockpred")
-    for name in ("forest", "shallow-forest"):
+    for name in ("forest", "project"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     hidden = ("Dataset", "Source", "Models")  # the columns that the chapter talks about take their place
     toggle_columns(page, *hidden, HELD_OUT, "accuracy", "training_score", widen=[HELD_OUT])
@@ -243,7 +243,7 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     # the filter of the chapter's cell, typed into the search field
     page.get_by_placeholder("metrics.rmse").fill("attributes.run_name = 'forest' and metrics.training_score > 0.9")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("link", name="shallow-forest", exact=True)).to_have_count(0)
+    expect(page.get_by_role("link", name="project", exact=True)).to_have_count(0)
     page.get_by_role("link", name="forest", exact=True).click()
 
     expect(page.get_by_role("heading", name="forest", exact=True)).to_be_visible()
