@@ -9,7 +9,7 @@ from pathlib import Path
 FINE_AFTER_NO = "longer|more|less|fewer|better|worse|one|different|other|need|such|way|point"
 BEGINS = r"(?:^|(?<=[.!:] ))"
 TURNS = {  # a pattern: what to write
-    BEGINS + r"(?-i:Who) (?![^.?!]*\?)|\bwhoever\b": "if you …, anyone who …",
+    BEGINS + r"(?-i:Who) (?=[^.?!]*[.!])|\bwhoever\b": "if you …, anyone who …",
     BEGINS + r"(?-i:What) is [^.?!]*, (?:gets|is|has)\b": "who acts",
     r"\b(?:stands|stood|standing)\b(?! (?:for|in for|out|still|by)\b)": "is, is in",
     r"\bstand(?= (?:in|on|at|above|below|there|next)\b)": "are, are in",
