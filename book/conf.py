@@ -4,14 +4,15 @@ While Sphinx reads the pages, the functions below add the sidebar, the cards of 
 title of a chapter. Where GITHUB_REPOSITORY is set, as in a workflow on GitHub, the pages link to that repository.
 """
 
-import json
 import os
 from fnmatch import fnmatch
 from pathlib import Path
 
+import nbformat
 from docutils import nodes
 
 from course.chapters import all_chapters
+from course.copies import fold_solutions
 from course.navigation import contents
 
 project = "From idea to production with MLflow"
@@ -24,8 +25,6 @@ exclude_patterns = [".*", "work", "src", "tests"]  # never searched, so the link
 myst_heading_anchors = 4
 nb_execution_mode = "off"
 nb_merge_streams = True
-nb_code_prompt_show = "Solution"  # nothing else is folded
-nb_code_prompt_hide = "Hide the solution"
 copybutton_selector = "div.highlight pre:not(.cell_output pre)"  # code, not its output
 
 repository = os.environ.get("GITHUB_REPOSITORY", "")  # owner/name
@@ -111,14 +110,11 @@ def complete(app, docname, source):
     if docname == root_doc:
         source[0] = source[0].replace(CARDS, cards()) + sidebar(app.env.found_docs)
     elif docname.startswith("notebooks/"):
-        notebook = json.loads(source[0])
-        first = notebook["cells"][0]
-        title, _, rest = "".join(first["source"]).partition("\n")
-        first["source"] = f"{title}\n\n{run_box(Path(docname).name)}\n{rest}"
-        for cell in notebook["cells"]:  # fold the output of a solution, too
-            tags = cell["metadata"].get("tags", [])
-            cell["metadata"]["tags"] = ["hide-cell" if tag == "hide-input" else tag for tag in tags]
-        source[0] = json.dumps(notebook)
+        notebook = nbformat.reads(source[0], as_version=4)
+        fold_solutions(notebook)
+        title, _, rest = notebook.cells[0].source.partition("\n")
+        notebook.cells[0].source = f"{title}\n\n{run_box(Path(docname).name)}\n{rest}"
+        source[0] = nbformat.writes(notebook)
 
 
 def shorten(app, env):

@@ -15,20 +15,26 @@ from course.paths import kept_name
 def make_copy(chapter: Chapter) -> NotebookNode:
     """Return the learner's copy of a chapter."""
     notebook: NotebookNode = nbformat.read(chapter.built(), as_version=4)
-    cells: list[NotebookNode] = []
+    fold_solutions(notebook)
     for cell in notebook.cells:
-        if "solution" in cell.metadata.get("tags", []):
-            fold, end = "\n\n```python\n", "\n\n</details>"
-            cells[-1].source = cells[-1].source.replace(end, f"{fold}{cell.source}\n```{end}")
-            continue
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
         else:  # links lead to the learner's other copies, which show no results either
             cell.source = cell.source.replace("](../notebooks/", "](")
-        cells.append(cell)
-    notebook.cells = cells
     notebook.metadata["course"] = {"copied": _digest(notebook)}
     return notebook
+
+
+def fold_solutions(notebook: NotebookNode) -> None:
+    """Move the code of each solution into the folded text before it."""
+    cells: list[NotebookNode] = []
+    for cell in notebook.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            code, end = f"\n\n```python\n{cell.source}\n```", "\n\n</details>"
+            cells[-1].source = cells[-1].source.replace(end, code + end)
+        else:
+            cells.append(cell)
+    notebook.cells = cells
 
 
 def _digest(notebook: NotebookNode) -> str:
