@@ -138,6 +138,8 @@ def check_kept(number: str) -> bool:
         if (file := _kept(exercise.id)).exists():
             answer, parameters = cloudpickle.loads(file.read_bytes())
         right, message = evaluate(exercise, answer, parameters)
+        if answer is ...:
+            message = f"not answered yet: open work/{select(number)[0].working_copy.name}, and run its check there."
         results.append(right)
         print(f"Exercise {exercise.id}: {message}")
     print(f"{sum(results)} of {len(results)} exercises of chapter {number} pass.")

@@ -37,7 +37,7 @@ def link_terms(source: str, known: dict[str, str], linked: set[str]) -> str:
 
     def link(match: re.Match[str]) -> str:
         anchor = next((known[name] for name in spellings(match[1]) if name in known), None)
-        if anchor is None or anchor in linked:
+        if anchor is None or anchor in linked or match[1].endswith((".", ":", "?", "!")):  # bold may lead a paragraph
             return match[0]
         linked.add(anchor)
         return f"[{match[0]}](../book/glossary.md#{anchor})"

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ NO_STEP: tuple[str, ...] = (
     "What you did",
 )
 NO_STEP += ("Further reading",)
+PAGES = (
+    "[all chapters](../README.md#the-chapters)",
+    "[glossary](../book/glossary.md)",
+    "[troubleshooting](../book/troubleshooting.md)",
+)
 WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 124, 40, 140, 68, 2  # of a box, and from one box to the next, in pixels
 
 
@@ -67,8 +73,10 @@ def add_to(notebook: NotebookNode, chapter: Chapter) -> None:
     sections = f"\n\n| section | minutes |\n| --- | --- |\n{steps}"
     for cell in cells:
         cell.source = re.sub(NEEDS, lambda match: match[0].rstrip() + sections, cell.source)
-    pages = "[glossary](../book/glossary.md) · [troubleshooting](../book/troubleshooting.md)"
-    cells[-1].source += f"\n\n---\n\n{' · '.join([*near, pages])}"
+    cells[
+        -1
+    ].source += f"\n\n---\n\nTo see which exercises you have solved, run `course check {chapter.number}` in a terminal."
+    cells[-1].source += f"\n\n{' · '.join([*near, *PAGES])}"
 
 
 def _link(chapter: Chapter | None) -> str:
@@ -80,7 +88,7 @@ def _named(boxes: list[str]) -> str:
 
 
 def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str, int]]:
-    """Return the sections of a chapter, each with its share of the chapter's minutes, at least one.
+    """Return the sections of a chapter, each with its share of the chapter's minutes.
 
     A section counts by its length: 130 words, two code cells or a quarter of an exercise take about a minute.
     """
@@ -94,7 +102,8 @@ def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str,
             exercises = re.findall(r"^> \*\*Exercise ", text, re.MULTILINE)
             lengths[heading] = lengths.get(heading, 0) + len(text.split()) / 130 + 4 * len(exercises)
     steps = {name: length for name, length in lengths.items() if name not in NO_STEP}
-    return [(name, max(1, round(minutes * length / sum(steps.values())))) for name, length in steps.items()]
+    ends = [round(minutes * end / sum(steps.values())) for end in accumulate(steps.values())]
+    return [(name, end - start) for name, start, end in zip(steps, [0, *ends], ends)]
 
 
 def table() -> str:

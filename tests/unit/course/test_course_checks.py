@@ -77,6 +77,8 @@ def test_a_damaged_checks_file_does_not_stop_run_all(here, capsys):
 
 def test_course_check_judges_the_newest_answers_again(here, fake, capsys, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri(store.folder()))
+    unanswered = "Exercise 01.1: not answered yet: open work/01_step.ipynb, and run its check there.\n"
+    assert unanswered in fake.invoke("check", "1").stdout
     for exercise, answer in (("01.1", 2), ("01.1", 3), ("01.1", ...), ("01.2", 2)):
         course.check(exercise, answer)
     monkeypatch.setenv("COURSE_EXECUTED", "1")  # as `course run` does, whose answers are not the learner's

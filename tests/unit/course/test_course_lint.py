@@ -277,7 +277,7 @@ def test_bold_words_are_terms_unless_they_lead():
 def test_a_term_links_to_the_glossary_where_it_is_first_bold():
     known = anchors("### block length (span)\n\n### Odds\n")
     assert known == {"block length": "block-length-span", "span": "block-length-span", "odds": "odds", "odd": "odds"}
-    text = "**Spans** and `**odds**` or **odds**.\n```\n**Odds**\n```\n**block\nlengths** and **luck**"
+    text = "**Spans** and `**odds**` or **odds**. **Odds:** few.\n```\n**Odds**\n```\n**block\nlengths** and **luck**"
     linked: set[str] = set()
     shown = text.replace("**Spans**", "[**Spans**](../book/glossary.md#block-length-span)")
     shown = shown.replace("or **odds**", "or [**odds**](../book/glossary.md#odds)")

@@ -64,8 +64,8 @@ def test_a_notebook_shows_where_it_is(course):
     picture = "![Two boxes. This chapter: Here & now.](../chapters/figures/01_map.svg)"
     assert cells[0].startswith(f"# Do step 01\n\n{step} · {following}\n\n{picture}\n")
     assert "\n\n| section | minutes |\n| --- | --- |\n| Toss | 50 |\n| Count (excursion) | 10 |" in "".join(cells)
-    pages = "[glossary](../book/glossary.md) · [troubleshooting](../book/troubleshooting.md)"
-    assert cells[-1].endswith(f"Books.\n\n---\n\n{following} · {pages}")
+    checked = "To see which exercises you have solved, run `course check 01` in a terminal."
+    assert cells[-1].endswith(f"Books.\n\n---\n\n{checked}\n\n{' · '.join([following, *navigation.PAGES])}")
     assert "· previous: [01 Do step 01](../notebooks/01_step.ipynb)" in notebooks.read(course[1]).cells[0].source
 
 
