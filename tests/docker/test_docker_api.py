@@ -217,7 +217,7 @@ def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(
     expected = probability(champion)
     said, seconds = deploy(bench, COMPOSE_PROFILES="auth")
     record_property("measured", f"deployment, called again: {seconds:.0f} s")
-    assert "nothing has changed, all three steps were skipped" in said
+    assert "all three steps were skipped, because nothing has changed" in said
     assert status(f"{bench.mlflow}/api/2.0/mlflow/experiments/search?max_results=1")[0] == 401
     until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], PATIENCE, "the server by its new rules")
     assert bench.container("api")["State"]["StartedAt"] == started
