@@ -93,7 +93,7 @@ def start(
     with ExitStack() as stack:  # undone if a step fails, else by `stop`
         stack.callback(lock(folder).release)
         stack.callback((folder / "running.json").unlink, missing_ok=True)
-        postgres.refuse_what_it_cannot_reach(data)
+        postgres.refuse_where_it_cannot_run(data)
         if not data.exists():
             postgres.make(data)
         socket = _temporary("socket")
