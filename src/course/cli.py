@@ -31,6 +31,10 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From idea to production with MLflow: run the course."""
+    from course.environment import settle
+
+    if note := settle():
+        click.echo(note, err=True)
 
 
 @main.command()

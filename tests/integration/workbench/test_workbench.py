@@ -59,7 +59,7 @@ def modes(folder: Path) -> dict[Path, tuple]:
 
 def test_a_workbench_keeps_what_was_logged(course):
     fake, before = course, modes(course.root)
-    with fake.started(COURSE, "workbench", "--no-browser") as process:
+    with fake.started(COURSE, "workbench", "--no-browser", JUPYTER_TOKEN="the learner's own") as process:
         where = started(fake, process)
         assert (fake.root / "work" / "01_step.ipynb").exists()
         assert modes(fake.root) == before
@@ -70,6 +70,7 @@ def test_a_workbench_keeps_what_was_logged(course):
         assert token not in str([one.cmdline() for one in fake.processes()])
         for name in ("MLFLOW_TRACKING_URI", "COURSE_TRACKING_URI"):
             assert parts(fake)["jupyter"].environ()[name] == where["MLflow"]
+        assert "MLFLOW_SERVER_ENABLE_JOB_EXECUTION" not in parts(fake)["jupyter"].environ(), "only the server's"
         assert set(parts(fake)["postgres"].environ()) <= {"LC_ALL", "LANG"}, "it inherits no secret"
 
         client = mlflow.MlflowClient(where["MLflow"])
