@@ -1,6 +1,7 @@
 # Everything here also works without make: `python install.py` sets up, then `.venv/bin/course --help` lists the commands.
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS # of another Python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup course lab ui workbench test test-integration test-passes test-docker test-slow site navigation notebooks screenshots bench lock clean

@@ -156,6 +156,10 @@ def main():
     print("Setting up the course in .venv (once; a minute, or longer if packages must be downloaded)", flush=True)
     if last:
         os.remove(STAMP)
+    os.environ["PIP_USER"] = "0"  # or a pip.conf that installs into the home folder fails here
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # as of a container's user without an account: uv caches there
+        os.environ["HOME"] = os.path.join(ROOT, ".course", "home")
+        os.makedirs(os.environ["HOME"], exist_ok=True)
     # without a stamp .venv may be incomplete; after a move or a change of Python, its programs start the wrong one
     if last[:1] != marks[:1]:
         new_venv()

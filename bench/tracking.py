@@ -82,7 +82,7 @@ def compare() -> dict:
 def measure() -> dict:
     """All figures, from a process of its own: it sets the store, and TensorFlow stays out of this one."""
     from course import store
-    from course.session import QUIET_MLFLOW, QUIET_TENSORFLOW
+    from course.environment import QUIET_MLFLOW, QUIET_TENSORFLOW
 
     with tempfile.TemporaryDirectory(prefix="course-bench-") as name:
         folder = Path(name) / "store"

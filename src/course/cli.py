@@ -40,6 +40,10 @@ def _course() -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From idea to production with MLflow: run the course."""
+    from course.environment import settle
+
+    if note := settle():
+        click.echo(note, err=True)
 
 
 @main.command()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from course.errors import CourseError
 from course.paths import left_out, root, state
+from course.workbench import postgres
 
 ROOM = 1.0  # GB that the store and the executed copies of the whole course need at most
 
@@ -95,6 +97,13 @@ def writable() -> str | None:
     return None
 
 
+def postgresql() -> str | None:
+    """Find out whether chapter 03 can start a PostgreSQL in a temporary folder."""
+    if os.name != "nt":
+        postgres.refuse_where_it_cannot_run(Path("/tmp/course-workbench"))
+    return None
+
+
 CHECKS = {
     "packages agree with requirements.lock": packages,
     "Jupyter starts this environment's kernel": kernel,
@@ -102,6 +111,7 @@ CHECKS = {
     "no old ./mlruns": old_mlruns,
     "disk space": disk_space,
     "the folder for runs and artifacts is writable": writable,
+    "PostgreSQL can run": postgresql,
 }
 
 
@@ -111,6 +121,8 @@ def examine() -> bool:
     for name, look in CHECKS.items():
         try:
             failure = look()
+        except CourseError as error:
+            failure = str(error)
         except Exception as error:
             failure = f"the check itself failed ({type(error).__name__}: {error}): run `python install.py` again"
         healthy = healthy and failure is None

@@ -20,9 +20,9 @@ from unittest.mock import patch
 import nbformat
 
 from course.chapters import Chapter
+from course.environment import JUPYTER, settle
 from course.errors import CourseError
 from course.paths import root, showcase, state
-from course.session import QUIET_MLFLOW, use_python_of_this_course
 
 CELL_TIMEOUT = 600  # seconds; the slowest cell of the course takes 10, and 25 on a slow machine
 
@@ -83,21 +83,15 @@ def _progress_bar(chapter: Chapter) -> dict[str, object]:
 
 @contextmanager
 def kernel_environment() -> Iterator[None]:
-    """Set each kernel's environment: its own IPython folder (kernels lock the history) and this course's programs."""
+    """Set what each kernel gets: the course's environment and its own IPython folder, as kernels lock the history."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile_default"
         profile.mkdir()
         # a kernel's own log (it says that loopback is not encrypted) would appear between the runner's lines
         (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 50")
-        os.environ.update(QUIET_MLFLOW)
-        os.environ.update(
-            IPYTHONDIR=folder,
-            JUPYTER_PREFER_ENV_PATH="1",  # otherwise a kernel `python3` in the home folder is used
-            PYDEVD_DISABLE_FILE_VALIDATION="1",  # else each kernel start warns about frozen modules
-            COURSE_EXECUTED="1",  # an answer that is checked is not the learner's
-        )
-        use_python_of_this_course()
+        settle()
+        os.environ.update(JUPYTER, IPYTHONDIR=folder, COURSE_EXECUTED="1")  # answers are then not the learner's
         try:
             yield
         finally:

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from jupyter_core.paths import jupyter_config_dir
+
 from course import store
 from course.chapters import all_chapters
 from course.copies import copy_notebooks
+from course.environment import JUPYTER
 from course.errors import CourseError
 from course.paths import root, state
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, free_port, launch, mlflow_server
@@ -25,7 +28,16 @@ NO_POP_UP = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false
 # MLflow 3 opens its UI in the mode for generative AI, which shows no runs, and remembers what the reader chooses.
 MODE = "In the MLflow UI, choose `Model training` at the top left: that is where the runs are."
 
-ENVIRONMENT = {"JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+def environment() -> dict[str, str]:
+    """Return JupyterLab's environment: the course's own configuration, but the learner's themes and shortcuts.
+
+    An address, a certificate, a password or a startup file of the learner's own Jupyter and IPython must not count.
+    """
+    settings = os.environ.get("JUPYTERLAB_SETTINGS_DIR") or str(Path(jupyter_config_dir(), "lab", "user-settings"))
+    unset = ("JUPYTER_CONFIG_PATH", "JUPYTER_NO_CONFIG", "JUPYTER_TOKEN", "JUPYTERLAB_DIR")
+    own = {"JUPYTER_CONFIG_DIR": str(state() / "jupyter"), "IPYTHONDIR": str(state() / "ipython")}
+    return JUPYTER | dict.fromkeys(unset, "") | own | {"JUPYTERLAB_SETTINGS_DIR": settings}
 
 
 def launch_ui() -> Server:
@@ -60,6 +72,7 @@ def command(port: int | str) -> list[str]:
     return [
         *[sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"],
         *["--ServerApp.port_retries=0", f"--ServerApp.root_dir={root()}", "--allow-root"],
+        *["--ServerApp.base_url=/", "--ServerApp.certfile=", "--ServerApp.keyfile="],  # whatever /etc/jupyter says
     ]
 
 
@@ -68,7 +81,7 @@ def launch_lab(token: str) -> Server:
     return launch(
         command("{port}"),
         health="/login",
-        env={**ENVIRONMENT, "JUPYTER_TOKEN": token},
+        env={**environment(), "JUPYTER_TOKEN": token},
         cwd=root(),
         log=state() / "logs" / "jupyterlab.log",
     )

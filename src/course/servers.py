@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from course.environment import QUIET_MLFLOW
 from course.errors import CourseError
 from course.paths import state
-from course.session import QUIET_MLFLOW
 
 # Without the store and workspace of this process. The job runner costs 1.5 GB of memory, for parts of MLflow that the
 # course does not use.

@@ -9,7 +9,6 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -17,6 +16,7 @@ import psutil
 
 from course import store
 from course.chapters import Chapter, select
+from course.environment import settle
 from course.errors import CourseError
 from course.paths import left_out, state
 
@@ -31,21 +31,6 @@ HARMLESS_WARNINGS = [
     # tqdm misses widgets, which break in headless runs: text bars are what the course wants.
     ("IProgress not found", Warning),
 ]
-
-QUIET_MLFLOW = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # the course needs no network
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's address after each run: different every time
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # widgets break in headless runs
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 7 by default: four silent minutes if a server is gone
-}
-
-# For the chapters that import TensorFlow, before they do; the others never load it.
-QUIET_TENSORFLOW = {
-    "KERAS_BACKEND": "tensorflow",  # whatever a keras.json in the home folder says
-    # oneDNN picks an order of summation for the machine's instructions, so that last digits differ, and announces it
-    "TF_ENABLE_ONEDNN_OPTS": "0",
-    "TF_CPP_MIN_LOG_LEVEL": "1",  # drops informational lines (which instructions the machine has), not warnings
-}
 
 # For the first request only: if a server is gone or silent, the reader sees the error within seconds.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
@@ -66,6 +51,11 @@ def begin(
     for message, category in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
     chapter = select(number)[0]
+    if sys.flags.optimize > 1:
+        raise CourseError(
+            f"This Python runs with PYTHONOPTIMIZE={sys.flags.optimize}, without the docstrings that MLflow needs: "
+            "unset the variable where you start Jupyter or your editor, then restart the kernel."
+        )
     _require_packages(chapter)
     uri = choose_store(tracking_uri)
     _session.update(chapter=number, parameters=parameters)
@@ -113,10 +103,9 @@ def choose_store(tracking_uri: str | None) -> str:
     stray = os.environ.get("MLFLOW_TRACKING_URI")
     if stray and stray != uri:
         print(f"MLFLOW_TRACKING_URI is set to {stray} and is ignored: to use that server, set COURSE_TRACKING_URI.")
-    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
-        os.environ.pop(name, None)  # left by a shell or an earlier chapter, they would redirect what is logged here
-    os.environ.update(QUIET_MLFLOW | QUIET_TENSORFLOW)
-    use_python_of_this_course()
+    note = settle()
+    if note and not _session:  # later ones name what MLflow sets by itself
+        print(note)
     if course_uri is None:
         store.ensure(store.folder())
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
@@ -125,14 +114,6 @@ def choose_store(tracking_uri: str | None) -> str:
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
     os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # a pipeline's files on disk are state, too
     return uri
-
-
-def use_python_of_this_course() -> None:
-    """Put this environment's `mlflow` and `python` first on PATH: MLflow projects and servers start by name."""
-    folder = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", "").split(os.pathsep)
-    if path[0] != folder:
-        os.environ["PATH"] = os.pathsep.join([folder, *path])
 
 
 def _show_warnings_without_dates() -> None:

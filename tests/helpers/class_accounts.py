@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fake_course import clean_environment
 
 from course.cli import main
-from course.session import QUIET_MLFLOW
+from course.environment import QUIET_MLFLOW
 
 
 def run_learners(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 COURSE = shutil.which("course", path=str(Path(sys.executable).parent)) or "course is not installed next to this Python"
 HEADER = "---\nkernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n---\n"
 SLOW = 5  # factor on timeouts for slow machines; waits return as soon as the condition holds
-FOREIGN = ("COURSE_", "MLFLOW_", "_MLFLOW_", "JUPYTER", "IPYTHONDIR", "MAKE", "MFLAGS")
+FOREIGN = ("COURSE_", "MLFLOW_", "_MLFLOW_", "JUPYTER", "IPYTHONDIR", "MAKE", "MFLAGS", "MPL", "PYTHON")
 
 
 def clean_environment(**more: str) -> dict[str, str]:

@@ -48,7 +48,7 @@ def measure(bench) -> dict:
     """Figures of a class on that workbench."""
     import mlflow
 
-    from course.session import QUIET_MLFLOW
+    from course.environment import QUIET_MLFLOW
 
     environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

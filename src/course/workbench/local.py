@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from course import lab
 from course.copies import copy_notebooks
+from course.environment import IGNORED, SETTINGS
 from course.errors import CourseError
 from course.paths import state
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, Server, answers, free_port, launch, mlflow_server
@@ -94,7 +95,7 @@ def start(
     with ExitStack() as stack:  # undone if a step fails, else by `stop`
         stack.callback(lock(folder).release)
         stack.callback((folder / "running.json").unlink, missing_ok=True)
-        postgres.refuse_what_it_cannot_reach(data)
+        postgres.refuse_where_it_cannot_run(data)
         if not data.exists():
             postgres.make(data)
         socket = _temporary("socket")
@@ -108,8 +109,7 @@ def start(
         if lab_port is not None:
             token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
             address = f"http://127.0.0.1:{lab_port}/lab/tree/work?token={token}"
-            env |= lab.ENVIRONMENT | {"JUPYTER_TOKEN_FILE": str(folder / "jupyter-token")}
-            env |= {"WORKBENCH_WITH_JUPYTER": "true", "WORKBENCH_JUPYTER": shlex.join(lab.command(lab_port))}
+            env |= _jupyter(folder, lab_port, env)
         command = [sys.executable, "-P", "-m", "supervisor.supervisord", "--configuration"]
         server = launch(
             [*command, str(Path(__file__).with_name("supervisord.conf"))],
@@ -145,6 +145,16 @@ def _parts(folder: Path, socket: Path, port: int, mlflow: bool, auth: bool) -> d
         "WORKBENCH_WITH_JUPYTER": "false",
         "WORKBENCH_JUPYTER": "false",
         **(_accounts(folder, socket) if auth else {}),
+    }
+
+
+def _jupyter(folder: Path, port: int, env: dict[str, str]) -> dict[str, str]:
+    """Return what JupyterLab changes in that environment; it gets no settings and no secrets of MLflow's server."""
+    without = [f"-u{name}" for name in env if IGNORED.match(name) and name not in SETTINGS]
+    return lab.environment() | {
+        "JUPYTER_TOKEN_FILE": str(folder / "jupyter-token"),
+        "WORKBENCH_WITH_JUPYTER": "true",
+        "WORKBENCH_JUPYTER": shlex.join(["env", *without, *lab.command(port)]),
     }
 
 

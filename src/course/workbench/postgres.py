@@ -4,7 +4,6 @@ Only the programs in the wheel are used, not its Python interface: that one chan
 fails on a space in the path, and trusts everybody on the machine.
 """
 
-import getpass
 import importlib.util
 import os
 import shutil
@@ -52,6 +51,19 @@ def account(data: Path) -> int:
     raise CourseError("PostgreSQL refuses to run as root, and there is no account `nobody`: run as another user.")
 
 
+def your_name() -> str:
+    """Return the name of the account that runs this process. Raises CourseError if its user id has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise CourseError(
+            f"PostgreSQL needs a user with a name, and /etc/passwd has none for your user id {os.geteuid()}: add one, "
+            "or start the container as a user that it has. Only chapter 03 needs it."
+        ) from None
+
+
 def as_account(data: Path) -> dict[str, Any]:
     """Return the arguments of `subprocess` that start a program under that account."""
     import pwd
@@ -62,13 +74,21 @@ def as_account(data: Path) -> dict[str, Any]:
     return {"user": uid, "group": pwd.getpwuid(uid).pw_gid, "extra_groups": []}
 
 
-def refuse_what_it_cannot_reach(data: Path) -> None:
-    """Raise CourseError if, as root, that account cannot enter the folders of its programs and its data."""
+def refuse_where_it_cannot_run(data: Path) -> None:
+    """Raise CourseError if you have no account, or as root if that account cannot be used or cannot enter a folder."""
     if os.geteuid() != 0:
+        your_name()
         return
     for needed in (Path(program("postgres")).parent, data.parent):
         for folder in reversed([needed, *needed.parents]):
-            entered = subprocess.run(["/bin/sh", "-c", 'cd "$1"', "sh", folder], stderr=-3, cwd="/", **as_account(data))
+            try:
+                enter = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
+                entered = subprocess.run(enter, stderr=subprocess.DEVNULL, cwd="/", **as_account(data))
+            except OSError:
+                raise CourseError(
+                    "PostgreSQL does not run as root, and here root may not become another user, as in a container "
+                    "with one user: start the container as an ordinary user. Only chapter 03 needs it."
+                ) from None
             if entered.returncode:
                 raise CourseError(
                     f"PostgreSQL refuses to run as root, and the account it uses instead cannot enter {folder}: move "
@@ -90,7 +110,7 @@ def make(data: Path) -> None:
         **how,
     )
     (new / "pg_hba.conf").write_text(HBA)
-    (new / "pg_ident.conf").write_text(f'workbench "{getpass.getuser()}" {ROLE}\n')
+    (new / "pg_ident.conf").write_text(f'workbench "{your_name()}" {ROLE}\n')
     commands = [f"CREATE ROLE {ROLE} LOGIN", *(f"CREATE DATABASE {name} OWNER {ROLE}" for name in DATABASES)]
     run([program("postgres"), "--single", "-D", new, "postgres"], input=("\n".join(commands) + "\n").encode(), **how)
     new.rename(data)

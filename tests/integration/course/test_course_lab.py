@@ -5,6 +5,7 @@ import re
 import signal
 
 import pytest
+import requests
 from fake_course import COURSE, status, until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -26,8 +27,17 @@ def course(fake, empty_store):
 
 
 def test_lab(course):
-    with course.started(COURSE, "lab", "--no-browser") as process:
+    """Of the learner's own Jupyter it keeps the theme, and not the address, certificate or token."""
+    home = course.root / ".jupyter"
+    looks = home / "lab/user-settings/@jupyterlab/apputils-extension/themes.jupyterlab-settings"
+    looks.parent.mkdir(parents=True)
+    looks.write_text('{"theme": "JupyterLab Dark"}')
+    own = 'c.ServerApp.base_url = "/jupyter/"\nc.ServerApp.certfile = "/nowhere/c.pem"\n'
+    (home / "jupyter_server_config.py").write_text(own)
+    with course.started(COURSE, "lab", "--no-browser", HOME=course.root, JUPYTER_TOKEN="own") as process:
         address, page, token, ui = started_lab(course, process)
+        themes = f"{address}/lab/api/settings/@jupyterlab/apputils-extension:themes"
+        assert "Dark" in requests.get(themes, params={"token": token}, proxies={"http": ""}, timeout=20).json()["raw"]
         assert page == "work/01_step.ipynb" and (course.root / page).exists()
         assert "Copied to work/, where you can edit them: 01_step, 02_step\n" in course.output()
         assert len(token) >= 32
@@ -47,7 +57,8 @@ def test_a_killed_lab_leaves_no_server_and_no_kernel(course):
         address, _, token, ui = started_lab(course, process)
         assert ui == "http://127.0.0.1:9", "a server in use is shown, and none is started"
         assert status(f"{address}/api/kernels?token={token}", method="POST") == 201
-        until(lambda: "ipykernel_launcher" in str([one.cmdline() for one in course.processes()]), 10, "the kernel")
+        (kernel,) = until(lambda: [one for one in course.processes() if "ipykernel_launcher" in one.cmdline()], 10)
+        assert kernel.environ()["IPYTHONDIR"] == str(course.state / "ipython")
         process.send_signal(signal.SIGKILL)
         process.wait()
         course.alone(15)

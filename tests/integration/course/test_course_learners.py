@@ -14,8 +14,8 @@ from fake_course import FakeCourse, clean_environment
 from mlflow import MlflowClient, MlflowException
 
 from course import store
+from course.environment import QUIET_MLFLOW
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, free_port, mlflow_server, start_server
-from course.session import QUIET_MLFLOW
 from course.workbench import local as workbench
 
 pytestmark = [

@@ -81,11 +81,9 @@ def test_a_dying_kernel(fake):
 
 @POSIX
 def test_a_kernel_that_does_not_start(fake):
-    folder = fake.root / "jupyter" / "kernels" / "python3"
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "x", "language": "python"}))
     fake.chapter("01", FINE)
-    done = fake.run("run", JUPYTER_PATH=folder.parents[1])
+    (fake.root / "notebooks" / "ipykernel_launcher.py").write_text("raise SystemExit")
+    done = fake.run("run")
     assert done.returncode == 1 and "course doctor" in done.stdout
     assert "Chapter 01 failed in its start: the kernel did not start" in done.stdout
 
@@ -125,6 +123,28 @@ def test_the_showcase_starts_empty_each_time_and_shows_its_runs_while_it_runs(fa
         assert fake.output().endswith(f"To see the runs in the MLflow UI: {COURSE} ui --showcase\n")
         fake.alone()
     assert store.runs(fake.state / "showcase" / "store") == 1 and store.runs(mine) == 0
+
+
+@POSIX
+def test_what_people_have_for_other_work_changes_no_chapter(fake):
+    (fake.root / ".config/matplotlib").mkdir(parents=True)
+    (fake.root / ".config/matplotlib/matplotlibrc").write_text("figure.figsize: 1, 1")
+    (fake.root / "kernels/python3").mkdir(parents=True)
+    kernel = {"argv": ["false"], "display_name": "x", "language": "python"}
+    (fake.root / "kernels/python3/kernel.json").write_text(json.dumps(kernel))
+    fake.chapter(
+        "01",
+        "import sys, requests\nfrom course import start_server\n"
+        "with start_server([sys.executable, '-m', 'http.server', '{port}'], '/') as server:\n"
+        "    assert requests.get(server.url, timeout=9).ok",
+        "import matplotlib.pyplot as plt\nassert plt.rcParams['figure.figsize'] == [6.4, 4.8]\nplt.plot([1]);",
+    )
+    stray = {"MLFLOW_ACTIVE_MODEL_ID": "m-0123", "MPLBACKEND": "TkAgg", "PYTHONWARNINGS": "ignore"}
+    home = {"HOME": fake.root, "XDG_CONFIG_HOME": fake.root / ".config", "JUPYTER_PATH": fake.root}
+    done = fake.run("run", **stray, **home, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"would change its chapters: {', '.join(stray)}.\n" in done.stderr
+    assert "image/png" in (fake.state / "runs" / "01_step.ipynb").read_text(encoding="utf-8")
 
 
 @POSIX

@@ -42,8 +42,9 @@ def test_the_store_in_use(here):
     """Printed lines, tags in this process and in those it starts, artifacts in the state folder, strays overridden."""
     stray = dict.fromkeys(("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"), "http://127.0.0.1:9")
     out = here.python(SCRIPT, **stray, MLFLOW_EXPERIMENT_NAME="elsewhere")
-    assert out.splitlines()[:4] == [
+    assert out.splitlines()[:5] == [
         "MLFLOW_TRACKING_URI is set to http://127.0.0.1:9 and is ignored: to use that server, set COURSE_TRACKING_URI.",
+        "The course ignores what would change its chapters: MLFLOW_EXPERIMENT_NAME, MLFLOW_REGISTRY_URI.",
         "Chapter 01: Do step 01",
         "Tracking store: the embedded store",
         "To see your runs in the MLflow UI, open the address that `make lab` printed, or run `course ui`.",
@@ -57,6 +58,15 @@ def test_the_store_in_use(here):
     assert len({tags["course.session"] for _, tags in runs.values()}) == 1
     assert len(list((here.state / "store" / "artifacts").rglob("x.txt"))) == 2
     assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("mlflow.db"))
+
+
+def test_a_notebook_that_another_program_opened_shows_its_figures(here):
+    cells = 'import course; course.begin("01")', "import matplotlib.pyplot as plt; plt.plot([1]);"
+    with here.here():
+        notebook = here.chapter("01", *cells).notebook
+    here.python(f"from nbclient.cli import main; main(['--inplace', {str(notebook)!r}])", MPLBACKEND="TkAgg")
+    executed = notebook.read_text(encoding="utf-8")
+    assert "would change its chapters: MPLBACKEND." in executed and "image/png" in executed
 
 
 def test_course_mlflow_is_mlflow_on_the_store_in_use(here):

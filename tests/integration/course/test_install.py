@@ -86,7 +86,7 @@ def test_a_set_up_from_its_beginning_to_its_mends(copy):
     process.wait()
     program(copy / ".venv/bin/uv", "exit 1")  # what a later kill may leave
 
-    done = install(copy)
+    done = install(copy, PIP_USER=1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("Setting up the course in .venv (once; ")
     assert works(copy)
@@ -156,8 +156,10 @@ def test_an_unsupported_python_alone_says_what_to_install(copy):
 
 
 def test_ctrl_c_is_a_sentence(copy):
-    done = install(copy, before="import subprocess\ndef stop(*a, **k): raise KeyboardInterrupt\nsubprocess.run = stop")
+    stop = "import subprocess\ndef stop(*a, **k): raise KeyboardInterrupt\nsubprocess.run = stop"
+    done = install(copy, before=stop, HOME="/nowhere")
     assert done.returncode == 1 and "Trace" not in done.stderr
+    assert (copy / ".course/home").is_dir(), "uv has no place for its cache"
     assert_on_page("install.py: stopped", done.stderr)
 
 

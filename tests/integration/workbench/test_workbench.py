@@ -2,8 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import psutil
 import pytest
 import sqlalchemy
 from fake_course import COURSE, FakeCourse, open_folder, status, until
-from messages import assert_on_page
+from messages import assert_on_page, output, raised
 
 from course.errors import CourseError
 from course.workbench import local as workbench
@@ -56,7 +59,7 @@ def modes(folder: Path) -> dict[Path, tuple]:
 
 def test_a_workbench_keeps_what_was_logged(course):
     fake, before = course, modes(course.root)
-    with fake.started(COURSE, "workbench", "--no-browser") as process:
+    with fake.started(COURSE, "workbench", "--no-browser", JUPYTER_TOKEN="the learner's own") as process:
         where = started(fake, process)
         assert (fake.root / "work" / "01_step.ipynb").exists()
         assert modes(fake.root) == before
@@ -67,6 +70,7 @@ def test_a_workbench_keeps_what_was_logged(course):
         assert token not in str([one.cmdline() for one in fake.processes()])
         for name in ("MLFLOW_TRACKING_URI", "COURSE_TRACKING_URI"):
             assert parts(fake)["jupyter"].environ()[name] == where["MLflow"]
+        assert "MLFLOW_SERVER_ENABLE_JOB_EXECUTION" not in parts(fake)["jupyter"].environ(), "only the server's"
         assert set(parts(fake)["postgres"].environ()) <= {"LC_ALL", "LANG"}, "it inherits no secret"
 
         client = mlflow.MlflowClient(where["MLflow"])
@@ -144,8 +148,16 @@ def test_as_root_a_folder_that_it_cannot_enter_is_named(tmp_path):
     closed.mkdir(mode=0o700)
     with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that this account") as error:
         workbench.start(closed / "workbench")
-    assert_on_page("PostgreSQL refuses to run as root", str(error.value))
+    assert_on_page("it runs under cannot enter", str(error.value))
     assert not (closed / "workbench" / "postgres").exists()
+
+
+def test_a_user_that_cannot_run_postgresql_is_told(monkeypatch):
+    if shutil.which("unshare") and subprocess.run(["unshare", "-r", "true"]).returncode == 0:
+        text = output("unshare", "-r", sys.executable, "-c", "import course; course.start_workbench()")
+        assert_on_page("root may not become another user", text)
+    monkeypatch.setattr(os, "geteuid", lambda: 2**31 - 9)  # no account has this user id
+    assert_on_page("needs a user with a name", raised(workbench.start_workbench))
 
 
 def test_what_is_missing_is_named(monkeypatch):

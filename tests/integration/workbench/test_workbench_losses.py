@@ -9,7 +9,7 @@ import pytest
 from fake_course import clean_environment, until
 from mlflow import MlflowClient
 
-from course.session import QUIET_MLFLOW
+from course.environment import QUIET_MLFLOW
 from course.workbench import local as workbench
 
 pytestmark = [
