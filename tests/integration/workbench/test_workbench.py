@@ -148,7 +148,7 @@ def test_as_root_a_folder_that_it_cannot_enter_is_named(tmp_path):
     closed.mkdir(mode=0o700)
     with pytest.raises(CourseError, match="cannot enter /.*: move the course to a folder that this account") as error:
         workbench.start(closed / "workbench")
-    assert_on_page("it runs under cannot enter", str(error.value))
+    assert_on_page("it uses instead cannot enter", str(error.value))
     assert not (closed / "workbench" / "postgres").exists()
 
 
