@@ -9,11 +9,18 @@ from course.chapters import Chapter, before
 from course.errors import CourseError
 from course.execute import Result, fingerprint, run, run_chapter, state_folder
 from course.paths import kept_name, state
+from course.workbench import postgres
+
+
+def _earlier(chapter: Chapter) -> list[Chapter]:
+    """Return the chapters before this one, without those that start a workbench if PostgreSQL cannot run here."""
+    left_out = "course.start_workbench(" if postgres.why_not() else None  # no later chapter reads what it logs
+    return [one for one in before(chapter) if not left_out or left_out not in one.source.read_text(encoding="utf-8")]
 
 
 def saved(chapter: Chapter) -> Path:
     """Return where the checkpoint of a chapter is cached."""
-    return state() / "checkpoints" / f"{chapter.number}-{fingerprint(*before(chapter))}"
+    return state() / "checkpoints" / f"{chapter.number}-{fingerprint(*_earlier(chapter))}"
 
 
 def make(chapter: Chapter) -> Path:
@@ -21,7 +28,7 @@ def make(chapter: Chapter) -> Path:
     target = saved(chapter)
     if target.exists():
         return target
-    earlier = before(chapter)
+    earlier = _earlier(chapter)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = store.scratch(target.parent / chapter.number)
     made = folder / "store"
@@ -68,7 +75,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
 
 def on_server(chapter: Chapter) -> list[Result]:
     """Run the chapters before this one on the current server, which adds their runs to those it already has."""
-    earlier = before(chapter)
+    earlier = _earlier(chapter)
     return run(earlier) if earlier else []
 
 

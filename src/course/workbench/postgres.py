@@ -96,6 +96,16 @@ def refuse_where_it_cannot_run(data: Path) -> None:
                 )
 
 
+def why_not() -> str | None:
+    """Return why a notebook cannot start PostgreSQL on this machine; None if it can."""
+    try:
+        program("postgres")
+        refuse_where_it_cannot_run(Path("/tmp/course-workbench"))
+    except CourseError as error:
+        return str(error)
+    return None
+
+
 def make(data: Path) -> None:
     """Make a data folder with the role and its empty databases, atomically."""
     new = data.with_name(data.name + ".new")

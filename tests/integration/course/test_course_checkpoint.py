@@ -45,6 +45,14 @@ def course_of_two(fake, empty_store):
     return fake
 
 
+def test_no_checkpoint_needs_a_workbench_that_cannot_run(fake, monkeypatch):
+    fake.chapter("01", "import course; course.start_workbench()")
+    first, last = fake.chapter("02", "x = 1"), fake.chapter("03", "x = 1")
+    monkeypatch.setattr(checkpoints.postgres, "why_not", lambda: "no account")
+    with fake.here():
+        assert checkpoints._earlier(last) == [first]
+
+
 def test_checkpoint(course_of_two):
     fake = course_of_two
     done = fake.run("checkpoint", "02", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
