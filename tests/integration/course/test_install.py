@@ -58,7 +58,7 @@ def run(*command, cwd=None, **env):
 
 
 def install(folder, *arguments, python=sys.executable, before="", **env):
-    """Run `python install.py ARGUMENTS`, after the statements `before`."""
+    """Run `python3 install.py ARGUMENTS`, after the statements `before`."""
     code = f"import runpy, sys\n{before}\nrunpy.run_path('install.py', run_name='__main__')"
     return run(python, *(["-c", code] if before else ["install.py"]), *arguments, cwd=folder, **env)
 
