@@ -20,7 +20,7 @@ ANYWHERE = ("Outside this course", "Exercises")  # sections that are neither cor
 WORDS, CODE_CELLS, PICTURES = 2600, 42, 2.5  # of a chapter: at most, at most, and at least for each 1,000 words
 TAGS = {"parameters", "exercise", "solution", "hide-input", "nbval-ignore-output"}
 SAFE_STYLES = ("tableau-colorblind10", "seaborn-v0_8-colorblind", "petroff6", "petroff8", "petroff10")
-COLOR_KEYWORDS = r"c|\w*colors?|cmap|colormap|palette"
+COLOUR_KEYWORDS = r"c|\w*colors?|cmap|colormap|palette"
 CONFUSING = r"(?:tab:|dark|light)?(?:red|green)|[rg]|lime|crimson|firebrick|C[23]"
 CONFUSING += r"|(?:jet|rainbow|hsv|RdYlGn|gist_rainbow|turbo|prism)(?:_r)?"
 BANNED = r"simply|just|obviously|powerful|let['’]s dive in|in this section,? we will|as we can see|TODO|FIXME"
@@ -166,7 +166,7 @@ def code_without_magic_numbers(page: Page) -> Problems:
 
 
 def pictures(page: Page) -> Problems:
-    """A picture has a text alternative; a plot has labeled axes, a safe palette, and a text after it."""
+    """A picture has a text alternative; a plot has labelled axes, a safe palette, and a text after it."""
     for cell in page.cells:
         alternatives = [pair for block in cell.blocks for pair in block.pictures]
         images = re.findall(r"<img\b[^>]*>", html(cell.source) if cell.is_text else "")
@@ -193,18 +193,18 @@ def plot_titles(page: Page) -> Problems:
             yield cell, "the plot has no title: let one state what it shows"
 
 
-def colors(page: Page) -> Problems:
-    """A plot has no red or green by name and no rainbow, which color-blind readers cannot tell apart."""
+def colours(page: Page) -> Problems:
+    """A plot has no red or green by name and no rainbow, which colour-blind readers cannot tell apart."""
     for cell in page.code_cells:
         for node in ast.walk(cell.tree):
             values: Iterable[ast.AST] = []
-            if isinstance(node, ast.keyword) and re.fullmatch(COLOR_KEYWORDS, node.arg or ""):
+            if isinstance(node, ast.keyword) and re.fullmatch(COLOUR_KEYWORDS, node.arg or ""):
                 values, pattern = ast.walk(node.value), CONFUSING
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("plot"):
                 values, pattern = node.args, r"[rg][-.:o^sx+*]*"
             for value in values:
                 if isinstance(value, ast.Constant) and re.fullmatch(pattern, str(value.value)):
-                    yield cell, f"color-blind readers cannot tell {value.value!r} from other colors: choose another"
+                    yield cell, f"colour-blind readers cannot tell {value.value!r} from other colours: choose another"
 
 
 def outputs(page: Page) -> Problems:
@@ -357,5 +357,5 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
 
 RULES = [
     *(headings, skeleton, length, picture_share, tags, beginning, code_without_magic_numbers, pictures, plot_titles),
-    *(colors, outputs, words, dialect, numbers, terms, links, exercise_form),
+    *(colours, outputs, words, dialect, numbers, terms, links, exercise_form),
 ]

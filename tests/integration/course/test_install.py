@@ -121,7 +121,7 @@ def test_a_set_up_from_its_beginning_to_its_mends(copy):
     assert not (copy / ".venv/course-is-set-up").exists()
     (copy / "requirements.lock").write_text(small)
     assert install(copy).returncode == 0
-    assert not has(copy, "six.py"), "a failed set-up forgets what is left out"
+    assert not has(copy, "six.py"), "a failed setup forgets what is left out"
 
     moved = copy.rename(copy.with_name("elsewhere"))
     assert "Setting up" in install(moved, python=moved / ".venv/bin/python").stdout

@@ -180,7 +180,7 @@ BROKEN_TEXTS = [
         (CELL + "1\n```\n") * 2,
         "cell 10: no text after the plot",
     ),
-    ("(tosses)", '(tosses, "r--", c="g", color="tab:red")', "cell 10: color-blind", "'r--'", "'g'", "'tab:red'"),
+    ("(tosses)", '(tosses, "r--", c="g", color="tab:red")', "cell 10: colour-blind", "'r--'", "'g'", "'tab:red'"),
     ("(tosses)", '(tosses, edgecolors=["black", "green"], cmap="RdYlGn_r")', "cannot tell 'green'", "tell 'RdYlGn_r'"),
     ("You counted.", "Just do it simply. Let’s dive in: TODO", "'Just'", "'simply'", "'Let’s dive in'", "'TODO'"),
     ("You counted.", "In this section, we will begin.", "'In this section, we will'"),
