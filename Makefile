@@ -1,4 +1,4 @@
-# Everything here also works without make: `python install.py` sets up, then `.venv/bin/course --help` lists the commands.
+# Everything here also works without make: `python3 install.py` sets up, then `.venv/bin/course --help` lists the commands.
 PYTHON ?= python3
 BIN := .venv/bin
 unexport PYTHONHOME PYTHONOPTIMIZE PYTHONPATH PYTHONSTARTUP PYTHONWARNINGS # of another Python
@@ -24,19 +24,19 @@ ui: setup ## open the MLflow UI on your runs
 workbench: setup ## start PostgreSQL, the MLflow server and JupyterLab together
 	@"$(BIN)/course" workbench
 
-test: setup ## prove it, in minutes: style, types, units, rules of the text, every notebook once
+test: setup ## run the fast tests: style, types, unit tests, text rules, each notebook once
 	@"$(BIN)/python" -m pytest
 
-test-integration: setup ## real servers, processes and a browser
+test-integration: setup ## test with real servers, processes and a browser
 	@"$(BIN)/python" -m pytest -m integration
 
-test-passes: setup ## every notebook killed and resumed, by nbval, on the other market, without wide vector units
+test-passes: setup ## run each notebook in harder cases: killed and resumed, with nbval, on the other market, with vector instructions off
 	@"$(BIN)/python" -m pytest -m passes
 
-test-docker: setup ## the images and the workbench in containers, where a Docker engine answers
+test-docker: setup ## test the images and the workbench in containers (needs Docker)
 	@"$(BIN)/python" -m pytest -m docker -n 3 --dist loadfile
 
-test-slow: setup ## the long proofs: network cut, another user, a class of 30, fresh environments
+test-slow: setup ## run the slow tests: no network, another user, a class of 30, fresh environments
 	@"$(BIN)/python" -m pytest -m slow
 
 site: setup ## build the course as a website, in .course/site
@@ -51,7 +51,7 @@ notebooks: setup ## regenerate notebooks/ from chapters/ (for authors)
 screenshots: setup ## renew the committed screenshots (for authors)
 	@"$(BIN)/python" -m pytest -m integration -n 0 --screenshots tests/integration/course/test_browser.py
 
-bench: setup ## measure; writes bench/results.json
+bench: setup ## run the benchmarks and write bench/results.json
 	@"$(BIN)/python" bench/bench.py
 
 .PHONY: coverage

@@ -24,7 +24,7 @@ VENV = os.path.join(ROOT, ".venv")
 LOCK = os.path.join(ROOT, "requirements.lock")
 STAMP = os.path.join(VENV, "course-is-set-up")
 LEFT_OUT = os.path.join(VENV, "course-left-out.json")  # what `course` reads, too: {"deep": [its packages]}
-OPTIONAL = ("deep",)  # the extras of pyproject.toml that a set-up can do without
+OPTIONAL = ("deep",)  # the extras of pyproject.toml that a setup can do without
 OLDEST, NEWEST = (3, 11), (3, 13)
 WINDOWS = os.name == "nt"
 BIN = os.path.join(VENV, "Scripts" if WINDOWS else "bin")
@@ -64,7 +64,7 @@ def expected_marks(without):
 
 
 def stamped_marks():
-    """Return the marks of the last set-up that was completed."""
+    """Return the marks of the last setup that was completed."""
     try:
         return read(STAMP).split() if os.path.exists(PYTHON) else []
     except OSError:
@@ -130,7 +130,7 @@ def sync(without):
     """Install exactly the packages of the lock in .venv, except for those that are left out."""
     entries = lock_entries()
     omitted = {extra: only_for(extra, entries) for extra in without}
-    # before the first package changes: an interrupted set-up is continued with the same choice
+    # before the first package changes: an interrupted setup is continued with the same choice
     with open(LEFT_OUT, "w") as file:
         json.dump(omitted, file)
     names = set(entries).difference(*omitted.values())
@@ -173,4 +173,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        fail("stopped. Run the same command again: it restarts the set-up without downloading anything twice.")
+        fail("stopped. Run the same command again: it continues, and keeps what was downloaded.")

@@ -24,7 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trees", type=int, default=100)
     options = parser.parse_args()
     if options.trees < 1:
-        parser.error(f"argument --trees: {options.trees} is too few, give 1 or more")
+        parser.error(f"argument --trees: {options.trees} is too few: give 1 or more")
     return options
 
 

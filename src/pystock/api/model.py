@@ -142,7 +142,7 @@ def load(folder: Path, about: dict[str, Any], origin: str) -> ServedModel:
     try:
         loaded = load_decision_model(str(folder / "model"), "it")
         if loaded.features != list(FEATURE_NAMES):
-            raise Unfit(f"its inputs are not the {len(FEATURE_NAMES)} volatility features as doubles")
+            raise Unfit(f"its signature doesn't have the {len(FEATURE_NAMES)} volatility features as double columns")
         if (threshold := loaded.threshold) is None:
             raise Unfit("its signature has no threshold from 0 to 1")
         if loaded.probability is None:
@@ -166,7 +166,7 @@ def _check_example(
 ) -> None:
     example = pd.DataFrame(loaded.model.metadata.load_input_example(str(folder)))  # empty for None
     if example.empty:
-        raise Unfit("it has no input example to check it with")
+        raise Unfit("it has no input example, so it cannot be checked: log the model with one")
     predictions = pd.DataFrame(loaded.model.predict(example))
     probability = native(np.ascontiguousarray(example[loaded.features], dtype="float64"))
     if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN, too

@@ -37,7 +37,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 _PROBLEMS = {
     400: "The body is not JSON.",
-    408: "The body came too slowly.",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not declared as plain JSON in UTF-8.",
     422: "The content breaks the contract; `errors` says where.",

@@ -68,7 +68,7 @@ def digest(files: list[tuple[str, Path]], folder: bool) -> str:
             with path.open("rb") as file:
                 found.append((name, hashlib.file_digest(file, "sha256").hexdigest()))
         except OSError as error:
-            raise BatchError(f"the file {name} cannot be read ({reason(error)}): fix it, or remove it.") from None
+            raise BatchError(f"{name} cannot be read ({reason(error)}): check the file and its permissions.") from None
     if not folder:
         return found[0][1]
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found).encode()).hexdigest()

@@ -21,6 +21,7 @@ from pystock.pipeline import PipelineError
 
 FORMATS = {".csv": "csv", ".parquet": "parquet"}
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>")
+TOO_LONG = "a line of more than 1 MB: split that line, or check for a missing line break"
 LONGEST_LINE = 1 << 20  # bytes; a longer line is not a row, and would be in memory as a whole
 PIECE = 500  # lines: if one of them is bad, they are checked one by one
 
@@ -147,14 +148,14 @@ class CsvPart:
                     if not block.endswith(b"\n"):
                         rest = file.readline(LONGEST_LINE)
                         if len(rest) == LONGEST_LINE:
-                            raise InputError(f"{self.what} has a line of more than 1 MB: fix it.")
+                            raise InputError(f"{self.what} has {TOO_LONG}.")
                         block += rest
                     count = block.count(b"\n") + (not block.endswith(b"\n"))
                     if skip <= 0:
                         yield Chunk(*self._rows(block, line, count), file.tell() / self.size)
                     skip, line = skip - 1, line + count
         except OSError as error:
-            raise BatchError(f"{self.what} cannot be read ({reason(error)}): fix it.") from None
+            raise BatchError(f"{self.what} cannot be read ({reason(error)}): check it and its permissions.") from None
 
     def _rows(self, block: bytes, line: int, count: int) -> Rows:
         """Return the rows of `count` whole lines, of which the first is number `line`."""
@@ -230,8 +231,7 @@ class ParquetPart:
             with self._open() as file:
                 schema, self.total = file.schema_arrow.remove_metadata(), file.metadata.num_rows
         except pa.ArrowInvalid as error:
-            cut = f"{self.what} is not a complete Parquet file ({reason(error)})"
-            raise InputError(f"{cut}: it may be truncated, so copy it again.") from None
+            raise InputError(f"{self.what} is not a complete Parquet file ({reason(error)}): copy it again.") from None
         self.carried = pa.schema([schema.field(each) for each in _carried_columns(name, schema.names, features, taken)])
         for column in features:
             kind, types = schema.field(column).type, pa.types
@@ -293,4 +293,4 @@ def open_part(name: str, path: Path, features: list[str], taken: tuple[str, ...]
             return CsvPart(name, path, features, taken)
         return ParquetPart(name, path, features, taken)
     except OSError as error:
-        raise InputError(f"the input file {name} cannot be read ({reason(error)}): fix it, or remove it.") from None
+        raise InputError(f"{name} cannot be read ({reason(error)}): check the file and its permissions.") from None

@@ -147,7 +147,7 @@ def _check_unseen(trained_until: pd.Timestamp, days: pd.DatetimeIndex) -> None:
     until, first, last = (f"{day:%Y-%m-%d}" for day in (trained_until, days[0], days[-1]))
     trained = f"it was trained on days up to {until}"
     if trained_until >= days[-1]:
-        raise _Unjudged(f"{trained}, but the evaluation days end on {last}, so none is left to judge it on")
+        raise _Unjudged(f"{trained}, but the evaluation days end on {last}, so no day is left to evaluate it")
     if trained_until >= days[0]:
         fix = f"evaluate it on later days, with evaluate_after='{until}'"
         raise _Unjudged(f"{trained}, which overlap the evaluation days that begin on {first}; {fix}")

@@ -151,8 +151,8 @@ def rollback(name: str, *, why: str, who: str | None = None) -> Promotion:
 def history(name: str) -> pd.DataFrame:
     """Return every promotion of a name, newest last; columns who, when, why, from, to, outcome, evidence.
 
-    Outcomes: promoted, rolled back (either may be "settled by a later call"), refused, overtaken, interrupted,
-    under way; "set by hand" if the alias was moved without a promotion, so that who, when and why are unknown. `when`
+    Outcomes: promoted, rolled back (either may be "completed by a later call"), refused, overtaken, interrupted,
+    in progress; "set by hand" if the alias was moved without a promotion, so that who, when and why are unknown. `when`
     is in UTC. Raises RegistryError if the name is unknown or a run of the chain was deleted.
     """
     with store_errors(f"The history of {name} cannot be read"):
@@ -171,9 +171,9 @@ def history(name: str) -> pd.DataFrame:
         if run.info.lifecycle_stage == "deleted":
             continue
         outcome, evidence = tags["outcome"], tags["evidence"].replace("\n", "; ")
-        if outcome == "open":
-            outcome = "interrupted" if is_abandoned(run) else "under way"
-            evidence = "the next promote or rollback settles it" if outcome == "interrupted" else evidence
+        if outcome == "open" and is_abandoned(run):
+            outcome, evidence = "interrupted", "the next call to promote or rollback will complete or cancel it"
+        outcome = "in progress" if outcome == "open" else outcome
         if _done(run):
             rows += manual_moves(standing, before)
             standing = after
@@ -316,9 +316,9 @@ def _settle(client: MlflowClient, name: str, me: Callable[[], str]) -> list[Run]
             return chain
         if not dead and time.monotonic() > deadline:
             tags = chain[-1].data.tags
-            busy = f"{tags['who']} is promoting version {tags['to']} of {name}, which did not end within {PATIENCE} s"
-            fix = f"If it died on another machine, a call {LEASE} s after its start settles it."
-            raise Busy(f"{busy}: try again. {fix}")
+            busy = f"{tags['who']} is still promoting version {tags['to']} of {name} after {PATIENCE} s: try again."
+            fix = f"If that process died on another machine, call this again {LEASE} s after it started"
+            raise Busy(f"{busy} {fix}: your call then completes or cancels it.")
         time.sleep(0 if dead else 0.1)
 
 
@@ -335,7 +335,7 @@ def _take_over(client: MlflowClient, run: Run, me: str) -> None:
         with suppress(ModelNotFound):  # its version may have been deleted
             find_version(tags["name"], tags["to"], client=client)
             _move(client, tags["name"], int(tags["to"]))
-            outcome = f"{tags['verb']}, settled by a later call"
+            outcome = f"{tags['verb']}, completed by a later call"
     _close(client, run_id, outcome)
 
 

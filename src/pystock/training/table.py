@@ -48,7 +48,7 @@ def table(data_run: str, market: str, target: str, features: str) -> pd.DataFram
     _check(rows, target, name)
     noted, digest = run.data.tags.get("digest"), data_set(rows, data_run, market, target, features).digest
     if noted not in (None, digest):
-        raise PipelineError(f"{name} has the digest {digest}, but had {noted} when it was made: {REMAKE}.")
+        raise PipelineError(f"{name} was changed after it was written (its digest is {digest}, not {noted}): {REMAKE}.")
     return rows
 
 

@@ -89,7 +89,7 @@ def lab(browser, tmp_path_factory, request):
     opener.write_text(f"#!/bin/sh\nprintf %s \"$1\" > '{opened}'\n")
     opener.chmod(0o755)
     fresh = {f"JUPYTER_{name}_DIR": folder / name.lower() for name in ("CONFIG", "DATA")}
-    # the environment is there already: no set-up, whose stamp knows only .venv, and the programs beside this Python
+    # the environment is there already: no setup, whose stamp knows only .venv, and the programs beside this Python
     make = ["make", "--no-print-directory", "-C", CHECKOUT, "PYTHON=true", f"BIN={Path(sys.executable).parent}", "lab"]
     fresh |= {"IPYTHONDIR": folder / "ipython", "BROWSER": f"{opener} %s", "LOGNAME": "learner", "MAKEFLAGS": ""}
     with course.started(*make, **fresh) as process:

@@ -173,7 +173,7 @@ def test_servers_that_do_not_help(two, tmp_path, empty_store):
     gone = f"http://127.0.0.1:{free_port()}"
     store.copy(empty_store, tmp_path / "plain")
     command = mlflow_server(store.uri(tmp_path / "plain"))
-    wrong = "MLFLOW_TRACKING_USERNAME and _PASSWORD are not its administrator's"
+    wrong = "MLFLOW_TRACKING_PASSWORD are not those of the server's admin account"
     with start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=tmp_path, log=tmp_path / "log") as plain:
         for uri, more, sentence in (
             (two.bench.url, two.admin | {"MLFLOW_TRACKING_PASSWORD": "wrong-password"}, wrong),

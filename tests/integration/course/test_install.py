@@ -58,7 +58,7 @@ def run(*command, cwd=None, **env):
 
 
 def install(folder, *arguments, python=sys.executable, before="", **env):
-    """Run `python install.py ARGUMENTS`, after the statements `before`."""
+    """Run `python3 install.py ARGUMENTS`, after the statements `before`."""
     code = f"import runpy, sys\n{before}\nrunpy.run_path('install.py', run_name='__main__')"
     return run(python, *(["-c", code] if before else ["install.py"]), *arguments, cwd=folder, **env)
 
@@ -121,7 +121,7 @@ def test_a_set_up_from_its_beginning_to_its_mends(copy):
     assert not (copy / ".venv/course-is-set-up").exists()
     (copy / "requirements.lock").write_text(small)
     assert install(copy).returncode == 0
-    assert not has(copy, "six.py"), "a failed set-up forgets what is left out"
+    assert not has(copy, "six.py"), "a failed setup forgets what is left out"
 
     moved = copy.rename(copy.with_name("elsewhere"))
     assert "Setting up" in install(moved, python=moved / ".venv/bin/python").stdout

@@ -54,7 +54,7 @@ def test_a_version_for_another_question(tmp_path):
     model = LogisticRegression().fit(X, [0, 1])
     mlflow.sklearn.save_model(model, tmp_path / "model", signature=signature, pip_requirements=[])
     text = raised(api_model.load, tmp_path, {"name": "pystock-direction", "version": 1}, "registry")
-    assert_on_page("its inputs are not", text)
+    assert_on_page("its signature doesn't have", text)
 
 
 def test_a_port_that_is_none():

@@ -99,7 +99,7 @@ def test_killed_before_a_write_the_old_champion_or_the_new_one_is_there(uri, no_
         runs = promotion._runs(mlflow.MlflowClient(), name).values()
         assert not [run for run in runs if run.info.status == "RUNNING"], "a run was left open"
         outcomes[write] = [row[3] for row in settled[:-1]]
-    assert outcomes[GO] == ["interrupted"] and outcomes[ALIAS] == ["promoted, settled by a later call"]
+    assert outcomes[GO] == ["interrupted"] and outcomes[ALIAS] == ["promoted, completed by a later call"]
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def goes_on(process) -> int:
 @needs_fork
 def test_a_promotion_that_is_alive_is_waited_for_and_named(stopped):
     name, process = stopped
-    assert rows(name, "who", "outcome")[-1] == ("the dead", "under way")
-    busy = f"the dead is promoting version 2 of {name}, which did not end within 0.5 s"
+    assert rows(name, "who", "outcome")[-1] == ("the dead", "in progress")
+    busy = f"the dead is still promoting version 2 of {name} after 0.5 s"
     with pytest.raises(registry.Busy, match=busy):
         registry.promote(name, 3, why="at the same time")
     assert goes_on(process) == 0 and champion(name) == 2

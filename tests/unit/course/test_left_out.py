@@ -1,4 +1,4 @@
-"""A set-up of `install.py --without deep`: what a chapter and `course doctor` say there."""
+"""A setup of `install.py --without deep`: what a chapter and `course doctor` say there."""
 
 import json
 import sys

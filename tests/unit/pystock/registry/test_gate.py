@@ -157,7 +157,7 @@ def test_the_latest_recorded_end_of_training_counts(register, days):
 
 
 @pytest.mark.parametrize(("train_end", "evaluate_after", "reason"), [
-    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, but the evaluation days end on 2014-12-30, so none is"),
+    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, but the evaluation days end on 2014-12-30, so no day is"),
     ("2015-06-30", "2015-06-30", "0 evaluation days are left after 2015-06-30, because they end on 2014-12-31"),
     ("2014-03-31", "2014-03-31", "190 evaluation days are left after 2014-03-31, .* but an interval needs 250"),
 ])  # fmt: skip

@@ -87,7 +87,7 @@ def dies_at_the_alias(name, monkeypatch):
 def test_an_interrupted_promotion_of_a_version_that_is_gone_is_not_settled_as_promoted(tracked, no_gate, monkeypatch):
     name = registered(3, champion=1)
     dies_at_the_alias(name, monkeypatch)
-    assert rows(name, "outcome", "evidence")[-1] == ("interrupted", "the next promote or rollback settles it")
+    assert rows(name, "evidence")[-1] == ("the next call to promote or rollback will complete or cancel it",)
     mlflow.MlflowClient().delete_model_version(name, "2")
     registry.promote(name, 3, why="the next")
     assert rows(name, "from", "to", "outcome")[1:] == [(1, 2, "interrupted"), (1, 3, "promoted")]
@@ -99,12 +99,12 @@ def test_a_call_on_another_machine_is_taken_for_dead_after_the_lease(tracked, no
     dies_at_the_alias(name, monkeypatch)
     monkeypatch.setattr("pystock.processes.machine", lambda: "elsewhere 1")
     monkeypatch.setattr(promotion, "PATIENCE", 0.2)
-    assert rows(name, "outcome")[-1] == ("under way",)
-    with pytest.raises(registry.Busy, match="a call 60 s after its start settles it"):
+    assert rows(name, "outcome")[-1] == ("in progress",)
+    with pytest.raises(registry.Busy, match="call this again 60 s after it started: your call then completes"):
         registry.promote(name, 3, why="the next")
     monkeypatch.setattr(promotion, "LEASE", -1)
     registry.promote(name, 3, why="the next")
-    assert rows(name, "outcome")[1:] == [("promoted, settled by a later call",), ("promoted",)]
+    assert rows(name, "outcome")[1:] == [("promoted, completed by a later call",), ("promoted",)]
 
 
 def test_an_alias_moved_by_hand_is_reported_and_the_next_promotion_records_the_true_champion(tracked, no_gate):
