@@ -115,9 +115,3 @@ def test_calendars():
         examine(prices(), "NYC")
     with pytest.raises(PipelineError, match="XSHG does not cover 1980"):
         examine(prices(pd.bdate_range("1980-03-03", periods=3)), "XSHG")
-
-
-def test_no_row_at_all_is_good():
-    good, quarantine, missing = examine(prices().assign(Close="x"))
-    assert good.empty and len(quarantine) == 28 and len(missing) == 0
-    assert list(good.columns) == [*data.COLUMNS, *contract.FLAGS]
