@@ -19,9 +19,9 @@ PARAMETERS = {
 }
 
 
-def parse(monkeypatch, *arguments, check=None):
+def parse(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
-    return cli.parse("Do it.", PARAMETERS, check)
+    return cli.parse("Do it.", PARAMETERS)
 
 
 def test_values_have_their_types(monkeypatch):
@@ -47,12 +47,3 @@ def test_a_wrong_value_is_one_line_and_code_2(monkeypatch, capsys, name, text, m
         parse(monkeypatch, f"--{name}", text)
     assert ended.value.code == 2
     assert f"argument --{name}: {message}" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_values_that_do_not_fit_together(monkeypatch, capsys):
-    def check(values):
-        raise ValueError(f"{values['rows']} rows are too many")
-
-    with pytest.raises(SystemExit) as ended:
-        parse(monkeypatch, check=check)
-    assert ended.value.code == 2 and "5 rows are too many" in capsys.readouterr().err

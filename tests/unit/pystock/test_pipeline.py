@@ -13,23 +13,6 @@ def found(filter_string=""):
     return mlflow.search_runs(filter_string=filter_string, **options)
 
 
-def test_steps_are_children_of_one_parent(tracked, capsys):
-    with pipeline.run("steps", "main", {"market": "nasdaq"}) as step:
-        with step("first"):
-            pipeline.end_step("done", "three rows")
-        with step("second"):
-            pipeline.end_step("skipped", "nothing new", made_by="abc")
-        pipeline.end_step("done", "one of two")
-    parent, first, second = found("tags.pipeline = 'steps'")
-    runs, parent_id = (parent, first, second), parent.info.run_id
-    assert [each.info.run_name for each in runs] == ["steps", "first", "second"]
-    assert [each.data.tags["step"] for each in runs] == ["main", "first", "second"]
-    assert {(each.info.status, each.data.tags["market"]) for each in runs} == {("FINISHED", "nasdaq")}
-    assert [each.data.tags.get("mlflow.parentRunId") for each in runs] == [None, parent_id, parent_id]
-    assert (second.data.tags["outcome"], second.data.tags["made_by"]) == ("skipped", "abc")
-    assert capsys.readouterr().out.splitlines() == ["first: three rows", "second: nothing new", "main: one of two"]
-
-
 @pytest.mark.parametrize("error", [ValueError("no rows:\nload more"), PipelineError("no rows:\nload more")])
 def test_a_failing_step_fails_the_parent_which_names_it(tracked, error):
     def job():

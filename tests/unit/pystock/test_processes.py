@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import os
 import pkgutil
 import subprocess
 import sys
@@ -28,13 +27,6 @@ def test_a_process_of_another_machine_or_with_a_reused_id():
     assert processes.is_over(f"{machine}|{pid}|{float(created) - 1000:.0f}")
 
 
-def test_first_line_and_reason():
-    assert errors.first_line(ValueError("  one\ntwo")) == "one"
-    assert errors.first_line(KeyError()) == "KeyError" and errors.first_line("x" * 300) == "x" * 200
-    assert errors.reason(FileNotFoundError(2, os.strerror(2), "here")) == os.strerror(2)
-    assert errors.reason(ValueError("no\nway")) == "no"
-
-
 def test_all_errors_have_one_base():
     names = {each.name for each in pkgutil.walk_packages(pystock.__path__, "pystock.")}
     found = []
@@ -42,9 +34,6 @@ def test_all_errors_have_one_base():
         members = inspect.getmembers(importlib.import_module(name), inspect.isclass)
         found += [each for _, each in members if issubclass(each, Exception) and each.__module__ == name]
     public = [each for each in found if not each.__name__.startswith("_")]
-    assert {"DataError", "PipelineError", "RegistryError", "BatchError", "ModelNotFound"} <= {
-        e.__name__ for e in public
-    }
     assert [each for each in public if not issubclass(each, errors.PystockError)] == []
-    for name in ("DataError", "PipelineError", "BatchError", "ModelError"):  # callers rely on it
-        assert any(each.__name__ == name and issubclass(each, ValueError) for each in public), name
+    valued = {each.__name__ for each in public if issubclass(each, ValueError)}
+    assert valued >= {"DataError", "PipelineError", "BatchError", "ModelError"}, "callers rely on it"

@@ -111,20 +111,3 @@ def test_no_feature_row_sees_a_later_day(name, day, columns, market):
     missing = prices.copy()  # volumes that will be missing change nothing before, either
     missing.loc[future, "Volume"] = 0
     assert features.FEATURES[name](missing).loc[:day].equals(before.loc[:day])
-
-
-@pytest.mark.parametrize("name", features.FEATURES)
-@pytest.mark.parametrize("days", [67, 68, 100, 1000, 4321])
-def test_a_row_depends_on_its_last_67_days_alone(sp500, name, days):
-    """So that a service which loads a short history predicts, to the last bit, what training would have seen."""
-    whole, short = features.FEATURES[name](sp500), features.FEATURES[name](sp500.iloc[-days:])
-    assert short.iloc[66:].equals(whole.iloc[-days:].iloc[66:])
-
-
-@pytest.mark.parametrize("target", features.TARGETS)
-def test_an_outcome_depends_on_the_next_day_alone(sp500, target):
-    function, day = features.TARGETS[target], 3000
-    changed = sp500.copy()
-    changed.loc[changed.index[day + 2 :], "Close"] *= 1.5
-    assert function(changed).iloc[: day + 1].equals(function(sp500).iloc[: day + 1])
-    assert function(sp500.iloc[: day + 2]).equals(function(sp500).iloc[: day + 1])

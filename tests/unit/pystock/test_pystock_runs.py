@@ -53,11 +53,10 @@ def test_no_git_or_one_that_hangs_is_unknown(elsewhere, monkeypatch):
     assert runs.git_commit() == "unknown"
 
 
-def test_the_package_leaves_tensorflow_alone():
-    """It takes seconds to import, and most chapters need none of it."""
+def test_what_takes_long_to_import_is_imported_late():
     code = (
-        "import sys, pystock.models, pystock.registry, pystock.runs, pystock.tuning, course.session; "
-        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+        "import sys, pystock.data_pipeline.tracking, pystock.models, pystock.registry, pystock.tuning, course.session; "
+        "print([name for name in ('tensorflow', 'keras', 'exchange_calendars') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

@@ -8,12 +8,15 @@ import threading
 from unittest.mock import AsyncMock
 
 import httpx
+import numpy as np
 import pytest
 import schemathesis
 from messages import assert_on_page
 
 from pystock.api.openapi import EXAMPLES, STORM
-from pystock.api.schema import FEATURE_NAMES
+from pystock.api.schema import FEATURE_NAMES, features
+from pystock.data import load
+from pystock.features import volatility
 
 ROW = dict(zip(FEATURE_NAMES, STORM))
 DAYS = EXAMPLES["prices"]["prices"]
@@ -55,6 +58,15 @@ def test_many_rows_are_answered_in_order(client):
     rows = [{name: round(value, 3) for name, value in ROW.items()} | {"abs_return": value} for value in values]
     answer = predict(client, {"rows": rows}).json()
     assert [each["probability"] for each in answer["predictions"]] == values
+
+
+@pytest.mark.parametrize("market", ["sp500", "nasdaq"])
+def test_features_of_posted_prices_are_those_of_the_training_to_the_last_bit(market):
+    prices = load(market).loc["2014-09":]
+    table = prices.rename(columns=str.lower).assign(date=prices.index.strftime("%Y-%m-%d"))
+    dates, online = features(table[["date", "open", "high", "low", "close", "volume"]].to_dict("records"))
+    assert dates[0] == f"{prices.index[66]:%Y-%m-%d}" and len(dates) == len(prices) - 66
+    assert np.array_equal(online, volatility(load(market)).loc[dates].to_numpy())
 
 
 def test_a_request_id_is_kept_if_it_is_plain_and_made_otherwise(client):
@@ -129,6 +141,8 @@ CONTENT = {  # chapter 11 sends more of them
     "days out of order": ({"prices": [DAYS[1], DAYS[0], *DAYS[2:]]}, "prices[1].date", "which is not after"),
     "a zero price": (with_day(3, low=0), "prices[3].low", "must be above 0"),
     "a negative volume": (with_day(3, volume=-1), "prices[3].volume", "must be 0 or more"),
+    "a low high": (with_day(66, high=1), "prices[66]", "is invalid: the high is below the open or the close"),
+    "a high low": (with_day(66, low=1e5), "prices[66]", "is invalid: the low is above the open or the close"),
     "half a share": (with_day(3, volume=1.5), "prices[3].volume", "must be a whole number"),
     "no such day": (with_day(3, date="2018-02-30"), "prices[3].date", "is not a valid date"),
     "a date of another form": (with_day(3, date="31.12.2018"), "prices[3].date", "must be a date such as 2018-12-31"),

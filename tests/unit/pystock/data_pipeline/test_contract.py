@@ -1,9 +1,5 @@
 """The contract of the data pipeline: what is bad and why, what is flagged, and the calendar of the exchange."""
 
-import subprocess
-import sys
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,12 +62,6 @@ def test_a_bad_row_goes_to_quarantine_as_it_stood(kind):
     assert list(good.index[good["after_missing"]].strftime("%Y-%m-%d")) == ["2020-03-09"]
 
 
-def test_each_rule_of_single_rows_is_provoked_above():
-    reasons = {reason for _, reason in BAD.values()}
-    for check in contract.CONTRACT.checks:
-        assert any(check.error.startswith(reason) for reason in reasons), check.error
-
-
 def test_duplicates():
     raw, again = prices(), prices().loc[[7, 12]]
     again.loc[12, "Close"] = "22.25"
@@ -125,22 +115,3 @@ def test_calendars():
         examine(prices(), "NYC")
     with pytest.raises(PipelineError, match="XSHG does not cover 1980"):
         examine(prices(pd.bdate_range("1980-03-03", periods=3)), "XSHG")
-
-
-def test_no_row_at_all_is_good():
-    good, quarantine, missing = examine(prices().assign(Close="x"))
-    assert good.empty and len(quarantine) == 28 and len(missing) == 0
-    assert list(good.columns) == [*data.COLUMNS, *contract.FLAGS]
-
-
-def test_the_embedded_data_keep_it():
-    """Without a warning."""
-    for market in data.MARKETS:
-        with warnings.catch_warnings(action="error"):
-            good, quarantine, missing = examine(data.read_rows(data.embedded_folder() / f"{market}.csv", ""))
-        assert good[data.COLUMNS].equals(data.load(market)) and quarantine.empty and len(missing) == 0
-
-
-def test_the_calendar_is_imported_late():
-    code = "import sys, pystock.data_pipeline.tracking; sys.exit('exchange_calendars' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,7 +4,6 @@ import importlib
 import re
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pytest
 from mlflow.types import ColSpec, Schema
@@ -194,14 +193,3 @@ def test_the_champion_is_compared_on_days_that_neither_has_seen(register, days):
     }
     set_champion(register(good, tags=TAGS))
     assert "version 5: the days that it was trained on are not recorded" in failures(candidate)["champion"]
-
-
-def test_a_decision_model_records_the_last_day_it_was_fitted_on(tracked):
-    X, _, y, _ = time_split(*dataset(load("sp500", end="2010-12-31"), "big_move", "volatility"))
-    model = tuning.build("logistic").fit(X, y)
-    with mlflow.start_run():
-        dated = log_decision_model(model, X, threshold=0.25)
-        undated = log_decision_model(model, X.reset_index(drop=True), threshold=0.25)
-    assert dated.metadata == {"trained_until": "2009-12-30"} and not undated.metadata
-    answers = [mlflow.pyfunc.load_model(each.model_uri).predict(X.tail(9)) for each in (dated, undated)]
-    assert np.array_equal(*[answer["probability"].to_numpy() for answer in answers])

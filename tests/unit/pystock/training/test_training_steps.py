@@ -64,20 +64,6 @@ def test_what_evaluate_leaves(tracked):
     assert (again.outcome, again.found["brier_skill_low"], forced.outcome) == ("skipped", skill.low, "done")
 
 
-def test_a_passing_model_is_promoted_once(tracked):
-    _, model = tracked
-    first = in_a_run(training.register, model)
-    assert first.outcome == "done"
-    assert first.found == {"name": "pystock-big-move", "version": 1, "gate": "passed", "reasons": ""}
-    (version,) = versions()
-    assert version.tags["lifecycle"] == "Production" and version.source == f"models:/{model}"
-    history = registry.history("pystock-big-move")
-    assert list(history["why"]) == [f"the run {first.made_by} of pystock-training"]
-    again = in_a_run(training.register, model)
-    assert (again.outcome, again.made_by, again.found) == ("skipped", first.made_by, first.found)
-    assert len(versions()) == len(registry.history("pystock-big-move")) == 1
-
-
 def test_without_promote_a_passing_model_waits_in_staging(tracked, monkeypatch):
     _, model = tracked
     monkeypatch.setattr(promotion, "judge", passes)
