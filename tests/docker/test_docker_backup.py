@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from backup_content import READ, WORK, changed
-from docker_workbench import Workbench, require_docker, status
+from docker_workbench import Workbench, status
 from fake_course import COURSE, clean_environment
 
 SECOND = 'import mlflow; mlflow.set_experiment("kept"); mlflow.start_run(); mlflow.log_text("later", "later.txt")'
@@ -14,14 +14,10 @@ SECOND = 'import mlflow; mlflow.set_experiment("kept"); mlflow.start_run(); mlfl
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """With authentication, and without the part that a backup has nothing of: JupyterLab."""
-    require_docker()
-    made = Workbench("backup", tmp_path_factory.mktemp("bench"), COMPOSE_PROFILES="auth")
-    try:
-        made.up("--build", "mlflow", seconds=1500)
+    with Workbench("backup", tmp_path_factory.mktemp("bench"), COMPOSE_PROFILES="auth") as made:
+        made.up("--build", "mlflow")
         made.compose("up", "accounts")
         yield made
-    finally:
-        made.remove()
 
 
 def course(bench, *arguments: str) -> subprocess.CompletedProcess:

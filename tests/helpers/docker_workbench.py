@@ -48,12 +48,16 @@ def status(url: str, *, user: str = "", method: str = "GET", body: object = None
 
 
 class Workbench:
-    """One workbench, with the services of `more` files. `settings` go over those of .env, as a shell's variables do."""
+    """One workbench, with the services of `more` files, for a `with`: at its end all of it is removed.
+
+    `settings` go over those of .env, as a shell's variables do.
+    """
 
     def __init__(self, name: str, folder: Path, *more: Path, **settings: str):
+        require_docker()
         self.project = f"wbtest-{os.getpid()}-{name}"
         self._files = [HERE / "compose.yaml", *more]
-        (folder / "workbench").mkdir(parents=True)
+        (folder / "workbench").mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "init", folder / "workbench")
         subprocess.run([folder / "workbench/init"], check=True, capture_output=True)
         self._env_file = folder / "workbench/.env"
@@ -79,10 +83,13 @@ class Workbench:
         env = self.settings | (settings or {})
         return docker(*self.command(*arguments, demo=demo), env=env, **options)
 
-    def up(self, *arguments: str, seconds: float = 1200, **options):
+    def up(self, *arguments: str, seconds: float = 1500, **options):
         return self.compose("up", "--detach", "--wait", *arguments, seconds=seconds, **options)
 
-    def remove(self) -> None:
+    def __enter__(self) -> "Workbench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         # every profile and both files, or their containers would keep the networks
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "2", "--rmi", "all", demo=True, check=False)
 
