@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import mlflow
 import nbformat
 import pandas as pd
 import papermill
@@ -280,17 +281,12 @@ JUNK = {"None": None, "empty": "", "object": object(), "list": [], "table": pd.D
 @contextmanager
 def connected(uri: str, folder: Path):
     """Point this process at a store, as a notebook's kernel is, with `folder` as its state."""
-    import mlflow
-
     with chapter_environment(), state_folder(folder):
-        os.environ["MLFLOW_TRACKING_URI"] = uri
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
         try:
             yield
         finally:  # before the environment is put back, because MLflow writes into it
             mlflow.set_tracking_uri(None)
-            mlflow.set_registry_uri(None)
 
 
 def bad_checks(chapter: Chapter, parameters: dict) -> list[str]:
