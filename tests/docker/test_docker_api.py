@@ -173,10 +173,9 @@ def gone(ready):
 
 def test_docker_stop_ends_the_service_with_0(bench):
     bench.compose("stop", "api")
-    try:
-        assert bench.container("api")["State"]["ExitCode"] == 0
-    finally:
-        bench.up("--no-deps", "api")
+    code = bench.container("api")["State"]["ExitCode"]
+    bench.up("--no-deps", "api")
+    assert code == 0
 
 
 def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(bench, record_property, monkeypatch):

@@ -99,16 +99,12 @@ def waiting(tmp_path):
     started = []
 
     def start(server, **env):
-        with open(tmp_path / "output", "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, RUN, project, "--experiment-name", "waits"],
-                env=environment(server, PYSTOCK_IMAGE=base_image(), **env),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        until(lambda: "\nclaimed" in (tmp_path / "output").read_text(), 120, "the claim in the container")
-        return process, re.search("pystock-[0-9a-f]{8}", (tmp_path / "output").read_text())[0]
+        command = [sys.executable, RUN, project, "--experiment-name", "waits"]
+        env = environment(server, PYSTOCK_IMAGE=base_image(), **env)
+        with open(start.output, "wb") as output:
+            started.append(subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT))
+        until(lambda: "\nclaimed" in start.output.read_text(), 120, "the claim in the container")
+        return started[-1], re.search("pystock-[0-9a-f]{8}", start.output.read_text())[0]
 
     start.output = tmp_path / "output"
     yield start

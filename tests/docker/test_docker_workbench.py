@@ -160,25 +160,21 @@ def newest(experiment, step):
     asked = {"experiment_names": ["example-pystock-" + experiment], "filter_string": f"tags.step = '{step}'"}
     return mlflow.search_runs(**asked, output_format="list")[0]
 data = newest("data-features", "feature_set_generation")
-main, trained, evaluated, registered = (
-    newest("training", step) for step in ("main", "train_model", "evaluate_model", "register_model")
-)
+main, *steps = (newest("training", step) for step in ("main", "train_model", "evaluate_model", "register_model"))
 table = mlflow.artifacts.download_artifacts(run_id=data.info.run_id, artifact_path="training/sp500.parquet")
 model = mlflow.pyfunc.load_model("models:/" + main.data.tags["model"])
 version = client.search_model_versions("name = 'pystock-big-move'")[0]
-stockpred = mlflow.search_runs(
-    experiment_names=["example-stockpred"], order_by=["attributes.start_time"], output_format="list"
-)[0]
+stockpred = mlflow.search_runs(experiment_names=["example-stockpred"], output_format="list")[-1]
 print(json.dumps({
     "stockpred": [stockpred.info.status, "accuracy" in stockpred.data.metrics],
-    "states": [run.info.status for run in (data, main, trained, evaluated, registered)],
-    "data_run": trained.data.tags["data_run"] == data.info.run_id,
+    "states": [run.info.status for run in (data, main, *steps)],
+    "data_run": steps[0].data.tags["data_run"] == data.info.run_id,
     "table": os.path.getsize(table),
     "inputs": [one.dataset.digest == data.data.tags["digest"] for one in data.inputs.dataset_inputs],
     "features": len(model.metadata.get_input_schema().inputs),
     "version": [version.source == "models:/" + main.data.tags["model"], version.tags["gate"]],
-    "parents": len({run.data.tags.get("mlflow.parentRunId") for run in (trained, evaluated, registered)}),
-    "skill": evaluated.data.metrics["brier_skill_value"],
+    "parents": len({run.data.tags.get("mlflow.parentRunId") for run in steps}),
+    "skill": steps[1].data.metrics["brier_skill_value"],
 }))
 """
 

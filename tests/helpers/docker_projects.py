@@ -67,8 +67,7 @@ def check_image(image: str, name: str, heavy: str, record_property) -> dict[str,
     Returns its packages.
     """
     ours, total = megabytes(image) - megabytes(BASE), megabytes(image)
-    sizes = f"our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB"
-    record_property("measured", f"{name}: {sizes}")
+    record_property("measured", f"{name}: our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB")
     packages = json.loads(python(image, INSTALLED))
     assert packages == {package: locked()[package] for package in packages}
     heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv", *heavy.split()]

@@ -39,11 +39,8 @@ def in_memory(trials):
 
 
 def children(study, status="FINISHED"):
-    runs = mlflow.search_runs(
-        experiment_names=["tuning"],
-        filter_string=f"tags.`mlflow.parentRunId` = '{study.user_attrs['run_id']}' and attributes.status = '{status}'",
-        output_format="list",
-    )
+    asked = f"tags.`mlflow.parentRunId` = '{study.user_attrs['run_id']}' and attributes.status = '{status}'"
+    runs = mlflow.search_runs(experiment_names=["tuning"], filter_string=asked, output_format="list")
     return {int(run.data.tags["trial"]): run for run in runs}
 
 
