@@ -98,8 +98,7 @@ def test_the_containers_have_no_right_that_they_do_not_need(bench, service, volu
 
 def test_only_what_is_needed_runs_and_the_api_is_published_on_this_machine_alone(bench):
     assert set(bench.compose("ps", "--all", "--services").stdout.split()) == {"postgres", "mlflow", "api"}
-    ports = bench.container("api")["NetworkSettings"]["Ports"]
-    assert ports == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": bench.settings["API_PORT"]}]}
+    assert bench.published("api") == {("8000/tcp", "127.0.0.1", bench.settings["API_PORT"])}
 
 
 def test_no_password_stands_on_a_command_line_or_in_what_the_command_says(bench):

@@ -28,9 +28,8 @@ def course(bench, *arguments: str) -> subprocess.CompletedProcess:
 def client(bench, code: str) -> str:
     """The last line that a script of the administrator's prints, on this machine."""
     password = (bench.env | bench.settings)["MLFLOW_ADMIN_PASSWORD"]
-    env = clean_environment(
-        MLFLOW_TRACKING_URI=bench.mlflow, MLFLOW_TRACKING_USERNAME="admin", MLFLOW_TRACKING_PASSWORD=password
-    )
+    account = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+    env = clean_environment(MLFLOW_TRACKING_URI=bench.mlflow, **account)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     return (done.stdout.splitlines() or [""])[-1]

@@ -40,7 +40,6 @@ def server(tmp_path_factory, empty_store):
 
 
 def newest(experiment, **tags):
-    """The newest run of an experiment with these tags."""
     asked = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
     return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")[0]
 

@@ -80,10 +80,9 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
 
 
 class Service:
-    """The inference API in processes of its own, started by its main.py."""
+    """The inference API in processes of its own, started by its main.py, with these settings without their prefix."""
 
     def __init__(self, uri: str, cache: Path, **settings):
-        """`settings` are those of the service, without their prefix."""
         settings = {"cache": cache, "poll_seconds": POLL} | settings
         self.env = {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
         self.env |= {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_PORT": "{port}"}

@@ -84,9 +84,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): re.sub(rb' *"run": .*\n', b"", path.read_bytes()) for path in files}
 
 
-# Processes that are killed ----------------------------------------------------------------------------------------
-
-
 def in_process(target, *arguments, **options):
     """Run a function of this module in a process of its own on the store in use; return the exit code."""
     context = multiprocessing.get_context("forkserver")

@@ -53,7 +53,7 @@ class InOrder:
         self.results: dict[str, Result] = {}  # of the chapters that passed, by number
         self.failure: str | None = None
 
-    def reach(self, chapter: Chapter | None) -> Result | None:
+    def reach(self, chapter: Chapter | None = None) -> Result | None:
         """Run `chapter` and those before it, where they have not run yet; return its result.
 
         Fails the test where one of them fails, or failed in an earlier test. None stands for the start.
@@ -63,7 +63,7 @@ class InOrder:
         if chapter is None:
             return None
         if chapter.number not in self.results:
-            self.reach(last(before(chapter)))
+            self.reach(*before(chapter)[-1:])
             with chapter_environment(), state_folder(self.state):
                 result = run_chapter(chapter)
             if result.failure:
@@ -74,7 +74,7 @@ class InOrder:
                 store.copy(self.state / "store", self.copies / chapter.number)
         return self.results[chapter.number]
 
-    def copy_after(self, chapter: Chapter | None) -> Path | None:
+    def copy_after(self, chapter: Chapter | None = None) -> Path | None:
         """The copy of the store as it is after `chapter`; None before the first."""
         return self.copies / chapter.number if chapter and self.reach(chapter) else None
 
@@ -82,10 +82,6 @@ class InOrder:
         """What the chapters so far should not have left: living processes, unfinished runs, stores of MLflow's own."""
         unfinished = [f"run {run} is RUNNING" for run in unfinished_runs(self.state / "store" / "mlflow.db")]
         return survivors(self.state) + unfinished + strays()
-
-
-def last(chapters: list[Chapter]) -> Chapter | None:
-    return chapters[-1] if chapters else None
 
 
 @contextmanager
@@ -218,7 +214,6 @@ def other_market(chapter: Chapter) -> str:
 
 
 def statuses(database: Path) -> dict[str, str]:
-    """The status of each run by its id."""
     with closing(sqlite3.connect(database)) as connection:
         return dict(connection.execute("SELECT run_uuid, status FROM runs"))
 

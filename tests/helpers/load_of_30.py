@@ -48,7 +48,6 @@ def client() -> None:
 
 
 def measure(bench) -> dict:
-    """Figures of a class on that workbench."""
     environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     server = mlflow.MlflowClient(bench.url)

@@ -58,7 +58,6 @@ def test_comparison_gives_the_verdicts_of_nbval(fake):
     ],
 )
 def test_bad_check_is_found(error, complaints):
-    """Here one that raises the same for every answer, or accepts it."""
     problems = list(chapter_runs.problems(Exercise("09.1", Mock(side_effect=error), [1, 2]), {}))
     assert len(problems) == len(complaints)
     assert all(complaint in problem for complaint, problem in zip(complaints, problems)), problems

@@ -100,5 +100,4 @@ def test_training_in_a_fresh_environment_gives_the_same_results(tmp_path, store_
 
 
 def ask(python: str, code: str) -> str:
-    """What a script prints, run by that Python."""
     return subprocess.check_output([python, "-c", code], text=True)

@@ -158,8 +158,7 @@ def test_a_server_under_another_name(fake, empty_store):
     fake.use_store(empty_store)
     with fake.started(COURSE, "ui", "--no-browser"):
         shown = until(lambda: re.search(r"http\S+", fake.output()), SECONDS, "the address of the MLflow UI")
-        proxies = {"http": ""}
-        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies=proxies, timeout=10).text
+        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies={"http": ""}, timeout=10).text
         assert_on_page("DNS rebinding", text)
 
 
