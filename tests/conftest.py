@@ -91,7 +91,7 @@ def no_store_left_over():
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
         mlflow.tracking.fluent._active_experiment_id = None
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # MLflow sets them for child processes
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", store.ARTIFACT_ROOT_VARIABLE):
         os.environ.pop(name, None)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from environments import IMPORTANT, RECORDS, compares, locked
+from environments import COMPARES, IMPORTANT, RECORDS, locked
 
 from course.record import TESTS
 
@@ -24,17 +24,12 @@ def test_each_record_has_tests_that_renew_it():
         assert f"\ndef {function}(" in (RECORDS.parents[1] / file).read_text(encoding="utf-8")
 
 
-@compares
 @pytest.mark.parametrize("name", PARTS)
-def test_a_record_agrees_with_the_lock(name):
+def test_a_record_agrees_with_the_lock_and_names_no_machine(name):
     assert sorted(parts(name)) == PARTS[name]
     for part, record in parts(name).items():
         pins = {package: locked().get(package) for package in record["packages"]}
-        assert record["packages"] == pins, f"{name} {part}: run `course record {name}`"
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_a_record_names_no_machine(name):
+        assert record["packages"] == pins or not COMPARES, f"{name} {part}: run `course record {name}`"
     text = (RECORDS / f"{name}.json").read_text(encoding="utf-8")
     assert not re.search(r"https?:|/(?:root|home|tmp|work|srv|Users|usr)/|[A-Z]:\\\\", text)
 

@@ -1,8 +1,6 @@
 """The deployment in containers: one command from data to a prediction, and what its parts outlive."""
 
 import json
-import os
-import shutil
 import subprocess
 import time
 
@@ -10,17 +8,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from docker_projects import megabytes
-from docker_workbench import Workbench, docker, require_docker, status
-from environments import INSTALLED, locked
-from fake_course import CHECKOUT, clean_environment, until
+from docker_projects import check_image
+from docker_workbench import Workbench, docker, status
+from fake_course import CHECKOUT, clean_environment, copy_checkout, until
 
+from course.servers import answers
 from pystock.training import steps as training
 
-pytestmark = pytest.mark.docker
-
 NAME = "pystock-big-move"
-BASE = "python:3.12-slim"
 PATIENCE = 120  # seconds for what a container does, on a busy machine
 PROJECT = CHECKOUT / "projects" / "pystock-inference-api"
 EXAMPLE = json.loads((PROJECT / "example.json").read_text())
@@ -29,23 +24,14 @@ EXAMPLE = json.loads((PROJECT / "example.json").read_text())
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """The deployment, brought up by its one command in a copy of the checkout; its server is this process's store."""
-    require_docker()
-    copy = tmp_path_factory.mktemp("bench")
-    made = Workbench("api", copy, PROJECT / "compose.yaml", PYSTOCK_API_POLL_SECONDS="1")
-    made.copy = copy
-    for name in ("workbench", "projects", "src", "data"):
-        shutil.copytree(CHECKOUT / name, copy / name, ignore=LEFT_OUT, dirs_exist_ok=True)
-    for name in ("requirements.lock", "pyproject.toml"):
-        shutil.copy(CHECKOUT / name, copy / name)
-    (copy / "workbench" / ".env").unlink()  # from nothing: the command makes it
-    before = mlflow.get_tracking_uri()
-    try:
+    copy = tmp_path_factory.mktemp("bench") / "checkout"
+    copy_checkout(copy)
+    with Workbench("api", copy, PROJECT / "compose.yaml", PYSTOCK_API_POLL_SECONDS="1") as made:
+        (copy / "workbench" / ".env").unlink()  # from nothing: the command makes it
+        made.copy = copy
         made.said, made.seconds = deploy(made)
-        mlflow.set_tracking_uri(made.mlflow)
+        mlflow.set_tracking_uri(made.mlflow)  # conftest.py ends it
         yield made
-    finally:
-        mlflow.set_tracking_uri(before)
-        made.remove()
 
 
 def deploy(bench, **settings):
@@ -55,9 +41,6 @@ def deploy(bench, **settings):
     done = subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, time.monotonic() - begun
-
-
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".env", "stages", "mlruns", "*.db")
 
 
 def ask(bench, path="/predict", body=None):
@@ -92,15 +75,8 @@ def test_one_command_from_nothing_to_a_prediction(bench, record_property):
 
 def test_the_image_holds_what_it_needs_and_no_more(bench, record_property):
     image = bench.container("api")["Image"]
-    ours, total = megabytes(image) - megabytes(BASE), megabytes(image)
-    sizes = f"our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB"
-    record_property("measured", f"pystock-inference-api: {sizes}")
-    packages = json.loads(bench.python(INSTALLED, service="api"))
-    assert packages == {name: locked()[name] for name in packages} and "mlflow" not in packages
-    heavy = ["tensorflow", "jupyterlab", "matplotlib", "arch", "optuna", "pandera", "pyarrow", "flask", "sqlalchemy"]
-    heavy += ["course", "workbench", "pytest", "uv"]
-    code = f"import importlib.util as u; print([name for name in {heavy} if u.find_spec(name)])"
-    assert bench.python(code, service="api") == "[]\n"
+    heavy = "matplotlib arch optuna pandera pyarrow flask sqlalchemy"
+    assert "mlflow" not in check_image(image, "pystock-inference-api", heavy, record_property)
     declared = json.loads(docker("image", "inspect", image).stdout)[0]["Config"]
     assert declared["User"] == "pystock" and declared["StopSignal"] == "SIGINT"
     assert "/health" in str(declared["Healthcheck"]["Test"])
@@ -122,8 +98,7 @@ def test_the_containers_have_no_right_that_they_do_not_need(bench, service, volu
 
 def test_only_what_is_needed_runs_and_the_api_is_published_on_this_machine_alone(bench):
     assert set(bench.compose("ps", "--all", "--services").stdout.split()) == {"postgres", "mlflow", "api"}
-    ports = bench.container("api")["NetworkSettings"]["Ports"]
-    assert ports == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": bench.settings["API_PORT"]}]}
+    assert bench.published("api") == {("8000/tcp", "127.0.0.1", bench.settings["API_PORT"])}
 
 
 def test_no_password_stands_on_a_command_line_or_in_what_the_command_says(bench):
@@ -180,7 +155,7 @@ def test_without_the_tracking_server_it_goes_on_and_starts_again(bench, second):
         assert lost["from"] == "registry" and lost["model"]["version"] == second
         assert close(ask(bench, body=EXAMPLE), expected)
         bench.compose("restart", "api")
-        until(lambda: answers(bench), PATIENCE, "an answer after the restart")
+        until(lambda: answers(f"{bench.api}/ready"), PATIENCE, "an answer after the restart")
         assert close(ask(bench, body=EXAMPLE), expected)
         ready = ask(bench, "/ready")
         assert ready["from"] == "cache" and ready["model"]["version"] == second and gone(ready)
@@ -195,22 +170,14 @@ def gone(ready):
     return ready if ready["ready"] and not ready["tracking_server"]["reachable"] else None
 
 
-def answers(bench):
-    try:
-        return status(f"{bench.api}/ready")[0] == 200
-    except OSError:
-        return False
-
-
 def test_docker_stop_ends_the_service_with_0(bench):
     bench.compose("stop", "api")
-    try:
-        assert bench.container("api")["State"]["ExitCode"] == 0
-    finally:
-        bench.up("--no-deps", "api")
+    code = bench.container("api")["State"]["ExitCode"]
+    bench.up("--no-deps", "api")
+    assert code == 0
 
 
-def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(bench, record_property):
+def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(bench, record_property, monkeypatch):
     """COMPOSE_PROFILES=auth in .env, and the same command again."""
     started, trained = bench.container("api")["State"]["StartedAt"], count("train_model")
     champion = mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion").version
@@ -222,12 +189,10 @@ def test_called_again_with_authentication_it_trains_nothing_and_the_api_goes_on(
     until(lambda: ask(bench, "/ready")["tracking_server"]["reachable"], PATIENCE, "the server by its new rules")
     assert bench.container("api")["State"]["StartedAt"] == started
     assert close(ask(bench, body=EXAMPLE), expected)
-    os.environ |= {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": bench.env["MLFLOW_ADMIN_PASSWORD"]}
-    try:
-        assert count("train_model") == trained
-        assert mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion").version == champion
-    finally:
-        del os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", bench.env["MLFLOW_ADMIN_PASSWORD"])
+    assert count("train_model") == trained
+    assert mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion").version == champion
 
 
 def count(step):

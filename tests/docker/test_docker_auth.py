@@ -6,7 +6,7 @@ import socket
 import pytest
 import requests
 from class_accounts import accounts_in, run_learners, variables
-from docker_workbench import Workbench, docker, require_docker, status
+from docker_workbench import Workbench, docker, status
 
 API = "/api/2.0/mlflow"
 ACCOUNT = """
@@ -26,15 +26,11 @@ SEARCH, CREATE = f"{API}/experiments/search?max_results=1", f"{API}/experiments/
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A class's workbench: on every address of this machine, with authentication, and accounts for ada and bob."""
-    require_docker()
     settings = {"COMPOSE_PROFILES": "auth", "WORKBENCH_BIND": "0.0.0.0", "WORKBENCH_HOST": "mlflow.example"}
-    made = Workbench("class", tmp_path_factory.mktemp("class"), **settings)
-    try:
-        made.up("--build", seconds=1500)
+    with Workbench("class", tmp_path_factory.mktemp("class"), **settings) as made:
+        made.up("--build")
         made.python(ACCOUNT, env=teacher(made))
         yield made
-    finally:
-        made.remove()
 
 
 def teacher(made: Workbench) -> dict[str, str]:
@@ -146,12 +142,8 @@ def test_an_open_server_is_refused(shared, service, setting, sentence):
 
 def test_a_refused_server_makes_the_start_fail_and_serves_nothing(tmp_path, shared):
     """After the other workbench, whose images it takes from the cache."""
-    refused = Workbench("refused", tmp_path, WORKBENCH_BIND="0.0.0.0")
-    try:
-        done = refused.up("--build", check=False)
-        assert done.returncode != 0
+    with Workbench("refused", tmp_path, WORKBENCH_BIND="0.0.0.0") as refused:
+        assert refused.up("--build", check=False).returncode != 0
         assert "is not allowed without authentication" in refused.compose("logs", "mlflow").stdout
         with pytest.raises(requests.ConnectionError):
             status(f"{refused.mlflow}/health")
-    finally:
-        refused.remove()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from backup_content import READ, WORK, changed
-from docker_workbench import Workbench, require_docker, status
+from docker_workbench import Workbench, status
 from fake_course import COURSE, clean_environment
 
 SECOND = 'import mlflow; mlflow.set_experiment("kept"); mlflow.start_run(); mlflow.log_text("later", "later.txt")'
@@ -14,14 +14,10 @@ SECOND = 'import mlflow; mlflow.set_experiment("kept"); mlflow.start_run(); mlfl
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """With authentication, and without the part that a backup has nothing of: JupyterLab."""
-    require_docker()
-    made = Workbench("backup", tmp_path_factory.mktemp("bench"), COMPOSE_PROFILES="auth")
-    try:
-        made.up("--build", "mlflow", seconds=1500)
+    with Workbench("backup", tmp_path_factory.mktemp("bench"), COMPOSE_PROFILES="auth") as made:
+        made.up("--build", "mlflow")
         made.compose("up", "accounts")
         yield made
-    finally:
-        made.remove()
 
 
 def course(bench, *arguments: str) -> subprocess.CompletedProcess:
@@ -32,9 +28,8 @@ def course(bench, *arguments: str) -> subprocess.CompletedProcess:
 def client(bench, code: str) -> str:
     """The last line that a script of the administrator's prints, on this machine."""
     password = (bench.env | bench.settings)["MLFLOW_ADMIN_PASSWORD"]
-    env = clean_environment(
-        MLFLOW_TRACKING_URI=bench.mlflow, MLFLOW_TRACKING_USERNAME="admin", MLFLOW_TRACKING_PASSWORD=password
-    )
+    account = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": password}
+    env = clean_environment(MLFLOW_TRACKING_URI=bench.mlflow, **account)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     return (done.stdout.splitlines() or [""])[-1]

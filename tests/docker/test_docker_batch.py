@@ -7,9 +7,9 @@ import time
 import mlflow
 import pandas as pd
 import pytest
-from docker_projects import megabytes
+from docker_projects import BASE, check_image, megabytes, python
 from docker_workbench import Workbench, docker, require_docker
-from environments import INSTALLED, check, locked
+from environments import INSTALLED, check
 from fake_course import until
 
 from course.paths import root
@@ -18,7 +18,6 @@ from pystock.data import load
 from pystock.features import volatility
 
 NAME = "pystock-big-move"
-BASE = "python:3.12-slim"
 IMPORTANT = ("mlflow-skinny", "numpy", "pandas", "pyarrow", "scikit-learn", "xgboost-cpu")
 DOCKERFILE = root() / "projects" / "pystock-inference-batch" / "Dockerfile"
 
@@ -26,16 +25,10 @@ DOCKERFILE = root() / "projects" / "pystock-inference-batch" / "Dockerfile"
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     """A workbench without JupyterLab; its server is this process's store, too."""
-    require_docker()
-    made = Workbench("batch", tmp_path_factory.mktemp("bench"))
-    before = mlflow.get_tracking_uri()
-    try:
-        made.up("--build", "mlflow", seconds=1500)
-        mlflow.set_tracking_uri(made.mlflow)
+    with Workbench("batch", tmp_path_factory.mktemp("bench")) as made:
+        made.up("--build", "mlflow")
+        mlflow.set_tracking_uri(made.mlflow)  # conftest.py ends it
         yield made
-    finally:
-        mlflow.set_tracking_uri(before)
-        made.remove()
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +56,8 @@ def versions(bench):
 @pytest.fixture
 def jobs(tmp_path):
     """A folder that the image's user may write into."""
-    folder = tmp_path / "jobs"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
+    tmp_path.chmod(0o777)
+    return tmp_path
 
 
 def command(bench, image, jobs, *words, server="http://mlflow:5000", options=()):
@@ -78,42 +69,12 @@ def job(*arguments, **more):
     return docker(*command(*arguments, options=["--rm", *more.pop("options", [])], **more), check=False)
 
 
-# What is in it
+def test_the_image_holds_what_a_job_needs_and_no_more(image, record_property):
+    heavy = "matplotlib arch optuna pandera yfinance flask sqlalchemy"
+    assert "mlflow" not in check_image(image, "pystock-inference-batch", heavy, record_property)
 
 
-@pytest.fixture(scope="module")
-def about(image):
-    """What the record says of the image."""
-    total, ours = megabytes(image), megabytes(image) - megabytes(BASE)
-    return {
-        "command": "docker build -f projects/pystock-inference-batch/Dockerfile -t pystock-inference-batch .",
-        "base": f"{BASE} (a stand-in)",
-        "python": python(image, "import platform; print(platform.python_version())").strip(),
-        "packages": json.loads(python(image, INSTALLED)),
-        "megabytes": round(ours),
-        "megabytes_with_base": round(total),
-    }
-
-
-def test_the_image_holds_what_a_job_needs_and_no_more(image, about, record_property):
-    ours, total = about["megabytes"], about["megabytes_with_base"]
-    sizes = f"our layers {ours} MB, with the stand-in base {BASE} {total} MB"
-    record_property("measured", f"pystock-inference-batch: {sizes}")
-    assert about["packages"] == {name: locked()[name] for name in about["packages"]}
-    heavy = ["tensorflow", "jupyterlab", "matplotlib", "arch", "optuna", "pandera", "yfinance", "flask", "sqlalchemy"]
-    heavy += ["course", "workbench", "pytest", "uv"]
-    code = f"import importlib.util as u, os; print([name for name in {heavy} if u.find_spec(name)], os.getuid() > 0)"
-    assert python(image, code) == "[] True\n" and "mlflow" not in about["packages"]
-
-
-def python(image, code):
-    return docker("run", "--rm", "--entrypoint", "python", image, "-c", code).stdout
-
-
-# Jobs
-
-
-def test_a_job_scores_what_it_can_and_the_exit_code_says_so(bench, image, about, versions, jobs):
+def test_a_job_scores_what_it_can_and_the_exit_code_says_so(bench, image, versions, jobs):
     days = volatility(load("sp500")).loc["2015":]
     lines = days.to_csv().splitlines(keepends=True)
     lines[9] = lines[9].replace(",", ",high,", 1)  # a value too many
@@ -133,10 +94,19 @@ def test_a_job_scores_what_it_can_and_the_exit_code_says_so(bench, image, about,
     (run,) = mlflow.search_runs(search_all_experiments=True, filter_string=ABOUT, output_format="list")
     assert run.info.status == "FINISHED" and run.data.metrics["scored"] == 1005 and run.data.metrics["quarantined"] == 1
     assert not (jobs / "predictions.csv.partial").exists() and (jobs / "predictions.csv").stat().st_uid == 1000
-    installed = len(about["packages"])
-    found = about | {"packages": {name: about["packages"][name] for name in IMPORTANT}, "installed": installed}
-    found |= {"job_rows": len(days), "job_seconds": round(seconds, 1)}
-    check("10_serving", found, ("command", "packages", "installed"), part="batch")
+    packages, total = json.loads(python(image, INSTALLED)), megabytes(image)
+    about = {
+        "command": "docker build -f projects/pystock-inference-batch/Dockerfile -t pystock-inference-batch .",
+        "base": f"{BASE} (a stand-in)",
+        "python": python(image, "import platform; print(platform.python_version())").strip(),
+        "packages": {name: packages[name] for name in IMPORTANT},
+        "megabytes": round(total - megabytes(BASE)),
+        "megabytes_with_base": round(total),
+        "installed": len(packages),
+        "job_rows": len(days),
+        "job_seconds": round(seconds, 1),
+    }
+    check("10_serving", about, ("command", "packages", "installed"), part="batch")
 
 
 ABOUT = "tags.pipeline = 'pystock-inference-batch' and tags.outcome = 'done'"
@@ -169,9 +139,6 @@ def test_a_stopped_container_ends_soon_and_the_next_one_goes_on(bench, image, ve
     assert len(found) == 402_400 and set(found["model_version"]) == {2}
     assert abs(found["probability"].to_numpy().reshape(400, -1) - expected.to_numpy()).max() < 1e-12
     assert (jobs / "out.csv").stat().st_uid == owner and not (jobs / "out.csv.partial").exists()
-
-
-# What goes wrong
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ workflow, all of them.
 import os
 import re
 
-from docker_workbench import Workbench, require_docker
+from docker_workbench import Workbench
 
 from course.chapters import all_chapters
 
@@ -40,11 +40,9 @@ with mlflow.start_run(tags=tags | {"git_commit": "none"}):
 
 
 def test_chapters_run_in_the_jupyter_container(tmp_path):
-    require_docker()
-    bench = Workbench("chapters", tmp_path)
     chapters = [chapter for chapter in all_chapters() if ALL or chapter.number in SOME]
-    try:
-        bench.up("--build", seconds=1500)
+    with Workbench("chapters", tmp_path) as bench:
+        bench.up("--build")
         if not ALL:
             bench.python(STAND_INS)
         for chapter in chapters:
@@ -53,5 +51,3 @@ def test_chapters_run_in_the_jupyter_container(tmp_path):
         experiments = bench.python("import mlflow; print([e.name for e in mlflow.MlflowClient().search_experiments()])")
         assert "stockpred" in experiments  # on the server, not in the embedded store
         assert bench.run("jupyter", "sh", "-c", "ls .course/store", check=False).returncode != 0
-    finally:
-        bench.remove()

@@ -1,6 +1,7 @@
 """The projects in real containers, on the image of projects/docker: they log to a server here what they log without."""
 
 import importlib.util
+import json
 import re
 import signal
 import subprocess
@@ -10,9 +11,9 @@ import time
 import mlflow
 import pandas as pd
 import pytest
-from docker_projects import IMAGES, RUN, base_image, environment, in_container, megabytes, packages
+from docker_projects import BASE, RUN, base_image, check_image, environment, in_container, megabytes, python
 from docker_workbench import docker, require_docker
-from environments import IMPORTANT, OPTIONS, check_training, locked, outcome
+from environments import IMPORTANT, INSTALLED, OPTIONS, check_training, outcome
 from fake_course import CHECKOUT, until
 
 from course import store
@@ -38,29 +39,15 @@ def server(tmp_path_factory, empty_store):
         yield started.url
 
 
-def locally(project, server, *arguments):
-    command = ["mlflow", "run", f"projects/{project}", "--env-manager", "local", *arguments]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment(server), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def newest(experiment, **tags):
-    """The newest run of an experiment with these tags."""
     asked = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
     return mlflow.search_runs(experiment_names=[experiment], filter_string=asked, output_format="list")[0]
 
 
 def test_the_base_image_holds_what_projects_need_and_no_more(record_property):
     image = base_image()
-    total, ours = megabytes(image), megabytes(image) - megabytes("python:3.12-slim")
-    record_property("measured", f"pystock: our layers {ours:.0f} MB, with python:3.12-slim {total:.0f} MB")
-    assert packages(image) == {name: locked()[name] for name in packages(image)}
-    heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv"]
-    code = f"""
-import importlib.util, os, pystock.data
-print([name for name in {heavy} if importlib.util.find_spec(name)], len(pystock.data.load("nasdaq")), os.getuid() > 0)
-"""
-    assert docker("run", "--rm", image, "python", "-c", code).stdout == "[] 5031 True\n"
+    check_image(image, "pystock", "", record_property)
+    assert python(image, "from pystock.data import load; print(len(load('nasdaq')))") == "5031\n"
     assert docker("run", "--rm", image, "find", "/opt/pystock", "-name", ".git", "-o", "-name", "*.lock").stdout == ""
 
 
@@ -69,7 +56,10 @@ def test_pystock_training_logs_from_a_container_what_it_logs_without(server):
     done = in_container("pystock-training", server, "--experiment-name", "container", *OPTIONS)
     seconds = time.monotonic() - begun
     assert done.returncode == 0, done.stderr[-3000:]
-    locally("pystock-training", server, "--experiment-name", "here", *OPTIONS)
+    words = ["projects/pystock-training", "--env-manager", "local", "--experiment-name", "here", *OPTIONS]
+    pipes = {"capture_output": True, "text": True, "timeout": 900}
+    done = subprocess.run(["mlflow", "run", *words], cwd=CHECKOUT, env=environment(server), **pipes)
+    assert done.returncode == 0, done.stderr[-3000:]
     there, here = outcome("container"), outcome("here")
     assert there == here  # every metric, and the file of predictions byte for byte
     evaluated = newest("container", step="evaluate_model")
@@ -82,16 +72,15 @@ def test_pystock_training_logs_from_a_container_what_it_logs_without(server):
     assert registered.info.status == "FINISHED" and registered.data.tags["model"] == evaluated.data.tags["model"]
 
     image = base_image()
-    python = docker("run", "--rm", image, "python", "-c", "import platform; print(platform.python_version())").stdout
-    found = packages(image)
+    found = json.loads(python(image, INSTALLED))
     check_training(
         "docker",
         command=f"python projects/docker/run.py projects/pystock-training {' '.join(OPTIONS)}",
         seconds=seconds,
-        python=python.strip(),
+        python=python(image, "import platform; print(platform.python_version())").strip(),
         packages={name: found[name] for name in IMPORTANT},
         installed=len(found),
-        megabytes=megabytes(image) - megabytes("python:3.12-slim"),
+        megabytes=megabytes(image) - megabytes(BASE),
         outcome=there,
     )
 
@@ -109,16 +98,12 @@ def waiting(tmp_path):
     started = []
 
     def start(server, **env):
-        with open(tmp_path / "output", "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, RUN, project, "--experiment-name", "waits"],
-                env=environment(server, PYSTOCK_IMAGE=base_image(), **env),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        started.append(process)
-        until(lambda: "\nclaimed" in (tmp_path / "output").read_text(), 120, "the claim in the container")
-        return process, re.search("pystock-[0-9a-f]{8}", (tmp_path / "output").read_text())[0]
+        command = [sys.executable, RUN, project, "--experiment-name", "waits"]
+        env = environment(server, PYSTOCK_IMAGE=base_image(), **env)
+        with open(start.output, "wb") as output:
+            started.append(subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT))
+        until(lambda: "\nclaimed" in start.output.read_text(), 120, "the claim in the container")
+        return started[-1], re.search("pystock-[0-9a-f]{8}", start.output.read_text())[0]
 
     start.output = tmp_path / "output"
     yield start
@@ -160,41 +145,6 @@ def test_after_a_kill_the_container_works_on_until_it_is_stopped(server, waiting
     docker("stop", "-t", "60", name)
     assert newest("waits", step="main").info.status == "FAILED"  # it heard the signal; one that is killed stays RUNNING
     until(lambda: not containers(name), 120, "the end of the container")
-
-
-# What MLflow does by itself
-
-
-def test_without_build_image_the_files_are_not_there(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "IMAGE", base_image())
-    copy = run.with_docker_env(CHECKOUT / "projects/stockpred", tmp_path)
-    command = ["mlflow", "run", str(copy), "-A", "network=host", "--experiment-name", "bare"]
-    done = subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 1
-    assert "python: can't open file '/home/pystock/train.py': [Errno 2] No such file or directory" in done.stderr
-    assert newest("bare").info.status == "FAILED"
-
-
-def test_a_store_in_a_file_loses_the_model(tmp_path, empty_store, monkeypatch):
-    """The reason why run.py refuses it."""
-    monkeypatch.setattr(run, "IMAGE", base_image())
-    copy = run.with_docker_env(CHECKOUT / "projects/stockpred", tmp_path)
-    store.copy(empty_store, tmp_path / "store")
-    client = mlflow.MlflowClient(store.uri(tmp_path / "store"))
-    experiment = client.create_experiment("file", artifact_location=store.artifact_root(tmp_path / "store"))
-    command = ["mlflow", "run", str(copy), "--build-image", "--experiment-id", experiment, "-P", "trees=5"]
-    options = {"env": environment(store.uri(tmp_path / "store")), "capture_output": True, "text": True, "timeout": 400}
-    with IMAGES:
-        done = subprocess.run(command, **options)
-        assert done.returncode == 1 and "attempt to write a readonly database" in done.stderr
-        done = subprocess.run([*command, "-A", "user=0:0"], **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (model,) = client.search_logged_models([experiment])
-    assert model.status.value == "READY" and model.model_id in model.artifact_location
-    assert not list(tmp_path.glob(f"store/**/{model.model_id}"))
-
-
-# What run.py refuses
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ Services run under `course.servers`, which ends them with everything they starte
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 import requests
 from fake_course import until
+from training_runs import use
 
 from course import store
 from course.servers import Server, start_server
@@ -55,8 +55,7 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     one) and `wrong` (answers 2 for a probability). `alias(version)` moves the alias.
     """
     store.copy(empty_store, folder)
-    mlflow.set_tracking_uri(store.uri(folder))
-    os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
+    use(folder)
     X, y = tuning.training_data("sp500", "big_move", "volatility")
     mlflow.set_experiment("models")
     stump, made = tuning.build("xgboost", max_depth=1), {}
@@ -78,14 +77,12 @@ def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNames
     versions.alias = lambda version: client.set_registered_model_alias(NAME, "champion", str(version))
     versions.alias(versions.forest)
     yield versions
-    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
 
 
 class Service:
-    """The inference API in processes of its own, started by its main.py."""
+    """The inference API in processes of its own, started by its main.py, with these settings without their prefix."""
 
     def __init__(self, uri: str, cache: Path, **settings):
-        """`settings` are those of the service, without their prefix."""
         settings = {"cache": cache, "poll_seconds": POLL} | settings
         self.env = {f"PYSTOCK_API_{name.upper()}": str(value) for name, value in settings.items()}
         self.env |= {"MLFLOW_TRACKING_URI": uri, "PYSTOCK_API_PORT": "{port}"}

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from crashing import die_before
 from sklearn.linear_model import LogisticRegression
+from training_runs import use
 
 from course import store
 from pystock import models
@@ -26,19 +27,12 @@ MARKS = [  # for `pytestmark`
 ]
 
 
-def use_store(uri, artifacts):
-    mlflow.end_run()
-    mlflow.tracking.fluent._active_experiment_id = None
-    mlflow.set_tracking_uri(uri)
-    os.environ[store.ARTIFACT_ROOT_VARIABLE] = artifacts
-
-
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory, empty_store):
     """A store whose champion is version 1 of pystock-big-move, a logistic regression on the training years."""
     folder = tmp_path_factory.mktemp("champion") / "store"
     store.copy(empty_store, folder)
-    use_store(store.uri(folder), store.artifact_root(folder))
+    use(folder)
     X, y = dataset(load(end="2009-12-31"), "big_move", "volatility")
     fitted = LogisticRegression(C=0.1, max_iter=1000).fit(X * 100, y)
     fitted.coef_ *= 100
@@ -48,9 +42,7 @@ def champion(tmp_path_factory, empty_store):
     client.create_registered_model(NAME)
     client.create_model_version(NAME, made.model_uri, model_id=made.model_id)
     client.set_registered_model_alias(NAME, "champion", "1")
-    yield folder
-    mlflow.end_run()
-    del os.environ[store.ARTIFACT_ROOT_VARIABLE]
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +84,19 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): re.sub(rb' *"run": .*\n', b"", path.read_bytes()) for path in files}
 
 
-# Processes that are killed ----------------------------------------------------------------------------------------
-
-
 def in_process(target, *arguments, **options):
     """Run a function of this module in a process of its own on the store in use; return the exit code."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["batch_jobs", "mlflow.store.tracking.sqlalchemy_store", "skops.io"])
-    place = (mlflow.get_tracking_uri(), os.environ[store.ARTIFACT_ROOT_VARIABLE])
-    process = context.Process(target=_on_store, args=(target, place, arguments, options))
+    folder = store.folder_of(mlflow.get_tracking_uri())
+    process = context.Process(target=_on_store, args=(target, folder, arguments, options))
     process.start()
     process.join(300)
     return process.exitcode
 
 
-def _on_store(target, place, arguments, options):
-    use_store(*place)
+def _on_store(target, folder, arguments, options):
+    use(folder)
     target(*arguments, **options)
 
 

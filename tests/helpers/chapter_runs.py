@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import mlflow
 import nbformat
 import pandas as pd
 import papermill
@@ -52,7 +53,7 @@ class InOrder:
         self.results: dict[str, Result] = {}  # of the chapters that passed, by number
         self.failure: str | None = None
 
-    def reach(self, chapter: Chapter | None) -> Result | None:
+    def reach(self, chapter: Chapter | None = None) -> Result | None:
         """Run `chapter` and those before it, where they have not run yet; return its result.
 
         Fails the test where one of them fails, or failed in an earlier test. None stands for the start.
@@ -62,7 +63,7 @@ class InOrder:
         if chapter is None:
             return None
         if chapter.number not in self.results:
-            self.reach(last(before(chapter)))
+            self.reach(*before(chapter)[-1:])
             with chapter_environment(), state_folder(self.state):
                 result = run_chapter(chapter)
             if result.failure:
@@ -73,7 +74,7 @@ class InOrder:
                 store.copy(self.state / "store", self.copies / chapter.number)
         return self.results[chapter.number]
 
-    def copy_after(self, chapter: Chapter | None) -> Path | None:
+    def copy_after(self, chapter: Chapter | None = None) -> Path | None:
         """The copy of the store as it is after `chapter`; None before the first."""
         return self.copies / chapter.number if chapter and self.reach(chapter) else None
 
@@ -81,10 +82,6 @@ class InOrder:
         """What the chapters so far should not have left: living processes, unfinished runs, stores of MLflow's own."""
         unfinished = [f"run {run} is RUNNING" for run in unfinished_runs(self.state / "store" / "mlflow.db")]
         return survivors(self.state) + unfinished + strays()
-
-
-def last(chapters: list[Chapter]) -> Chapter | None:
-    return chapters[-1] if chapters else None
 
 
 @contextmanager
@@ -217,7 +214,6 @@ def other_market(chapter: Chapter) -> str:
 
 
 def statuses(database: Path) -> dict[str, str]:
-    """The status of each run by its id."""
     with closing(sqlite3.connect(database)) as connection:
         return dict(connection.execute("SELECT run_uuid, status FROM runs"))
 
@@ -280,17 +276,12 @@ JUNK = {"None": None, "empty": "", "object": object(), "list": [], "table": pd.D
 @contextmanager
 def connected(uri: str, folder: Path):
     """Point this process at a store, as a notebook's kernel is, with `folder` as its state."""
-    import mlflow
-
     with chapter_environment(), state_folder(folder):
-        os.environ["MLFLOW_TRACKING_URI"] = uri
         mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
         try:
             yield
         finally:  # before the environment is put back, because MLflow writes into it
             mlflow.set_tracking_uri(None)
-            mlflow.set_registry_uri(None)
 
 
 def bad_checks(chapter: Chapter, parameters: dict) -> list[str]:

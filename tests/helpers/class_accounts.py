@@ -34,5 +34,4 @@ def variables(row: dict) -> dict[str, str]:
 
 
 def as_learner(account: dict, **more: str):
-    """This process works as that learner."""
     return patch.dict(os.environ, QUIET_MLFLOW | variables(account) | more)

@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from docker_workbench import docker, require_docker
-from environments import INSTALLED, SHARED
+from environments import INSTALLED, SHARED, locked
 from fake_course import CHECKOUT, clean_environment
 from filelock import FileLock
 
+BASE = "python:3.12-slim"  # of our Dockerfiles
 RUN = CHECKOUT / "projects" / "docker" / "run.py"
 # From the build to the end of the run: another worker, which builds it on its own base, would take the name away
 IMAGES = FileLock(Path(SHARED) / "course-tests-images.lock")
@@ -51,10 +52,25 @@ def in_container(project: str, server: str, *arguments: str, seconds: float = 90
         return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=seconds)
 
 
-def packages(image: str) -> dict[str, str]:
-    """The packages of an image, by name."""
-    return json.loads(docker("run", "--rm", image, "python", "-c", INSTALLED).stdout)
+def python(image: str, code: str) -> str:
+    """What a script prints in a new container of an image."""
+    return docker("run", "--rm", "--entrypoint", "python", image, "-c", code).stdout
 
 
 def megabytes(image: str) -> float:
     return int(docker("image", "inspect", "--format", "{{.Size}}", image).stdout) / 1e6
+
+
+def check_image(image: str, name: str, heavy: str, record_property) -> dict[str, str]:
+    """Hold an image to packages of the lock, none of the `heavy` ones, and a user that is not root; say its size.
+
+    Returns its packages.
+    """
+    ours, total = megabytes(image) - megabytes(BASE), megabytes(image)
+    record_property("measured", f"{name}: our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB")
+    packages = json.loads(python(image, INSTALLED))
+    assert packages == {package: locked()[package] for package in packages}
+    heavy = ["tensorflow", "jupyterlab", "course", "workbench", "pytest", "uv", *heavy.split()]
+    code = f"import importlib.util as u, os; print([name for name in {heavy} if u.find_spec(name)], os.getuid() > 0)"
+    assert python(image, code) == "[] True\n"
+    return packages

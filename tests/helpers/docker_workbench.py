@@ -41,19 +41,22 @@ def status(url: str, *, user: str = "", method: str = "GET", body: object = None
     """Status and text of the answer. `user` is name:password."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     auth = tuple(user.split(":")) if user else None
-    with requests.Session() as session:
-        session.trust_env = False  # no proxy
-        answer = session.request(method, url, json=body, headers=headers, auth=auth, timeout=30)
+    more = {"auth": auth, "proxies": {"http": ""}, "timeout": 30}  # no proxy, which would not reach this machine
+    answer = requests.request(method, url, json=body, headers=headers, **more)
     return answer.status_code, answer.text
 
 
 class Workbench:
-    """One workbench, with the services of `more` files. `settings` go over those of .env, as a shell's variables do."""
+    """One workbench, with the services of `more` files, for a `with`: at its end all of it is removed.
+
+    `settings` go over those of .env, as a shell's variables do.
+    """
 
     def __init__(self, name: str, folder: Path, *more: Path, **settings: str):
+        require_docker()
         self.project = f"wbtest-{os.getpid()}-{name}"
         self._files = [HERE / "compose.yaml", *more]
-        (folder / "workbench").mkdir(parents=True)
+        (folder / "workbench").mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "init", folder / "workbench")
         subprocess.run([folder / "workbench/init"], check=True, capture_output=True)
         self._env_file = folder / "workbench/.env"
@@ -65,7 +68,6 @@ class Workbench:
 
     @property
     def env(self) -> dict[str, str]:
-        """What stands in .env."""
         lines = [line for line in self._env_file.read_text().splitlines() if "=" in line and line[0] != "#"]
         return dict(line.split("=", 1) for line in lines)
 
@@ -79,10 +81,13 @@ class Workbench:
         env = self.settings | (settings or {})
         return docker(*self.command(*arguments, demo=demo), env=env, **options)
 
-    def up(self, *arguments: str, seconds: float = 1200, **options):
+    def up(self, *arguments: str, seconds: float = 1500, **options):
         return self.compose("up", "--detach", "--wait", *arguments, seconds=seconds, **options)
 
-    def remove(self) -> None:
+    def __enter__(self) -> "Workbench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         # every profile and both files, or their containers would keep the networks
         self.compose("--profile", "*", "down", "--volumes", "--timeout", "2", "--rmi", "all", demo=True, check=False)
 
@@ -96,7 +101,6 @@ class Workbench:
         return {(inside, one["HostIp"], one["HostPort"]) for inside, outside in ports for one in outside or []}
 
     def run(self, service: str, *command: str, env: dict | None = None, **options):
-        """A command in the container of a service."""
         more = [f"--env={name}={value}" for name, value in (env or {}).items()]
         return self.compose("exec", "--no-TTY", *more, service, *command, **options)
 

@@ -27,7 +27,6 @@ SHARED = tempfile.gettempdir()  # as it is before the tests begin: conftest.py g
 OPTIONS = ("-P", "data=embedded", "-P", "force=yes")
 IMPORTANT = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost-cpu")  # what a prediction and its scores depend on
 METRICS = ("brier_skill_value", "average_precision", "log_loss", "mcc")
-Outcome = tuple[dict[str, float], str]
 
 # Run with an environment's own Python: its packages, by the name that the lock has.
 INSTALLED = """
@@ -38,12 +37,11 @@ print(json.dumps(found))
 
 
 def locked() -> dict[str, str]:
-    """The packages of requirements.lock."""
     lock = (root() / "requirements.lock").read_text(encoding="utf-8")
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock, re.MULTILINE))
 
 
-def outcome(experiment: str) -> Outcome:
+def outcome(experiment: str) -> tuple[dict[str, float], str]:
     """Of the newest evaluation in an experiment: all metrics, and the SHA-256 of its file of predictions."""
     asked = {"experiment_names": [experiment], "filter_string": "tags.step = 'evaluate_model'"}
     run = mlflow.search_runs(**asked, output_format="list")[0]
@@ -51,7 +49,7 @@ def outcome(experiment: str) -> Outcome:
     return run.data.metrics, hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def check_training(environment: str, *, seconds: float, megabytes: float, outcome: Outcome, **found: object) -> None:
+def check_training(environment: str, *, seconds: float, megabytes: float, outcome: tuple, **found: object) -> None:
     """Hold a training in one environment to chapter 09's record."""
     metrics, digest = outcome
     scores = {name: round(metrics[name], 4) for name in METRICS}

@@ -13,14 +13,17 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import mlflow
+import psutil
+from sklearn.linear_model import LogisticRegression
+
+from course.environment import QUIET_MLFLOW
+
 LEARNERS, STEPS, PARAMETERS = 30, 100, 10
 
 
 def client() -> None:
     """One learner: says when it is ready, waits for a line, logs a run, and prints what was acknowledged."""
-    import mlflow
-    from sklearn.linear_model import LogisticRegression
-
     experiment, name = sys.argv[1:]
     model = LogisticRegression().fit([[0, 1], [1, 0], [2, 1], [3, 0]], [0, 1, 0, 1])
     client, calls, said = mlflow.MlflowClient(), [], {"failed": []}
@@ -45,11 +48,6 @@ def client() -> None:
 
 
 def measure(bench) -> dict:
-    """Figures of a class on that workbench."""
-    import mlflow
-
-    from course.environment import QUIET_MLFLOW
-
     environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     server = mlflow.MlflowClient(bench.url)
@@ -112,8 +110,6 @@ def _is_complete(server, run) -> bool:
 
 def memory_of(folder: Path) -> dict[str, float]:
     """The memory of the parts of a running workbench in MiB, each shared page counted once (PSS)."""
-    import psutil
-
     parts = {"mlflow": 0.0, "postgres": 0.0}
     supervisor = psutil.Process(int((folder / "logs" / "supervisord.pid").read_text()))
     for child in supervisor.children():

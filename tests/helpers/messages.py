@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
 import pytest
@@ -49,16 +50,13 @@ def begin() -> None:
 @pytest.fixture(scope="module")
 def learner(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder with a store, and this process as a notebook's kernel on it."""
-    outside = dict(os.environ)
     folder = tmp_path_factory.mktemp("learner")
-    os.environ |= {"COURSE_STATE": str(folder), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     store.copy(empty_store, folder / "store")
-    begin()
-    yield folder
-    while mlflow.active_run():
-        mlflow.end_run()
-    os.environ.clear()
-    os.environ.update(outside)
+    with patch.dict(os.environ, COURSE_STATE=str(folder), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
+        begin()
+        yield folder
+        while mlflow.active_run():
+            mlflow.end_run()
 
 
 @pytest.fixture

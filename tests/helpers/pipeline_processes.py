@@ -66,7 +66,6 @@ def hold(uri, artifacts, name, ready):
 
 
 def register(uri, artifacts, model, barrier, results):
-    """Register together with the others."""
     use(uri, artifacts)
     promotion.judge = passes
     barrier.wait(60)

@@ -14,9 +14,9 @@ from pystock.registry.gate import Condition
 numbers = itertools.count(1)
 
 
-def own_store(empty_store, folder) -> str:
-    """Copy the empty store into a folder; returns its URI."""
-    store.copy(empty_store, folder / "store")
+def own_store(original, folder) -> str:
+    """Copy a store, mostly the empty one, into a folder; returns its URI."""
+    store.copy(original, folder / "store")
     return store.uri(folder / "store")
 
 

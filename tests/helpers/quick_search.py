@@ -1,11 +1,11 @@
 """Searches for hyperparameters that fit no model."""
 
-import os
 from unittest.mock import patch
 
 import mlflow
 import numpy as np
 import optuna
+from promotions import own_store, using
 
 from course import store
 from pystock import tuning
@@ -39,22 +39,13 @@ def in_memory(trials):
 
 
 def children(study, status="FINISHED"):
-    runs = mlflow.search_runs(
-        experiment_names=["tuning"],
-        filter_string=f"tags.`mlflow.parentRunId` = '{study.user_attrs['run_id']}' and attributes.status = '{status}'",
-        output_format="list",
-    )
+    asked = f"tags.`mlflow.parentRunId` = '{study.user_attrs['run_id']}' and attributes.status = '{status}'"
+    runs = mlflow.search_runs(experiment_names=["tuning"], filter_string=asked, output_format="list")
     return {int(run.data.tags["trial"]): run for run in runs}
 
 
 def tuning_store(empty_store, folder, monkeypatch):
     """Use a tracking store with an experiment, as the body of a fixture; yields the URL of the storage for studies."""
-    store.copy(empty_store, folder / "store")
-    uri = store.uri(folder / "store")
-    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", None)  # what is set here ends with the test
-    with patch.dict(os.environ, MLFLOW_TRACKING_URI=uri):
-        mlflow.set_tracking_uri(uri)
-        mlflow.create_experiment("tuning", artifact_location=store.artifact_root(folder / "store"))
+    for _ in using(own_store(empty_store, folder), folder, monkeypatch):
         mlflow.set_experiment("tuning")
         yield store.study_storage()
-        mlflow.set_tracking_uri(None)

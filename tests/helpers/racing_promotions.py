@@ -6,17 +6,9 @@ from promotions import passes
 
 from pystock.registry import promotion
 
-WRITES = (  # of the protocol; the very first write of a promotion, a tag that is always the same, is no step of it
-    "create_experiment",
-    "create_run",
-    "log_batch",
-    "log_param",
-    "set_registered_model_alias",
-    "set_model_version_tag",
-    "delete_registered_model_alias",
-    "set_tag",
-    "set_terminated",
-)
+# Of the protocol; the very first write of a promotion, a tag that is always the same, is no step of it.
+WRITES = ["create_experiment", "create_run", "log_batch", "log_param", "set_registered_model_alias"]
+WRITES += ["set_model_version_tag", "delete_registered_model_alias", "set_tag", "set_terminated"]
 
 
 def compete(uri, name, first, barrier, results):

@@ -46,14 +46,10 @@ def registering(folder):
         forecasts.to_pickle(folder / "forecasts")
         (folder / "model.py").write_text(MODEL.format(also=also))
         columns = dataset(load("sp500", end="1999-12-31"), "big_move", "volatility")[0]
+        signature = ModelSignature(Schema([ColSpec("double", column) for column in columns]), outputs)
+        files = {"python_model": str(folder / "model.py"), "artifacts": {"forecasts": str(folder / "forecasts")}}
         with mlflow.start_run(tags=tags):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(folder / "model.py"),
-                artifacts={"forecasts": str(folder / "forecasts")},
-                signature=ModelSignature(Schema([ColSpec("double", column) for column in columns]), outputs),
-                pip_requirements=[],
-            )
+            info = mlflow.pyfunc.log_model(name="model", signature=signature, pip_requirements=[], **files)
         return int(mlflow.register_model(info.model_uri, "candidates").version)
 
     return register

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from promotions import own_store, using
 
 from course import store
 from pystock import training
@@ -22,13 +23,6 @@ def use(folder):
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
 
 
-def leave():
-    mlflow.end_run()
-    mlflow.set_tracking_uri(None)
-    mlflow.tracking.fluent._active_experiment_id = None
-    os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, empty_store):
     """A store with a data run and one model, trained on its table and evaluated: never written to. And the two ids."""
@@ -38,18 +32,15 @@ def trained(tmp_path_factory, empty_store):
     made = data_run()
     model = in_a_run(training.train, **QUESTION, **FAST).model
     in_a_run(training.evaluate, model)
-    yield folder, made, model
-    leave()
+    return folder, made, model
 
 
 @pytest.fixture
-def tracked(trained, tmp_path):
+def tracked(trained, tmp_path, monkeypatch):
     """A copy of it, and the two ids."""
-    folder, made, model = trained
-    store.copy(folder, tmp_path / "store")
-    use(tmp_path / "store")
-    yield made, model
-    leave()
+    folder, *ids = trained
+    for _ in using(own_store(folder, tmp_path), tmp_path, monkeypatch):
+        yield ids
 
 
 def data_run(table=None, **tags):

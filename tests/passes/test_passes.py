@@ -52,7 +52,7 @@ def used_server(without_units, tmp_path_factory):
 @KILLED
 @by_chapter
 def test_chapter_runs_to_its_end_after_a_kill(chapter, resumed, tmp_path):
-    resumed.reach(chapter_runs.last(before(chapter)))
+    resumed.reach(*before(chapter)[-1:])
     database = resumed.state / "store" / "mlflow.db"
     with chapter_runs.chapter_environment(), state_folder(resumed.state):
         copy, where = chapter_runs.killed(chapter, tmp_path, random.Random(f"{SEED} {chapter.number}"))
@@ -71,7 +71,7 @@ def test_chapter_runs_to_its_end_after_a_kill(chapter, resumed, tmp_path):
 @by_chapter
 def test_nbval_passes_from_the_checkpoint(chapter, resumed, tmp_path):
     """The checkpoint is a copy whose originals are gone."""
-    checkpoint = resumed.copy_after(chapter_runs.last(before(chapter)))
+    checkpoint = resumed.copy_after(*before(chapter)[-1:])
     with chapter_runs.chapter_environment(), state_folder(tmp_path / "state"):
         if checkpoint:  # there is none before the first chapter
             store.copy(checkpoint, tmp_path / "state" / "store")

@@ -17,14 +17,9 @@ PROJECT = CHECKOUT / "projects" / "pystock-inference-batch"
 
 
 def script(uri, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "main.py", *map(str, arguments)],
-        cwd=PROJECT,
-        env=clean_environment(MLFLOW_TRACKING_URI=uri),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command, env = [sys.executable, "main.py", *map(str, arguments)], clean_environment(MLFLOW_TRACKING_URI=uri)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=PROJECT, env=env, **pipes)
 
 
 def test_a_job_whose_server_dies_says_so_and_resumes_when_it_is_back(champion, days, tmp_path):
@@ -36,26 +31,20 @@ def test_a_job_whose_server_dies_says_so_and_resumes_when_it_is_back(champion, d
         env, log = servers.MLFLOW_SERVER_ENVIRONMENT, tmp_path / "server.log"
         return servers.launch(command, env=env, cwd=tmp_path, log=log).wait_until_healthy()
 
-    server = start()
-    try:
+    with start() as server:
         process = script(server.url, *arguments)
         until(Output(output, False).chunks, 60, "the first chunk")
         server.stop()
         errors = process.communicate(timeout=600)[1]
-    finally:
-        server.stop()
     gone = f"pystock-inference-batch: the MLflow server {server.url} does not respond (Connection refused)"
     assert process.returncode == 1 and errors.splitlines()[-1].startswith(gone), errors
     assert not output.exists()
     process = script(server.url, *arguments)
     errors = process.communicate(timeout=600)[1]
     assert process.returncode == 1 and errors.startswith(gone) and len(errors.splitlines()) == 1
-    server = start()
-    try:
+    with start() as server:
         process = script(server.url, *arguments)
         printed, errors = process.communicate(timeout=600)
-    finally:
-        server.stop()
     assert process.returncode == 0 and "of them before this job was resumed" in printed, errors
     run_job(source, tmp_path / "unbroken" / "out.csv", chunk_rows=500)
     assert output.read_bytes() == (tmp_path / "unbroken" / "out.csv").read_bytes()

@@ -13,8 +13,8 @@ import mlflow
 import pytest
 from environments import IMPORTANT, INSTALLED, OPTIONS, check, check_training, locked, outcome
 from fake_course import CHECKOUT, clean_environment
+from promotions import own_store, using
 
-from course import store
 from pystock import models, tuning
 
 PREDICT = "mlflow models predict --model-uri MODEL --input-path two_days.json --content-type json --env-manager uv"
@@ -22,15 +22,12 @@ TRAIN = f"mlflow run projects/pystock-training {' '.join(OPTIONS)} --env-manager
 
 
 @pytest.fixture
-def store_of_its_own(tmp_path, empty_store):
+def store_of_its_own(tmp_path, empty_store, monkeypatch):
     """The address of a store for this test, which is also this process's, with the experiments `local` and `uv`."""
-    store.copy(empty_store, tmp_path / "store")
-    before, uri = mlflow.get_tracking_uri(), store.uri(tmp_path / "store")
-    mlflow.set_tracking_uri(uri)
-    for name in ("local", "uv"):
-        mlflow.create_experiment(name, artifact_location=store.artifact_root(tmp_path / "store"))
-    yield uri
-    mlflow.set_tracking_uri(before)
+    for uri in using(own_store(empty_store, tmp_path), tmp_path, monkeypatch):
+        for name in ("local", "uv"):
+            mlflow.create_experiment(name)
+        yield uri
 
 
 def test_the_pilot_model_predicts_in_a_fresh_environment(tmp_path, store_of_its_own):
@@ -103,5 +100,4 @@ def test_training_in_a_fresh_environment_gives_the_same_results(tmp_path, store_
 
 
 def ask(python: str, code: str) -> str:
-    """What a script prints, run by that Python."""
     return subprocess.check_output([python, "-c", code], text=True)

@@ -53,9 +53,8 @@ def clone():
         done = make(folder, "setup")
         assert done.returncode == 0, done.stdout[-3000:]
         assert make(folder, "setup").stdout == ""
-        done = subprocess.run(
-            [".venv/bin/course", "doctor"], cwd=folder, env=environment(folder, cut_off=False), **PIPES
-        )
+        env = environment(folder, cut_off=False)
+        done = subprocess.run([".venv/bin/course", "doctor"], cwd=folder, env=env, **PIPES)
         assert done.returncode == 0 and done.stdout.count("[ ok ]") == len(done.stdout.splitlines()), done.stdout
         for path in [folder, home, *(path for path in folder.rglob("*") if ".venv" not in path.parts)]:
             os.chown(path, NOBODY, NOBODY)
@@ -63,13 +62,11 @@ def clone():
 
 
 def environment(folder: Path, cut_off: bool) -> dict[str, str]:
-    keep = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PIP_", "UV_", "SSL_")
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PIP_", "UV_", "SSL_")
     env = {name: value for name, value in os.environ.items() if name.startswith(keep)}
     if cut_off:  # another user's home, and a PATH without this environment or anything in root's home
         env |= {"HOME": str(folder.parent / "home"), "USER": "nobody", "LOGNAME": "nobody"}
         env |= {"PATH": "/usr/local/bin:/usr/bin:/bin", "TMPDIR": "/tmp"}
-    else:
-        env |= {"HOME": os.environ.get("HOME", "/root")}
     return env
 
 
@@ -110,9 +107,8 @@ def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
     database = clone / ".course" / "store" / "mlflow.db"
     assert database.stat().st_uid == NOBODY
     with closing(sqlite3.connect(database)) as connection:
-        states = connection.execute(
-            "SELECT e.name, status FROM runs JOIN experiments e USING (experiment_id)"
-        ).fetchall()
+        query = "SELECT e.name, status FROM runs JOIN experiments e USING (experiment_id)"
+        states = connection.execute(query).fetchall()
     for name, status in states:
         assert status == "FINISHED" or (status != "RUNNING" and name in PROVOKED), (name, status)
     stray = [path for name in ("mlruns", "mlflow.db") for path in clone.rglob(name) if ".course" not in path.parts]

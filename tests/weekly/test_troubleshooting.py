@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import sqlite3
-import subprocess
 import sys
 import sysconfig
 import threading
@@ -22,7 +21,7 @@ import mlflow
 import pandas as pd
 import pytest
 import requests
-from fake_course import CHECKOUT, COURSE, clean_environment, until
+from fake_course import CHECKOUT, COURSE, until
 from messages import NOWHERE, SECONDS, assert_on_page, begin, elsewhere, learner, output, raised
 from mlflow.models import validate_schema
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -40,10 +39,6 @@ pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="signals and shells of POSIX"),
 ]
 PYTHON = sys.executable
-
-
-def model() -> LogisticRegression:
-    return LogisticRegression().fit(pd.DataFrame({"day_01": [0.0, 1.0], "day_02": [1.0, 0.0]}), [0, 1])
 
 
 def shell(command: str) -> str:
@@ -91,14 +86,11 @@ def uv(folder, **env):
     return output(*sync, folder / "lock.txt", UV_HTTP_RETRIES=0, UV_CACHE_DIR=folder / "cache", **env)
 
 
-def test_pip_without_network(tmp_path):
+def test_a_package_that_cannot_be_had(tmp_path):
+    """There is no network for it, or another file than the lock's hash says."""
     lock = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8")
     (tmp_path / "lock.txt").write_text(re.search(r"^uv==(?:.*\\\n)*.*\n", lock, re.MULTILINE)[0])
     assert_on_page("No matching distribution found", pip(tmp_path, PIP_INDEX_URL=NOWHERE, PIP_CONFIG_FILE=os.devnull))
-
-
-def test_a_package_that_cannot_be_had(tmp_path):
-    """There is no network for it, or another file than the lock's hash says."""
     with zipfile.ZipFile(tmp_path / "thing-1.0-py3-none-any.whl", "w") as wheel:
         for file in ("METADATA", "WHEEL", "RECORD"):
             wheel.writestr(f"thing-1.0.dist-info/{file}", "")
@@ -166,8 +158,7 @@ def test_a_server_under_another_name(fake, empty_store):
     fake.use_store(empty_store)
     with fake.started(COURSE, "ui", "--no-browser"):
         shown = until(lambda: re.search(r"http\S+", fake.output()), SECONDS, "the address of the MLflow UI")
-        proxies = {"http": ""}
-        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies=proxies, timeout=10).text
+        text = requests.get(shown[0], headers={"Host": "mlflow.example.org"}, proxies={"http": ""}, timeout=10).text
         assert_on_page("DNS rebinding", text)
 
 
@@ -192,19 +183,16 @@ def test_a_machine_without_tensorflow(tmp_path):
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith("tensorflow"):
             (tmp_path / entry.name).symlink_to(entry)
-    env = clean_environment(PYTHONPATH=str(tmp_path))
-    text = subprocess.run([PYTHON, "-S", "-c", "import keras"], capture_output=True, text=True, env=env).stderr
+    text = output(PYTHON, "-S", "-c", "import keras", PYTHONPATH=tmp_path)
     assert_on_page("No module named 'tensorflow'", text)
 
 
-def test_a_pickle_where_pickles_are_refused(tmp_path, monkeypatch):
-    mlflow.sklearn.save_model(model(), tmp_path / "model", serialization_format="pickle", pip_requirements=[])
+def test_a_pickle_where_pickles_are_refused_and_a_missing_column(learner, tmp_path, monkeypatch):
+    table = pd.DataFrame({"day_01": [0.0, 1.0], "day_02": [1.0, 0.0]})
+    saved = {"sk_model": LogisticRegression().fit(table, [0, 1]), "pip_requirements": []}
+    mlflow.sklearn.save_model(path=tmp_path / "signed", signature=mlflow.models.infer_signature(table), **saved)
+    predict = mlflow.pyfunc.load_model(str(tmp_path / "signed")).predict
+    assert_on_page("Model is missing inputs", raised(predict, table[["day_01"]]))
+    mlflow.sklearn.save_model(path=tmp_path / "pickled", serialization_format="pickle", **saved)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    assert_on_page("Deserializing this model", raised(mlflow.sklearn.load_model, str(tmp_path / "model")))
-
-
-def test_a_missing_column(learner, tmp_path):
-    signature = mlflow.models.infer_signature(pd.DataFrame({"day_01": [0.0], "day_02": [1.0]}))
-    mlflow.sklearn.save_model(model(), tmp_path / "model", signature=signature, pip_requirements=[])
-    text = raised(mlflow.pyfunc.load_model(str(tmp_path / "model")).predict, pd.DataFrame({"day_01": [0.0]}))
-    assert_on_page("Model is missing inputs", text)
+    assert_on_page("Deserializing this model", raised(mlflow.sklearn.load_model, str(tmp_path / "pickled")))

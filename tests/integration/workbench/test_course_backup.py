@@ -92,7 +92,6 @@ def test_a_stopped_workbench_and_one_in_the_way(course, saved, capsys):
 
 
 def unpacked(content: bytes) -> bytes | None:
-    """Return what a gzip file holds; None if it is damaged."""
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error):

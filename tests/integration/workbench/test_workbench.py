@@ -34,7 +34,6 @@ def course():
 
 
 def started(fake, process) -> dict[str, str]:
-    """Wait for the three addresses."""
     until(lambda: "Stop all three" in fake.output() or process.poll() is not None, 120, "the addresses")
     assert process.poll() is None, fake.output()
     return dict(re.findall(r"^(JupyterLab|MLflow|PostgreSQL)  +(\S+)$", fake.output(), re.MULTILINE))

@@ -30,8 +30,14 @@ with open(sys.argv[1], "w", buffering=1) as acknowledged:
 """
 
 
-@pytest.mark.parametrize("part", ["mlflow", "postgres"])
-def test_nothing_acknowledged_is_lost(tmp_path, part):
+@pytest.mark.parametrize(
+    ("part", "is_main"),  # of the part, the process with such a command line
+    [
+        ("mlflow", lambda words: "uvicorn" in words),
+        ("postgres", lambda words: "-D" in words and words[0].endswith("/postgres")),
+    ],
+)
+def test_nothing_acknowledged_is_lost(tmp_path, part, is_main):
     bench, file = workbench.start_workbench(), tmp_path / "acknowledged"
     env = clean_environment(MLFLOW_TRACKING_URI=bench.url, **QUIET_MLFLOW)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -40,7 +46,7 @@ def test_nothing_acknowledged_is_lost(tmp_path, part):
         until(lambda: file.exists() and file.read_text().count("\n") > 100, 60, "a hundred acknowledged steps")
         supervisor = psutil.Process(int((bench.folder / "logs" / "supervisord.pid").read_text()))
         parts = supervisor.children(recursive=True)
-        next(one for one in parts if is_main(one, part)).send_signal(signal.SIGKILL)
+        next(one for one in parts if is_main(one.cmdline())).send_signal(signal.SIGKILL)
         message = client.communicate(timeout=300)[0].splitlines()[-1]
         assert client.returncode == 1
         assert message.startswith("mlflow.exceptions.MlflowException: API request to http"), message
@@ -57,9 +63,3 @@ def test_nothing_acknowledged_is_lost(tmp_path, part):
     finally:
         client.kill()
         bench.discard()
-
-
-def is_main(process: psutil.Process, part: str) -> bool:
-    """Return whether the process is the one that answers for that part."""
-    words = process.cmdline()
-    return "uvicorn" in words if part == "mlflow" else "-D" in words and words[0].endswith("/postgres")
