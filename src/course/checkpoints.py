@@ -1,6 +1,5 @@
 """A latecomer's start: put the embedded store into the state of someone who has finished all earlier chapters."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
     Raises CourseError if the store already holds runs, unless `force`.
     """
     current = store.folder()
-    if os.environ.get("COURSE_TRACKING_URI"):
+    if store.in_use() != store.uri(current):
         raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
     if (count := store.runs(current)) and not force:
         raise CourseError(
@@ -79,4 +78,5 @@ def set_aside() -> Path | None:
         return None
     kept = kept_name(current)
     current.rename(kept)
+    store.settle(kept, kept)
     return kept
