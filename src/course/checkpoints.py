@@ -1,6 +1,8 @@
 """A latecomer's start: put the embedded store into the state of someone who has finished all earlier chapters."""
 
 import shutil
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from course import store
@@ -78,5 +80,6 @@ def set_aside() -> Path | None:
         return None
     kept = kept_name(current)
     current.rename(kept)
-    store.settle(kept, kept)
+    with suppress(sqlite3.Error):  # a damaged store is moved aside, too
+        store.settle(kept, kept)
     return kept

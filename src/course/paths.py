@@ -29,8 +29,8 @@ def refuse_another_checkout() -> None:
         if (folder / "src" / "course" / "paths.py").exists():
             if folder.resolve() != root():
                 raise CourseError(
-                    f"You are in {folder}, and this Python runs the course in {root()}, with the runs there: type "
-                    f"`python3 install.py` in {folder}, and open a new terminal."
+                    f"This environment runs the course in {root()}, and you are in another checkout, {folder}: run "
+                    "`python3 install.py` there, then open a new terminal."
                 )
             return
 

@@ -31,10 +31,10 @@ TRACKING_URI = re.compile(r"https?://[^/]|sqlite:///(?!:memory:).|(postgresql|my
 
 
 def in_use(tracking_uri: str | None = None) -> str:
-    """Return the tracking URI of the store in use: `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store's.
+    """Return the URI of the current store: `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store.
 
-    A relative path in it counts from the checkout, which is the same for every process. Raises CourseError if it is not
-    the address of a server or a database, or if MLflow cannot work at the path.
+    A relative path starts at the checkout, which is the same for every process. Raises CourseError if the URI is not
+    the address of a server or a database, or if MLflow cannot use the path.
     """
     _usable(root())
     given = (tracking_uri or os.environ.get("COURSE_TRACKING_URI") or "").strip()
@@ -57,7 +57,7 @@ def without_password(text: str) -> str:
 
 
 def _usable(path: Path) -> Path:
-    """Return the path. Raises CourseError if MLflow would take a part of it for a query, a fragment or a letter."""
+    """Return the path. Raises CourseError if MLflow would read a part of it as a query, a fragment or an escape."""
     if found := re.search(r"[?#]|%[0-9A-Fa-f]{2}", str(path)):
         raise CourseError(
             f"MLflow misreads `{found[0]}` in the path {path}: move the course to a folder without `?`, `#` and `%` in "
@@ -67,7 +67,7 @@ def _usable(path: Path) -> Path:
 
 
 def folder() -> Path:
-    """Return the folder of the embedded store. Raises CourseError if MLflow cannot work there."""
+    """Return the folder of the embedded store. Raises CourseError if MLflow cannot use its path."""
     return _usable(state() / "store")
 
 
@@ -83,7 +83,7 @@ def folder_of(uri: str) -> Path | None:
 
 
 def prepare(uri: str) -> Path | None:
-    """Return the folder of the SQLite store with that tracking URI, made first if it is one of the course's own."""
+    """Return the folder of the SQLite store with that tracking URI; first ensure the store if it is the course's."""
     if (store := folder_of(uri)) and store.parent == state():
         ensure(store)
     return store
@@ -110,7 +110,12 @@ def artifact_root(store: Path) -> str:
 def ensure(store: Path) -> None:
     """Create the store if there is none, atomically. If its folder was moved or copied, rewrite its paths."""
     if (store / "mlflow.db").exists():
-        if old := settle(store, store):
+        try:
+            old = settle(store, store)
+        except sqlite3.Error as error:
+            reset = "move it aside with `course reset --store`"
+            raise CourseError(f"The database {store / 'mlflow.db'} cannot be used ({error}): {reset}.") from None
+        if old:
             print(f"The store was moved or copied from {old}: its paths now name {store}.")
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -173,18 +178,18 @@ def _spellings(path: Path) -> list[str]:
 
 
 def _home(database: sqlite3.Connection) -> Path | None:
-    """Return the folder of the store whose artifacts the database names."""
+    """Return the folder that the artifact locations in the database name; None if a server keeps the artifacts."""
     for number, location in database.execute("SELECT experiment_id, artifact_location FROM experiments"):
         if str(location).startswith("file:") and location.endswith(f"/artifacts/{number}"):
             return Path(url2pathname(urlsplit(location).path)).parents[1]
-    return None  # a server keeps the artifacts
+    return None
 
 
 def settle(store: Path, place: Path) -> Path | None:
-    """Let all paths in the store name the folder `place`, where it is or will be.
+    """Rewrite the paths in the store so that they name the folder `place`, where it is or will be.
 
-    Returns the folder that they named before if it was another. A call that was killed is made up by the next one: the
-    database, which remembers the folder, changes last and at once.
+    Returns the folder that they named before, or None if nothing had to change. If a call is killed, the next one does
+    it again, because the database changes last and in one transaction.
     """
     with closing(sqlite3.connect(store / "mlflow.db", timeout=60, isolation_level=None)) as database, database:
         database.execute("BEGIN IMMEDIATE")  # one process at a time
@@ -196,9 +201,8 @@ def settle(store: Path, place: Path) -> Path | None:
             # as data, because YAML escapes letters in its own way and breaks long paths at spaces
             model = yaml.safe_load(file.read_text(encoding="utf-8"))
             if (rewritten := moved(model)) != model:
-                (new := file.with_name("MLmodel.new")).write_text(
-                    yaml.safe_dump(rewritten, default_flow_style=False), encoding="utf-8"
-                )
+                new = file.with_name("MLmodel.new")
+                new.write_text(yaml.safe_dump(rewritten, default_flow_style=False), encoding="utf-8")
                 new.replace(file)
         database.create_function("moved", 1, moved, deterministic=True)
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()

@@ -190,6 +190,8 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
     assert done.exit_code == 0 and f"Your store is kept as {kept}." in done.stdout
     assert store.settle(kept, kept) is None, "it names the store that comes after it"
     fake.use_store(empty_store)
+    (current / "mlflow.db").write_text("damaged")
+    assert "cannot be used (file is not a database): move it aside" in fake.invoke("ui").stderr
     assert "store.kept-2." in fake.invoke("reset", "--store", "--yes").stdout
     assert sorted(path.name for path in fake.state.iterdir()) == ["store.kept-1", "store.kept-2"]
 
