@@ -9,10 +9,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from course import store
 from course.errors import CourseError
 from course.paths import left_out, root, state
-from course.session import stray_uri
 
 ROOM = 1.0  # GB that the store and the executed copies of the whole course need at most
 
@@ -57,7 +55,9 @@ def kernel() -> str | None:
 
 def tracking_uri() -> str | None:
     """Find an address or a path that MLflow would misread, and a tracking URI that the chapters would ignore."""
-    if stray := stray_uri(store.in_use()):
+    from course import session, store
+
+    if stray := session.stray_uri(store.in_use()):
         return (
             f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters ignore and plain `mlflow` uses: "
             "unset it, or set COURSE_TRACKING_URI to the same address if you want that server"
