@@ -1,7 +1,8 @@
 """A latecomer's start: put the embedded store into the state of someone who has finished all earlier chapters."""
 
-import os
 import shutil
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from course import store
@@ -60,7 +61,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
     Raises CourseError if the store already holds runs, unless `force`.
     """
     current = store.folder()
-    if os.environ.get("COURSE_TRACKING_URI"):
+    if store.in_use() != store.uri(current):
         raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
     if (count := store.runs(current)) and not force:
         raise CourseError(
@@ -86,4 +87,6 @@ def set_aside() -> Path | None:
         return None
     kept = kept_name(current)
     current.rename(kept)
+    with suppress(sqlite3.Error):  # a damaged store is moved aside, too
+        store.settle(kept, kept)
     return kept

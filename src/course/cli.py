@@ -11,6 +11,7 @@ import click
 
 from course.chapters import select
 from course.errors import CourseError
+from course.paths import refuse_another_checkout
 
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
@@ -40,6 +41,7 @@ def _course() -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From idea to production with MLflow: run the course."""
+    refuse_another_checkout()
     from course.environment import settle
 
     if note := settle():
@@ -54,7 +56,7 @@ def main() -> None:
 @click.option("--showcase", is_flag=True, help="Into a store of their own, from empty. Your runs stay as they are.")
 def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool) -> None:
     """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
-    from course import execute
+    from course import execute, store
 
     values: dict[str, object] = {}
     for pair in pairs:
@@ -65,12 +67,14 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
             values[name] = ast.literal_eval(value)  # a number, True, None
         except (ValueError, SyntaxError):
             values[name] = value
-    if tracking_uri:
-        if tracking_uri.startswith("sqlite:///"):  # relative to here, not to notebooks/
-            tracking_uri = f"sqlite:///{Path(tracking_uri[10:]).resolve().as_posix()}"
-        values["tracking_uri"] = tracking_uri
-    if showcase and tracking_uri:
+    given = tracking_uri or values.pop("tracking_uri", None)
+    if showcase and given:
         raise CourseError("The showcase has a store of its own: leave --tracking-uri or --showcase off.")
+    uri = store.in_use(str(given or ""))
+    if uri != store.without_password(uri):  # the executed copy shows a parameter
+        os.environ["COURSE_TRACKING_URI"] = uri
+    elif given:
+        values["tracking_uri"] = uri
     results = (execute.run_showcase if showcase else execute.run)(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
@@ -184,12 +188,12 @@ def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
 @click.option("--force", is_flag=True, help="Move a store that holds runs aside first.")
 def checkpoint(chapter: str, force: bool) -> None:
     """Start CHAPTER as if you had finished all chapters before it."""
-    from course import checkpoints
+    from course import checkpoints, store
 
     target, *more = select(chapter)
     if more:
         raise CourseError(f"A checkpoint belongs to one chapter, not to {chapter}: name the chapter you want to start.")
-    if os.environ.get("COURSE_TRACKING_URI", "").startswith("http"):
+    if store.in_use().startswith("http"):
         results = checkpoints.on_server(target)
         if any(result.failure for result in results):
             sys.exit(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from course.errors import CourseError
 from course.paths import left_out, root, state
 from course.workbench import postgres
 
@@ -54,9 +55,10 @@ def kernel() -> str | None:
 
 
 def tracking_uri() -> str | None:
-    """Find a tracking URI that the chapters would ignore."""
-    stray, chosen = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("COURSE_TRACKING_URI")
-    if stray and stray != chosen:
+    """Find an address or a path that MLflow would misread, and a tracking URI that the chapters would ignore."""
+    from course import session, store
+
+    if stray := session.stray_uri(store.in_use()):
         return (
             f"MLFLOW_TRACKING_URI is set to {stray}, which the chapters ignore and plain `mlflow` uses: "
             "unset it, or set COURSE_TRACKING_URI to the same address if you want that server"
@@ -104,7 +106,7 @@ def postgresql() -> str | None:
 CHECKS = {
     "packages agree with requirements.lock": packages,
     "Jupyter starts this environment's kernel": kernel,
-    "no stray MLFLOW_TRACKING_URI": tracking_uri,
+    "the store and its address": tracking_uri,
     "no old ./mlruns": old_mlruns,
     "disk space": disk_space,
     "the folder for runs and artifacts is writable": writable,
@@ -118,6 +120,8 @@ def examine() -> bool:
     for name, look in CHECKS.items():
         try:
             failure = look()
+        except CourseError as error:
+            failure = str(error)
         except Exception as error:
             failure = f"the check itself failed ({type(error).__name__}: {error}): run `python install.py` again"
         healthy = healthy and failure is None

@@ -42,10 +42,8 @@ def environment() -> dict[str, str]:
 
 def launch_ui() -> Server:
     """Start the MLflow UI on the current store."""
-    uri = os.environ.get("COURSE_TRACKING_URI") or store.uri(store.folder())
-    folder = store.folder_of(uri) or store.folder()
-    if folder == store.folder():
-        store.ensure(folder)
+    uri = store.in_use()
+    folder = store.prepare(uri) or store.folder()
     return launch(
         mlflow_server(uri, "--default-artifact-root", store.artifact_root(folder)),
         port=free_port(usual_port(state())),
@@ -88,8 +86,8 @@ def launch_lab(token: str) -> Server:
 
 
 def _server_in_use() -> str | None:
-    address = os.environ.get("COURSE_TRACKING_URI", "")
-    return address if address.startswith("http") else None
+    address = store.in_use()
+    return store.without_password(address) if address.startswith("http") else None
 
 
 def told_to_stop() -> threading.Event:

@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from course.errors import CourseError
+
 
 def root() -> Path:
     """Return the checkout: chapters/, notebooks/, work/, data/."""
@@ -19,6 +21,18 @@ def state() -> Path:
 def showcase() -> Path:
     """Return the state folder of the showcase, the runs that `make course` makes. The learner's runs are elsewhere."""
     return state() / "showcase"
+
+
+def refuse_another_checkout() -> None:
+    """Raise CourseError in a copy of the checkout whose environment was copied, too, and is still the original's."""
+    for folder in [] if os.environ.get("COURSE_ROOT") else [Path.cwd(), *Path.cwd().parents]:
+        if (folder / "src" / "course" / "paths.py").exists():
+            if folder.resolve() != root():
+                raise CourseError(
+                    f"This environment runs the course in {root()}, and you are in another checkout, {folder}: run "
+                    "`python3 install.py` there, then open a new terminal."
+                )
+            return
 
 
 def left_out() -> dict[str, list[str]]:

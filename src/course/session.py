@@ -9,8 +9,10 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+from urllib.parse import unquote, urlsplit
 
 import psutil
 
@@ -18,7 +20,7 @@ from course import store
 from course.chapters import Chapter, select
 from course.environment import settle
 from course.errors import CourseError
-from course.paths import left_out, state
+from course.paths import left_out, refuse_another_checkout, state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,27 +69,38 @@ def begin(
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     _show_warnings_without_dates()
-    try:
-        with patch.dict(os.environ, IMPATIENT):
-            client = mlflow.MlflowClient()
-            experiments = list(client.search_experiments())
-    except mlflow.MlflowException as error:
-        reason = str(error).splitlines()[0][:200]
-        if "database schema" in reason:
-            fix = "was changed by another version of MLflow: open it with that version, or start with an empty store"
-        else:
-            fix = "does not respond: start it, or omit --tracking-uri and unset COURSE_TRACKING_URI"
-        raise CourseError(f"The tracking store {uri} {fix} ({reason}).") from None
+    client, experiments = _connect(uri)
+    _refuse_deleted(experiments, chapter, [*(needs or {})], parameters)
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
-    embedded = uri == store.uri(store.folder())
-    print("Tracking store: the embedded store" if embedded else f"Tracking store: {uri}")
+    shown, embedded = store.without_password(uri), uri == store.uri(store.folder())
+    print("Tracking store: the embedded store" if embedded else f"Tracking store: {shown}")
     if uri.startswith("http"):
         print("To see your runs in the MLflow UI, open that address; for containers, see workbench/README.md.")
     else:
         print("To see your runs in the MLflow UI, open the address that `make lab` printed, or run `course ui`.")
     for experiment, maker in (needs or {}).items():
-        _require(client, experiment, maker, number, embedded or uri == os.environ.get("COURSE_TRACKING_URI"))
+        _require(client, experiment, maker, number, shown == store.without_password(store.in_use()))
+
+
+def _connect(uri: str) -> "tuple[MlflowClient, list[Experiment]]":
+    """Return a client of the store, and its experiments, deleted ones too."""
+    from mlflow import MlflowClient
+    from mlflow.entities import ViewType
+
+    # a database gets one attempt, not ten within 100 s; what needs a server alone does not import this module
+    once = nullcontext() if uri.startswith("http") else patch("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    try:
+        with patch.dict(os.environ, IMPATIENT), once:
+            client = MlflowClient()
+            return client, list(client.search_experiments(ViewType.ALL))
+    except Exception as error:  # MLflow's, SQLAlchemy's or its driver's
+        reason = store.without_password(str(error) or type(error).__name__).splitlines()[0][:200]
+        if "database schema" in reason:
+            fix = "was changed by another version of MLflow: open it with that version, or start with an empty store"
+        else:
+            fix = "does not respond: start it, or omit --tracking-uri and unset COURSE_TRACKING_URI"
+        raise CourseError(f"The tracking store {store.without_password(uri)} {fix} ({reason}).") from None
 
 
 def parameters() -> dict[str, Any]:
@@ -98,22 +111,36 @@ def parameters() -> dict[str, Any]:
 
 def choose_store(tracking_uri: str | None) -> str:
     """Point this process and its child processes at the chosen store; return its tracking URI."""
-    course_uri = tracking_uri or os.environ.get("COURSE_TRACKING_URI") or None  # set and empty is not set
-    uri = course_uri or store.uri(store.folder())
-    stray = os.environ.get("MLFLOW_TRACKING_URI")
-    if stray and stray != uri:
+    refuse_another_checkout()
+    uri = log_in(store.in_use(tracking_uri))
+    if stray := stray_uri(uri):
         print(f"MLFLOW_TRACKING_URI is set to {stray} and is ignored: to use that server, set COURSE_TRACKING_URI.")
     note = settle()
     if note and not _session:  # later ones name what MLflow sets by itself
         print(note)
-    if course_uri is None:
-        store.ensure(store.folder())
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
-    if folder := store.folder_of(uri):
+    if folder := store.prepare(uri):
         os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
     os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
     os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # a pipeline's files on disk are state, too
     return uri
+
+
+def log_in(uri: str) -> str:
+    """Move the user and password of a server's address to the variables that MLflow reads; return the rest."""
+    parts = urlsplit(uri)
+    if not (uri.startswith("http") and parts.username and parts.password):
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return store.without_password(uri)
+
+
+def stray_uri(uri: str) -> str | None:
+    """Return MLFLOW_TRACKING_URI, without a password, if it names another store than the one in use, `uri`."""
+    stray = os.environ.get("MLFLOW_TRACKING_URI")
+    same = (None, "", uri, os.environ.get("COURSE_TRACKING_URI"))
+    return None if stray in same else store.without_password(stray)
 
 
 def _show_warnings_without_dates() -> None:
@@ -171,6 +198,18 @@ def _require_packages(chapter: Chapter) -> None:
             raise CourseError(
                 f"Chapter {chapter.number} needs {missing[0]}, which was left out of this installation: run "
                 f"`python install.py --with {extra}` in the course folder."
+            )
+
+
+def _refuse_deleted(experiments: "list[Experiment]", chapter: Chapter, needs: list[str], parameters: Any) -> None:
+    """Refuse a chapter that logs to a deleted experiment, or reads one: MLflow keeps its name and its runs."""
+    logged = re.findall(r"set_experiment\((?:\w+\()?\"([^\"]+)\"", chapter.source.read_text(encoding="utf-8"))
+    used = {*needs, *logged, *(f"{name}-{value}" for name in logged for value in parameters.values())}
+    for experiment in experiments:
+        if experiment.lifecycle_stage == "deleted" and experiment.name in used:
+            raise CourseError(
+                f"The experiment `{experiment.name}`, which chapter {chapter.number} uses, is deleted. To restore it "
+                f"with its runs, type `course mlflow experiments restore --experiment-id {experiment.experiment_id}`."
             )
 
 

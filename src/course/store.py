@@ -1,7 +1,7 @@
 """The embedded store: one SQLite file, one folder of artifacts, and a file for the studies of Optuna.
 
 A store holds absolute paths of artifacts (experiments, runs, logged models, model versions, data sets, MLmodel files).
-A copy has to rewrite them, or it writes into the original.
+After a copy or a move they have to be rewritten, or it writes into the original.
 """
 
 import json
@@ -10,25 +10,65 @@ import os
 import re
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
 
 import psutil
 import yaml
 
-from course.paths import state
+from course.errors import CourseError
+from course.paths import root, state
 
 # MLflow's own server passes its artifact root to its workers in this variable. In a client, it is where
 # `mlflow.set_experiment` puts the artifacts of a new experiment; without it, they go to ./mlruns.
 ARTIFACT_ROOT_VARIABLE = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 STUDIES = "optuna.db"  # next to mlflow.db and not in it, since both have a table `alembic_version`
+TRACKING_URI = re.compile(r"https?://[^/]|sqlite:///(?!:memory:).|(postgresql|mysql|mssql)(\+\w+)?://.")
+
+
+def in_use(tracking_uri: str | None = None) -> str:
+    """Return the URI of the current store: `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store.
+
+    A relative path starts at the checkout, which is the same for every process. Raises CourseError if the URI is not
+    the address of a server or a database, or if MLflow cannot use the path.
+    """
+    _usable(root())
+    given = (tracking_uri or os.environ.get("COURSE_TRACKING_URI") or "").strip()
+    if not given:  # set and empty is not set
+        return uri(folder())
+    if not TRACKING_URI.match(given):
+        raise CourseError(
+            f"The tracking URI `{given.rpartition('@')[2]}` is not the address of a server or a database: write "
+            "http://HOST:PORT or sqlite:///FILE in COURSE_TRACKING_URI, --tracking-uri or tracking_uri."
+        )
+    if given.startswith("sqlite:"):
+        path, mark, query = given.removeprefix("sqlite:///").partition("?")
+        return f"sqlite:///{_usable((root() / unquote(path)).resolve()).as_posix()}{mark}{query}"
+    return given
+
+
+def without_password(text: str) -> str:
+    """Return the text without the user names and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^\s/@:]*(:\S*)?@|(?<=[?&]password=)[^&\s]*", "", text)
+
+
+def _usable(path: Path) -> Path:
+    """Return the path. Raises CourseError if MLflow would read a part of it as a query, a fragment or an escape."""
+    if found := re.search(r"[?#]|%[0-9A-Fa-f]{2}", str(path)):
+        raise CourseError(
+            f"MLflow misreads `{found[0]}` in the path {path}: move the course to a folder without `?`, `#` and `%` in "
+            "its path."
+        )
+    return path
 
 
 def folder() -> Path:
-    """Return the folder of the embedded store."""
-    return state() / "store"
+    """Return the folder of the embedded store. Raises CourseError if MLflow cannot use its path."""
+    return _usable(state() / "store")
 
 
 def uri(store: Path) -> str:
@@ -37,8 +77,16 @@ def uri(store: Path) -> str:
 
 
 def folder_of(uri: str) -> Path | None:
-    """Return the folder of the store with that tracking URI; None if the store is a server."""
-    return Path(uri.removeprefix("sqlite:///")).resolve().parent if uri.startswith("sqlite:///") else None
+    """Return the folder of the SQLite store with that tracking URI; None for any other store."""
+    path = unquote(uri.removeprefix("sqlite:///").partition("?")[0])
+    return Path(path).resolve().parent if uri.startswith("sqlite:///") else None
+
+
+def prepare(uri: str) -> Path | None:
+    """Return the folder of the SQLite store with that tracking URI; first ensure the store if it is the course's."""
+    if (store := folder_of(uri)) and store.parent == state():
+        ensure(store)
+    return store
 
 
 def study_storage() -> str:
@@ -60,8 +108,15 @@ def artifact_root(store: Path) -> str:
 
 
 def ensure(store: Path) -> None:
-    """Create the store if there is none, atomically."""
+    """Create the store if there is none, atomically. If its folder was moved or copied, rewrite its paths."""
     if (store / "mlflow.db").exists():
+        try:
+            old = settle(store, store)
+        except sqlite3.Error as error:
+            reset = "move it aside with `course reset --store`"
+            raise CourseError(f"The database {store / 'mlflow.db'} cannot be used ({error}): {reset}.") from None
+        if old:
+            print(f"The store was moved or copied from {old}: its paths now name {store}.")
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -71,12 +126,12 @@ def ensure(store: Path) -> None:
     new = scratch(store)
     (new / "artifacts").mkdir(parents=True)
     SqlAlchemyStore(uri(new), artifact_root(new)).engine.dispose()
-    _rewrite(new, new, store)
+    settle(new, store)
     _put(new, store)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a store to a folder that does not exist yet. Rewrites its paths, so that it does not need the original."""
+    """Copy a store to a folder that does not exist yet, and rewrite its paths: it does not need the original."""
     new = scratch(target)
     new.mkdir(parents=True)
     for database in ("mlflow.db", STUDIES):
@@ -85,7 +140,7 @@ def copy(source: Path, target: Path) -> None:
                 old.backup(copied)
     if (source / "artifacts").exists():
         shutil.copytree(source / "artifacts", new / "artifacts")
-    _rewrite(new, source, target)
+    settle(new, target)
     _put(new, target)
 
 
@@ -122,22 +177,33 @@ def _spellings(path: Path) -> list[str]:
     return [path.as_uri(), plain, quote(plain), json.dumps(plain)[1:-1]]
 
 
-def _rewrite(store: Path, old: Path, new: Path) -> None:
-    """Replace the folder `old` with `new` in every text of the database and in every MLmodel file."""
-    pairs: dict[str, str] = {}
-    for before, after in zip(_spellings(old), _spellings(new)):
-        pairs.setdefault(before, after)  # a plain path has one spelling, others have four: the first one counts
-    # all spellings in one pass, each only as a whole path: neither /b/a/store nor /a/store-2 is /a/store
-    pattern = re.compile(rf"""(?<![^\s"'=:/(\[,])(?:{"|".join(map(re.escape, pairs))})(?=/)""")
+def _home(database: sqlite3.Connection) -> Path | None:
+    """Return the folder that the artifact locations in the database name; None if a server keeps the artifacts."""
+    for number, location in database.execute("SELECT experiment_id, artifact_location FROM experiments"):
+        if str(location).startswith("file:") and location.endswith(f"/artifacts/{number}"):
+            return Path(url2pathname(urlsplit(location).path)).parents[1]
+    return None
 
-    def moved(data: Any) -> Any:  # a column of any type, or what YAML holds
-        if isinstance(data, dict):
-            return {key: moved(value) for key, value in data.items()}
-        if isinstance(data, list):
-            return [moved(value) for value in data]
-        return pattern.sub(lambda match: pairs[match[0]], data) if isinstance(data, str) else data
 
-    with closing(sqlite3.connect(store / "mlflow.db")) as database, database:
+def settle(store: Path, place: Path) -> Path | None:
+    """Rewrite the paths in the store so that they name the folder `place`, where it is or will be.
+
+    Returns the folder that they named before, or None if nothing had to change. If a call is killed, the next one does
+    it again, because the database changes last and in one transaction.
+    """
+    with closing(sqlite3.connect(store / "mlflow.db", timeout=60, isolation_level=None)) as database, database:
+        database.execute("BEGIN IMMEDIATE")  # one process at a time
+        old = _home(database)
+        if old in (None, place):
+            return None
+        moved = _rewriter(old, place)
+        for file in (store / "artifacts").rglob("MLmodel"):
+            # as data, because YAML escapes letters in its own way and breaks long paths at spaces
+            model = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if (rewritten := moved(model)) != model:
+                new = file.with_name("MLmodel.new")
+                new.write_text(yaml.safe_dump(rewritten, default_flow_style=False), encoding="utf-8")
+                new.replace(file)
         database.create_function("moved", 1, moved, deterministic=True)
         tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         for (table,) in tables:
@@ -145,8 +211,22 @@ def _rewrite(store: Path, old: Path, new: Path) -> None:
             for name in [c[1] for c in columns if c[2].upper().startswith(("VARCHAR", "TEXT", "JSON", "CLOB"))]:
                 changed = f"""instr("{name}", '/') AND moved("{name}") <> "{name}\""""
                 database.execute(f'UPDATE "{table}" SET "{name}" = moved("{name}") WHERE {changed}')
-    for file in (store / "artifacts").rglob("MLmodel"):
-        # as data, because YAML escapes letters in its own way and breaks long paths at spaces
-        model = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if (rewritten := moved(model)) != model:
-            file.write_text(yaml.safe_dump(rewritten, default_flow_style=False), encoding="utf-8")
+        return old
+
+
+def _rewriter(old: Path, new: Path) -> Callable[[Any], Any]:
+    """Return a function that replaces the folder `old` by `new` in a column of any type, or in what YAML holds."""
+    pairs: dict[str, str] = {}
+    for before, after in zip(_spellings(old), _spellings(new)):
+        pairs.setdefault(before, after)  # a plain path has one spelling, others have four: the first one counts
+    # all spellings in one pass, each only as a whole path: neither /b/a/store nor /a/store-2 is /a/store
+    pattern = re.compile(rf"""(?<![^\s"'=:/(\[,])(?:{"|".join(map(re.escape, pairs))})(?=/)""")
+
+    def moved(data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: moved(value) for key, value in data.items()}
+        if isinstance(data, list):
+            return [moved(value) for value in data]
+        return pattern.sub(lambda match: pairs[match[0]], data) if isinstance(data, str) else data
+
+    return moved

@@ -43,11 +43,11 @@ class Process:
     @contextmanager
     def databases(self) -> Iterator[None]:
         """Use the running PostgreSQL, or start it temporarily."""
-        if not (self.folder / "postgres").exists():
+        if not (data := self.folder / "postgres").exists():
             raise CourseError(f"There is no workbench in {self.folder} to back up: create one with `course workbench`.")
-        pidfile = self.folder / "postgres" / "postmaster.pid"  # PostgreSQL's own: its fifth line is the socket's folder
+        pidfile = data / "postmaster.pid"  # PostgreSQL's own: line 2 is its data, line 5 the folder of its socket
         lines = pidfile.read_text().splitlines() if pidfile.exists() else []
-        runs = len(lines) > 4 and postgres.is_ready(Path(lines[4]))
+        runs = len(lines) > 4 and lines[1] == str(data) and postgres.is_ready(Path(lines[4]))
         with nullcontext() if runs else workbench.start(self.folder, mlflow=False) as bench:
             self.socket = bench.socket if bench else Path(lines[4])
             yield

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from unittest.mock import patch
@@ -13,8 +14,9 @@ from unittest.mock import patch
 from mlflow import MlflowClient, MlflowException
 from mlflow.server import get_app_client
 
+from course import store
 from course.errors import CourseError
-from course.session import IMPATIENT
+from course.session import IMPATIENT, log_in
 from course.workbench import local as workbench
 
 if TYPE_CHECKING:
@@ -58,8 +60,12 @@ def learners(file: Path) -> None:
 def _server() -> str:
     """Return the server's address. If it is the workbench of this folder, log in as its administrator."""
     running = workbench.folder() / "running.json"
+    if running.exists():
+        with suppress(CourseError):  # it runs
+            workbench.lock(workbench.folder()).release()  # removes the file of one that was killed or copied
     here = json.loads(running.read_text())["MLflow"] if running.exists() else None
-    url = os.environ.get("COURSE_TRACKING_URI") or os.environ.get("MLFLOW_TRACKING_URI") or here or ""
+    named = os.environ.get("COURSE_TRACKING_URI") or os.environ.get("MLFLOW_TRACKING_URI") or here
+    url = log_in(store.in_use(named))
     if not url.startswith("http"):
         raise CourseError("Learners share a server: start `course workbench`, or set COURSE_TRACKING_URI to its URL.")
     if url == here and (admin := workbench.admin(workbench.folder())):

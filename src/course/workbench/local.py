@@ -235,13 +235,13 @@ def lock(folder: Path) -> FileLock:
 
 def _end_the_last_one(folder: Path) -> None:
     """End the supervisor and the PostgreSQL that a killed workbench or a killed terminal left running."""
-    for pidfile, mark, sign in (
-        (folder / "logs" / "supervisord.pid", "supervisor.supervisord", signal.SIGTERM),
-        (folder / "postgres" / "postmaster.pid", str(folder / "postgres"), signal.SIGINT),
+    for pidfile, sign in (
+        (folder / "logs" / "supervisord.pid", signal.SIGTERM),
+        (folder / "postgres" / "postmaster.pid", signal.SIGINT),
     ):
         try:
             last = psutil.Process(int(pidfile.read_text().split()[0]))
-            if mark in last.cmdline():
+            if Path(last.cwd()) == pidfile.parent.resolve():  # neither another program nor that of a copied folder
                 last.send_signal(sign)
                 last.wait(60)
         except (OSError, ValueError, psutil.Error):

@@ -65,7 +65,8 @@ class Class:
         return done.stdout.split("\nmade ")[1].split()
 
     def run(self, file: Path | None = None):
-        return run_learners(file or self.file, COURSE_TRACKING_URI=self.bench.url, **self.admin)
+        login = ":".join(self.admin.values()) + "@"  # in the address, which the learners get without it
+        return run_learners(file or self.file, COURSE_TRACKING_URI=self.bench.url.replace("//", f"//{login}"))
 
 
 @pytest.fixture(scope="module")

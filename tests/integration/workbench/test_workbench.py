@@ -92,8 +92,12 @@ def test_a_workbench_keeps_what_was_logged(course):
         assert not Path(where["PostgreSQL"].partition("host=")[2]).exists(), "the socket's folder is gone"
         assert "database system is shut down" in (fake.state / "workbench/logs/postgres.log").read_text()
 
+    fake.state = fake.state.rename(fake.state.with_name("moved"))
     with fake.started(COURSE, "workbench", "--no-browser") as process:
         assert started(fake, process)["MLflow"] == where["MLflow"], "the same address again"
+        shutil.copytree(fake.state / "workbench/logs", fake.state / "copy/logs")
+        workbench.lock(fake.state / "copy").release()
+        assert status(f"{where['MLflow']}/health") == 200, "what is done with a copy ends the original"
         assert client.get_run(run.info.run_id).data.metrics == {"accuracy": 0.5}
         assert Path(client.download_artifacts(run.info.run_id, "note.txt")).read_text() == "kept"
         process.send_signal(signal.SIGHUP)  # its terminal was closed

@@ -1,6 +1,7 @@
 """`course.begin`: the store in use, and the runs that an earlier session left."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from unittest.mock import patch
 import mlflow
 import psutil
 import pytest
+from click.testing import CliRunner
 from fake_course import until
 from messages import assert_on_page
+from mlflow.cli import cli
 
 from course import session, store
 
@@ -71,12 +74,13 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
             process.wait()
 
 
-def test_another_sqlite_store_keeps_its_own_artifacts(here, empty_store, capsys):
+def test_another_sqlite_store_in_the_checkout_keeps_its_artifacts(here, empty_store, capsys, monkeypatch):
     folder = here.root / "my store"
     store.copy(empty_store, folder)
-    os.environ["COURSE_TRACKING_URI"] = store.uri(folder)
+    os.environ["COURSE_TRACKING_URI"] = "sqlite:///my%20store/mlflow.db?password=secret"
+    monkeypatch.chdir(here.root / "notebooks")
     session.begin("01")
-    assert f"Tracking store: {store.uri(folder)}" in capsys.readouterr().out
+    assert f"Tracking store: {store.uri(folder)}?password=\n" in capsys.readouterr().out
     mlflow.set_experiment("e")
     with mlflow.start_run():
         mlflow.log_text("x", "x.txt")
@@ -94,8 +98,49 @@ def test_a_missing_prerequisite_names_the_chapter_that_makes_it(here):
     assert session.parameters() == {"market": "nasdaq"}
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nonsense"])
-def test_a_store_that_does_not_answer_is_named(here, uri):
-    with pytest.raises(session.CourseError, match=f"{uri} does not respond: start it, or omit") as refusal:
-        session.begin("01", uri)
+@pytest.mark.parametrize("uri", ["http://ada:a%2Fb@127.0.0.1:9", "postgresql+psycopg://ada:a/b@127.0.0.1:9/mlflow"])
+def test_a_store_that_does_not_answer_is_named_without_its_password(here, capsys, uri):
+    os.environ.update(COURSE_TRACKING_URI=uri, MLFLOW_TRACKING_URI="https://bob:a/b@127.0.0.1:9")
+    with pytest.raises(session.CourseError, match="//127.0.0.1:9.* does not respond: start it, or omit") as refusal:
+        session.begin("01")
+    assert not re.search("a/b|a%2Fb|ada|bob", capsys.readouterr().out + str(refusal.value))
+    assert os.environ.get("MLFLOW_TRACKING_PASSWORD") == ("a/b" if uri.startswith("http") else None)
     assert_on_page("The tracking store", str(refusal.value))
+
+
+@pytest.mark.parametrize("uri", ["127.0.0.1:5055", "./mlruns", "file:///mlruns", "ftp://ada:secret@host", "sqlite://"])
+def test_an_address_of_no_store_is_refused(here, uri):
+    commands = ["run", "ui", "checkpoint 01", "doctor"]
+    done = [here.invoke(*words.split(), COURSE_TRACKING_URI=uri) for words in commands]
+    with pytest.raises(session.CourseError, match="is not the address"):
+        session.begin("01", uri)
+    for one in [*done, here.invoke("run", "--tracking-uri", uri)]:
+        assert one.exit_code == 1 and f"{uri[-4:]}` is not the address of a server or" in one.output, one.output
+        assert "secret" not in one.output
+    assert_on_page("The tracking URI", done[0].stderr)
+
+
+@pytest.mark.parametrize("part", ["why?", "a%2Fb", "C#"])
+def test_a_path_that_mlflow_misreads_is_refused(here, part):
+    here.state = here.root / part / "state"
+    done = [here.invoke(command) for command in ("run", "doctor")]
+    assert all(one.exit_code == 1 and f"in the path {here.root / part}" in one.output for one in done)
+    os.environ["COURSE_STATE"] = str(here.state)
+    with pytest.raises(session.CourseError) as refusal:
+        session.begin("01")
+    assert_on_page("MLflow misreads", str(refusal.value))
+    assert len(list(here.root.parent.rglob("mlflow.db"))) == 1, "a store was made"
+
+
+def test_a_deleted_experiment_of_the_chapter_is_named_with_the_command_that_restores_it(here):
+    here.chapter("02", 'mlflow.set_experiment(named("prices", market))')
+    client = mlflow.MlflowClient(store.uri(here.state / "store"))
+    for name in ("first", "prices-nasdaq", "of another chapter"):
+        client.delete_experiment(client.create_experiment(name))
+    for name in ("prices-nasdaq", "first"):
+        with pytest.raises(session.CourseError, match=f"`{name}`, which chapter 02 uses, is deleted") as refusal:
+            session.begin("02", needs={"first": "01"}, market="nasdaq")
+        assert_on_page("is deleted", str(refusal.value))
+        command = re.search("`course mlflow (.+)`", str(refusal.value))[1]
+        assert CliRunner().invoke(cli, command.split()).exit_code == 0
+    session.begin("02", market="nasdaq")

@@ -1,10 +1,15 @@
 """The command `course`: what it says about words that it does not know, and `python -m course`."""
 
+import os
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 from messages import assert_on_page
+
+from course import CourseError, execute, session
+from course.cli import main
 
 PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  # days\ntracking_uri = None')
 
@@ -48,3 +53,24 @@ def test_a_course_without_chapters_or_notebooks(fake):
     fake.chapter("01", "x = 1", built=False)
     done = fake.invoke("run")
     assert done.stderr == "Error: 01_step.ipynb is missing from notebooks/: run `make notebooks`.\n"
+
+
+def test_an_address_with_a_password_is_no_parameter(fake, monkeypatch):
+    """Papermill writes parameters into the executed copy."""
+    calls, name = [], "COURSE_TRACKING_URI"
+    monkeypatch.setattr(execute, "run", lambda _, values, __: calls.append((values, os.environ.get(name))) or [])
+    fake.chapter("01", PARAMETERS)
+    for words in ("--tracking-uri http://ada:secret@host", "-p tracking_uri=http://host", "-p tracking_uri=None"):
+        assert fake.invoke("run", *words.split()).exit_code == 0
+    assert calls == [({}, "http://ada:secret@host"), ({"tracking_uri": "http://host"}, None), ({}, None)]
+
+
+def test_an_environment_copied_with_its_checkout_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "src" / "course").mkdir(parents=True)
+    (tmp_path / "src" / "course" / "paths.py").touch()
+    monkeypatch.chdir(tmp_path / "src")
+    done = CliRunner().invoke(main, ["doctor"])
+    assert done.exit_code == 1 and f"in another checkout, {tmp_path}: run" in done.stderr
+    with pytest.raises(CourseError) as refusal:
+        session.choose_store(None)
+    assert_on_page("This environment runs", str(refusal.value))

@@ -53,9 +53,9 @@ def test_a_kernel_of_another_python_is_named(fake):
 
 
 def test_a_stray_tracking_uri_is_named(fake):
-    found = doctor(fake, MLFLOW_TRACKING_URI="http://old:5000", COURSE_TRACKING_URI="http://new:5000")
-    ((check, failure),) = found.items()
-    assert check == "no stray MLFLOW_TRACKING_URI" and "is set to http://old:5000" in failure and "unset it" in failure
+    found = doctor(fake, MLFLOW_TRACKING_URI="http://ada:secret@old:5000", COURSE_TRACKING_URI="http://new:5000")
+    failure = found["the store and its address"]
+    assert "is set to http://old:5000" in failure and "unset it" in failure
 
 
 @pytest.mark.parametrize("folder", [".", "notebooks", "work"])

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from itertools import permutations
 from pathlib import Path
+from unittest.mock import patch
 
 import mlflow
 import pandas
@@ -56,9 +57,11 @@ def test_every_spelling_of_a_path_is_rewritten(tmp_path, before, after):
             database.execute(f'CREATE TABLE "new {kind}" (kind, text {kind}, other {kind}, number INT)')
             rows = [(name, text, str(other), 7) for name, text in texts(old).items()] + [("none", None, None, None)]
             database.executemany(f'INSERT INTO "new {kind}" VALUES (?, ?, ?, ?)', rows)
+        database.execute("CREATE TABLE experiments (experiment_id INT, artifact_location VARCHAR)")
+        database.execute("INSERT INTO experiments VALUES (1, '/mine'), (2, ?)", [f"{old.as_uri()}/artifacts/2"])
         database.commit()
 
-        store._rewrite(here, old, new)
+        assert [store.settle(here, new) for _ in range(2)] == [old, None]
 
         for kind in ("VARCHAR(9)", "TEXT", "JSON", "CLOB"):
             *rows, none = database.execute(f'SELECT * FROM "new {kind}"').fetchall()
@@ -76,8 +79,28 @@ class Model(mlflow.pyfunc.PythonModel):
         return [Path(context.artifacts["note"]).read_text()] * len(model_input)
 
 
-@pytest.mark.parametrize(("before", "after"), [("long", "plain"), ("plain", "long"), ("space", "umlaut")])
-def test_a_copy_does_not_need_the_original(tmp_path, empty_store, before, after):
+def copied_by_hand(source: Path, target: Path) -> None:
+    """As with its checkout; the first process that uses it is killed half-way."""
+    shutil.copytree(source, target)
+    with pytest.raises(KeyboardInterrupt), patch.object(Path, "replace", side_effect=KeyboardInterrupt):
+        store.ensure(target)
+    store.ensure(target)
+
+
+def copied_after_a_move(source: Path, target: Path) -> None:
+    store.copy(source.rename(source.with_name("moved")), target)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "copy"),
+    [
+        ("long", "plain", store.copy),
+        ("plain", "long", copied_after_a_move),
+        ("space", "umlaut", copied_by_hand),
+        ("umlaut", "wide", copied_by_hand),
+    ],
+)
+def test_a_copy_does_not_need_the_original(tmp_path, empty_store, capsys, before, after, copy):
     """A run, an artifact, a logged model and a registered version are read from it, and what is new goes into it."""
     original, copied = tmp_path / "1" / FOLDERS[before], tmp_path / "2" / FOLDERS[after]
     store.copy(empty_store, original)
@@ -89,8 +112,10 @@ def test_a_copy_does_not_need_the_original(tmp_path, empty_store, before, after)
         files, echo = {"note": str(note)}, {"pip_requirements": [], "registered_model_name": "echo"}
         logged = mlflow.pyfunc.log_model(name="model", python_model=Model(), artifacts=files, **echo)
     assert "\\xFC" in next(original.rglob("MLmodel")).read_text() or "ü" not in str(original)
-    store.copy(original, copied)
+    copy(original, copied)
     shutil.rmtree(tmp_path / "1")
+    moved = f"The store was moved or copied from {original}: its paths now name {copied}.\n"
+    assert capsys.readouterr().out == moved * (copy is copied_by_hand)
 
     mlflow.set_tracking_uri(store.uri(copied))
     assert store.runs(copied) == 1
@@ -161,12 +186,16 @@ def test_reset_store_asks_and_moves_aside(fake, empty_store):
     assert done.exit_code == 1 and "Move the embedded store aside and start with an empty one?" in done.stdout
     assert current.exists()
     done = fake.invoke("reset", "--store", stdin="y\n")
-    assert done.exit_code == 0 and f"Your store is kept as {current.with_name('store.kept-1')}." in done.stdout
+    kept = current.with_name("store.kept-1")
+    assert done.exit_code == 0 and f"Your store is kept as {kept}." in done.stdout
+    assert store.settle(kept, kept) is None, "it names the store that comes after it"
     fake.use_store(empty_store)
+    (current / "mlflow.db").write_text("damaged")
+    assert "cannot be used (file is not a database): move it aside" in fake.invoke("ui").stderr
     assert "store.kept-2." in fake.invoke("reset", "--store", "--yes").stdout
     assert sorted(path.name for path in fake.state.iterdir()) == ["store.kept-1", "store.kept-2"]
 
 
 def test_ui_of_a_server_in_use_is_its_own(fake):
-    done = fake.invoke("ui", COURSE_TRACKING_URI="http://127.0.0.1:9")
+    done = fake.invoke("ui", COURSE_TRACKING_URI="http://ada:secret@127.0.0.1:9")
     assert done.stdout == "The current store is a server with its own UI: open http://127.0.0.1:9\n"
