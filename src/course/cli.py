@@ -250,7 +250,8 @@ def navigation() -> None:
     """Renew the maps and tables that are made from chapters/contents.toml (for authors)."""
     from course import navigation
 
-    for path in navigation.write():
+    for path, text in navigation.outdated().items():
+        path.write_text(text, encoding="utf-8", newline="\n")
         print(f"{path.name} is renewed.")
 
 

@@ -1,9 +1,7 @@
 """Read a chapter as its readers see it: text blocks, code cells with their committed outputs, exercises."""
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +12,7 @@ from nbformat import NotebookNode
 from course import glossary, notebooks
 from course.chapters import Chapter, all_chapters
 from course.checks import Exercise, exercises
+from course.lint.dialect import comments_in
 from course.lint.markdown import Block, blocks
 
 
@@ -36,8 +35,8 @@ class Cell:
         shown: list[str] = []
         for output in self.outputs:
             data = output.get("data", {})
-            shown += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
-            shown.append(re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.DOTALL))
+            html = re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.DOTALL)
+            shown += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", ""), html]
             shown += output.get("traceback", [])
         return "\n".join(filter(None, shown))
 
@@ -51,8 +50,7 @@ class Cell:
         """The words of the author: the text of a text cell, the comments of a code cell."""
         if self.is_text:
             return "\n".join(block.prose for block in self.blocks)
-        tokens = tokenize.generate_tokens(io.StringIO(self.source).readline)
-        return "\n".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+        return "\n".join(comment for _, comment in comments_in(self.source))
 
 
 @dataclass
@@ -70,6 +68,7 @@ class Page:
         self.text_cells = [cell for cell in self.cells if cell.is_text]
         self.code_cells = [cell for cell in self.cells if cell.is_code]
         self.blocks = [(cell, block) for cell in self.text_cells for block in cell.blocks]
+        self.words = sum(len(block.prose.split()) for _, block in self.blocks)  # without code
         self.headings = [(int(block.kind[1]), block.text) for _, block in self.blocks if block.kind.startswith("h")]
 
     def section(self, heading: str) -> list[tuple[Cell, Block]]:
@@ -81,10 +80,6 @@ class Page:
             elif inside:
                 found.append((cell, block))
         return found
-
-    def words(self) -> int:
-        """Count the words of the text cells, without code."""
-        return sum(len(block.prose.split()) for _, block in self.blocks)
 
     def next_text(self, cell: Cell, skip_code: int) -> Cell | None:
         """Return the first text cell after `cell`, with at most `skip_code` code cells between."""

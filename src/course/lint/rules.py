@@ -28,7 +28,7 @@ EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]
 
 PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
 EXERCISE = r"(?:Exercise|Solution) \d\d\.\d"
-EXERCISE_LEAD = re.compile(r"Exercise \d\d\.\d")
+QUESTION = re.compile(r"^> \*\*Exercise (\d\d\.\d)\*\* *\S", re.MULTILINE)
 # a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (04.2; for 10.2 its label is needed)
 NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
 RUN_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
@@ -83,7 +83,7 @@ def skeleton(page: Page) -> Problems:
     calls = [block for _, block in page.section(CLOSING[0]) if "li" in block.containers]
     tools = [block for _, block in page.blocks if block.text.startswith("At work you would use")]
     untried = [
-        heading for heading in core if not any(EXERCISE_LEAD.match(block.text) for _, block in page.section(heading))
+        heading for heading in core if not any(re.match(EXERCISE, block.text) for _, block in page.section(heading))
     ]
     yield from unmet(
         (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
@@ -100,9 +100,9 @@ def skeleton(page: Page) -> Problems:
 
 def length(page: Page) -> Problems:
     """A chapter fits one sitting."""
-    words, cells = page.words(), len(page.code_cells)
+    cells = len(page.code_cells)
     yield from unmet(
-        (None, f"{words} words, more than {WORDS}", words <= WORDS),
+        (None, f"{page.words} words, more than {WORDS}", page.words <= WORDS),
         (None, f"{cells} code cells, more than {CODE_CELLS}", cells <= CODE_CELLS),
     )
 
@@ -110,9 +110,9 @@ def length(page: Page) -> Problems:
 def picture_share(page: Page) -> Problems:
     """A chapter has enough pictures: figures, screenshots and plots."""
     shown = sum(len(block.pictures) for _, block in page.blocks) + sum(cell.has_plot for cell in page.code_cells)
-    needed = ceil(PICTURES * page.words() / 1000)
+    needed = ceil(PICTURES * page.words / 1000)
     if shown < needed:
-        yield None, f"{shown} pictures for {page.words()} words: {PICTURES} for each 1,000 words are {needed}"
+        yield None, f"{shown} pictures for {page.words} words: {PICTURES} for each 1,000 words are {needed}"
 
 
 def tags(page: Page) -> Problems:
@@ -279,8 +279,8 @@ def bold_terms(block: Block) -> list[str]:
     """Return the bold words of a block, without headings, leads (**What this means.**) and labels of exercises."""
     if block.kind == "th" or block.kind.startswith("h"):
         return []
-    found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!", "…")))]
-    return [words for words in found if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
+    leads = bool(block.bold) and block.opens_bold and block.bold[0].endswith((".", ":", "?", "!", "…"))
+    return [words for words in block.bold[leads:] if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
 
 
 def links(page: Page) -> Problems:
@@ -293,7 +293,7 @@ def links(page: Page) -> Problems:
 
 def exercise_form(page: Page) -> Problems:
     """An exercise is a question with its hint, the learner's cell, the check, the announcement, the folded solution."""
-    questions = [(cell, label) for cell in page.text_cells if (label := _label(cell))]
+    questions = [(cell, match[1]) for cell in page.text_cells if (match := QUESTION.search(cell.source))]
     ids = [label for _, label in questions]
     expected = [f"{page.number}.{number}" for number in range(1, len(ids) + 1)]
     listed = {exercise.id: exercise for exercise in page.exercises}
@@ -310,16 +310,6 @@ def exercise_form(page: Page) -> Problems:
     )
     for cell, label in questions:
         yield from _one_exercise(page, cell, label, listed.get(label))
-
-
-def _label(cell: Cell) -> str | None:
-    """Return the id of the exercise whose text is in a quote in this cell."""
-    for block in cell.blocks:
-        if "blockquote" in block.containers and block.bold and block.bold[0][1]:
-            match = re.fullmatch(r"Exercise (\d\d\.\d)", block.bold[0][0])
-            if match and block.text != match[0]:
-                return match[1]
-    return None
 
 
 def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) -> Problems:
