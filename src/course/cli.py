@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import click
@@ -15,6 +16,9 @@ from course.errors import CourseError
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None marks a missing module
+
+FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+BROWSER = click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 
 
 class _Commands(click.Group):
@@ -57,16 +61,14 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
         name, equals, value = pair.partition("=")
         if not equals:
             raise CourseError(f"The parameter {pair} has no value: write it as market=nasdaq.")
-        try:
+        values[name] = value
+        with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(value)  # a number, True, None
-        except (ValueError, SyntaxError):
-            values[name] = value
-    if tracking_uri:
-        if tracking_uri.startswith("sqlite:///"):  # relative to here, not to notebooks/
-            tracking_uri = f"sqlite:///{Path(tracking_uri[10:]).resolve().as_posix()}"
-        values["tracking_uri"] = tracking_uri
     if showcase and tracking_uri:
         raise CourseError("The showcase has a store of its own: leave --tracking-uri or --showcase off.")
+    if tracking_uri:
+        file = tracking_uri.partition("sqlite:///")[2]  # relative to here, not to notebooks/
+        values["tracking_uri"] = f"sqlite:///{Path(file).resolve().as_posix()}" if file else tracking_uri
     results = (execute.run_showcase if showcase else execute.run)(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
@@ -74,7 +76,7 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@BROWSER
 def lab(browser: bool) -> None:
     """Open the notebooks in JupyterLab, and the MLflow UI next to it."""
     from course import lab
@@ -83,19 +85,15 @@ def lab(browser: bool) -> None:
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@BROWSER
 @click.option("--showcase", is_flag=True, help="The runs that `make course` made, not yours.")
 def ui(browser: bool, showcase: bool) -> None:
     """Open the MLflow UI on your runs."""
-    from course import lab, paths
-    from course.execute import state_folder
+    from course import execute, lab, paths
 
-    if not showcase:
-        lab.ui(browser)
-        return
-    if not paths.showcase().exists():
+    if showcase and not paths.showcase().exists():
         raise CourseError("There is no showcase yet: `make course` makes it, and so does `course run --showcase`.")
-    with state_folder(paths.showcase()):
+    with execute.state_folder(paths.showcase()) if showcase else nullcontext():
         lab.ui(browser)
 
 
@@ -122,7 +120,7 @@ def check(chapter: str) -> None:
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@BROWSER
 @click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
 def workbench(browser: bool, auth: bool) -> None:
     """Start PostgreSQL, the MLflow server and JupyterLab together."""
@@ -151,28 +149,23 @@ def mlflow(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("chapter", required=False)
-@click.option(
-    "--store", "whole_store", is_flag=True, help="Move the embedded store aside, and start with an empty one."
-)
+@click.option("--store", is_flag=True, help="Move the embedded store aside, and start with an empty one.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
+def reset(chapter: str | None, store: bool, yes: bool) -> None:
     """Replace your notebook of CHAPTER in work/ with a fresh copy, keeping yours; or, with --store, the store."""
     from course import checkpoints, copies
 
-    if whole_store == bool(chapter):
-        raise CourseError(
-            "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."
-        )
-    if whole_store:
+    if store == bool(chapter):
+        choices = "a chapter's notebook, as in `course reset 02`, or the store with --store"
+        raise CourseError(f"Choose what to reset: {choices}.")
+    if store:
         yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
         kept = checkpoints.set_aside()
         print(f"Your store is kept as {kept}." if kept else "There is no store yet: nothing to reset.")
-        return
-    for one in select(chapter):
+    for one in select(chapter) if chapter else []:
         kept = copies.renew(one)
-        print(
-            f"work/{one.working_copy.name} is now a fresh copy." + (f" Yours is kept as {kept.name}." if kept else "")
-        )
+        yours = f" Yours is kept as {kept.name}." if kept else ""
+        print(f"work/{one.working_copy.name} is now a fresh copy.{yours}")
 
 
 @main.command()
@@ -192,8 +185,7 @@ def checkpoint(chapter: str, force: bool) -> None:
         seconds = sum(result.seconds for result in results)
         print(f"The server is ready for chapter {target.number}. This took {seconds:.0f} s.")
         return
-    kept = checkpoints.restore(target, force)
-    if kept:
+    if kept := checkpoints.restore(target, force):
         print(f"The previous store is kept as {kept}.")
     print(f"The embedded store is ready for chapter {target.number}.")
 
@@ -209,7 +201,7 @@ def backup(file: Path, docker: bool) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@FILE
 @click.option("--docker", is_flag=True, help="Restore into the workbench in containers.")
 @click.option("--force", is_flag=True, help="Move an existing workbench aside first.")
 def restore(file: Path, docker: bool, force: bool) -> None:
@@ -220,7 +212,7 @@ def restore(file: Path, docker: bool, force: bool) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@FILE
 def learners(file: Path) -> None:
     """Create a workspace for each name in FILE on the current server, and an account if the server has accounts."""
     from course.workbench import learners
