@@ -10,7 +10,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from course import glossary, notebooks
-from course.chapters import Chapter, all_chapters
+from course.chapters import Chapter, before
 from course.checks import Exercise, exercises
 from course.lint.dialect import comments_in
 from course.lint.markdown import Block, blocks
@@ -70,6 +70,7 @@ class Page:
         self.blocks = [(cell, block) for cell in self.text_cells for block in cell.blocks]
         self.words = sum(len(block.prose.split()) for _, block in self.blocks)  # without code
         self.headings = [(int(block.kind[1]), block.text) for _, block in self.blocks if block.kind.startswith("h")]
+        self.sections = [text for level, text in self.headings if level == 2]
 
     def section(self, heading: str) -> list[tuple[Cell, Block]]:
         """Return the blocks under an H2, up to the next one."""
@@ -89,20 +90,15 @@ class Page:
 
 def make_cells(source: NotebookNode, outputs: Iterable[list[NotebookNode]]) -> list[Cell]:
     """Return the cells of a chapter, with the outputs of its code cells."""
-    remaining = iter(outputs)
-    return [
-        Cell(number, node, next(remaining, []) if node.cell_type == "code" else [])
-        for number, node in enumerate(source.cells, 1)
-    ]
+    left, nodes = iter(outputs), enumerate(source.cells, 1)
+    return [Cell(number, node, next(left, []) if node.cell_type == "code" else []) for number, node in nodes]
 
 
 def read_pages(chapters: list[Chapter]) -> Iterator[Page]:
     """Return the pages of these chapters. A notebook that does not exist yet has no outputs."""
     terms = glossary.text()
     earlier: dict[str, str] = {}
-    for chapter in all_chapters():
-        if chapter.number > chapters[-1].number:
-            break
+    for chapter in [*before(chapters[-1]), chapters[-1]]:
         built = nbformat.read(chapter.notebook, as_version=4).cells if chapter.notebook.exists() else []
         cells = make_cells(notebooks.read(chapter), [cell.outputs for cell in built if cell.cell_type == "code"])
         if chapter in chapters:
