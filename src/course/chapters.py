@@ -45,13 +45,12 @@ class Chapter:
     def title(self) -> str:
         """The first heading of the source."""
         heading = re.search(r"^# (.+)$", self.source.read_text(encoding="utf-8"), re.MULTILINE)
-        return heading.group(1) if heading else self.name
+        return heading[1] if heading else self.name
 
 
 def all_chapters() -> list[Chapter]:
     """Return every chapter with a source, by number."""
-    sources = sorted((root() / "chapters").glob("[0-9][0-9]_*.md"))
-    return [Chapter(source.stem[:2], source.stem) for source in sources]
+    return [Chapter(file.stem[:2], file.stem) for file in sorted((root() / "chapters").glob("[0-9][0-9]_*.md"))]
 
 
 def select(spec: str | None = None) -> list[Chapter]:

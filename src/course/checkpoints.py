@@ -29,24 +29,21 @@ def make(chapter: Chapter) -> Path:
     target = saved(chapter)
     if target.exists():
         return target
-    earlier = _earlier(chapter)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = store.scratch(target.parent / chapter.number)
-    made = folder / "store"
     try:
-        if earlier:
-            store.copy(make(earlier[-1]), made)
+        if earlier := _earlier(chapter):
+            store.copy(make(last := earlier[-1]), folder / "store")
             with state_folder(folder):
-                result = run_chapter(earlier[-1])
+                result = run_chapter(last)
             if result.failure:
                 kept = shutil.copy(result.executed, target.parent)
                 raise CourseError(
-                    f"There is no checkpoint of chapter {chapter.number}, because chapter {earlier[-1].number} failed "
-                    f"in {result.failure}. The executed copy is {kept}"
+                    f"There is no checkpoint of chapter {chapter.number}, because chapter {last.number} failed in "
+                    f"{result.failure}. The executed copy is {kept}"
                 )
-        else:
-            store.ensure(made)
-        store.copy(made, target)
+        store.ensure(folder / "store")  # of the first chapter: an empty one
+        store.copy(folder / "store", target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for old in target.parent.glob(f"{chapter.number}-*"):
@@ -60,17 +57,15 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
 
     Raises CourseError if the store already holds runs, unless `force`.
     """
-    current = store.folder()
-    if store.in_use() != store.uri(current):
+    if store.in_use() != store.uri(store.folder()):
         raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
-    if (count := store.runs(current)) and not force:
-        raise CourseError(
-            f"The embedded store holds {count} run{'s' if count > 1 else ''}, and a checkpoint replaces the store: add "
-            "--force to move yours aside first."
-        )
+    if (count := store.runs(store.folder())) and not force:
+        runs = f"{count} run{'s' if count > 1 else ''}"
+        fix = "add --force to move yours aside first"
+        raise CourseError(f"The embedded store holds {runs}, and a checkpoint replaces the store: {fix}.")
     checkpoint = make(chapter)
     kept = set_aside()
-    store.copy(checkpoint, current)
+    store.copy(checkpoint, store.folder())
     return kept
 
 

@@ -69,8 +69,7 @@ class Exercise:
     def hint(self) -> str:
         """The hint in the chapter's text; empty if it has none."""
         text = select(self.id.split(".")[0])[0].source.read_text(encoding="utf-8")
-        question = text.partition(f"**Exercise {self.id}**")[2].partition("```{code-cell}")[0]
-        return hint_in(question)
+        return hint_in(text.partition(f"**Exercise {self.id}**")[2].partition("```{code-cell}")[0])
 
 
 def hint_in(question: str) -> str:
@@ -82,10 +81,8 @@ def hint_in(question: str) -> str:
 
 def exercises(number: str) -> list[Exercise]:
     """Return the exercises of a chapter. Its checks file is read each time, so a teacher may edit it."""
-    chapter = select(number)[0]
-    if not chapter.checks.exists():
-        return []
-    listed: list[Exercise] = runpy.run_path(str(chapter.checks))["EXERCISES"]
+    file = select(number)[0].checks
+    listed: list[Exercise] = runpy.run_path(str(file))["EXERCISES"] if file.exists() else []
     return listed
 
 
@@ -110,7 +107,10 @@ def check(id: str, answer: Any) -> None:
             raise CourseError(f"there is no exercise {id}; this chapter has {', '.join(by_id) or 'none'}.")
         message = evaluate(by_id[id], answer, session.parameters())[1]
         if answer is not ... and EXECUTED not in os.environ:
-            _keep(id, answer)
+            file = _kept(id)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(Exception):  # an answer that can't be pickled, such as an open file, is lost
+                file.write_bytes(cloudpickle.dumps((answer, session.parameters())))
     except Exception as error:
         message = f"the check did not work: {error}"
     print(f"Exercise {id}: {message}")
@@ -123,22 +123,14 @@ def _kept(id: str) -> Path:
     return state() / f"answers{other}" / f"{id}.pickle"
 
 
-def _keep(id: str, answer: Any) -> None:
-    file = _kept(id)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(Exception):  # an answer that can't be pickled, such as an open file, was still checked
-        file.write_bytes(cloudpickle.dumps((answer, session.parameters())))
-
-
 def check_kept(number: str) -> bool:
     """Check the newest answers to a chapter's exercises again, on the store as it is now; return whether all pass."""
     results = []
     for exercise in exercises(number):
-        answer, parameters = ..., {}
-        if (file := _kept(exercise.id)).exists():
-            answer, parameters = cloudpickle.loads(file.read_bytes())
-        right, message = evaluate(exercise, answer, parameters)
-        if answer is ...:
+        file = _kept(exercise.id)
+        kept = cloudpickle.loads(file.read_bytes()) if file.exists() else (..., {})
+        right, message = evaluate(exercise, *kept)
+        if kept[0] is ...:
             message = f"not answered yet: open work/{select(number)[0].working_copy.name}, and run its check there."
         results.append(right)
         print(f"Exercise {exercise.id}: {message}")

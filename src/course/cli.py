@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import click
@@ -16,6 +17,9 @@ from course.paths import refuse_another_checkout
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
 # web addresses, for a check that no notebook needs: 5.3 of the 5.9 s that `import nbformat` took here.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None marks a missing module
+
+FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+BROWSER = click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 
 
 class _Commands(click.Group):
@@ -50,12 +54,12 @@ def main() -> None:
 
 @main.command()
 @click.argument("chapters", required=False)
-@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter, repeatable.")
+@click.option("-p", "--parameter", "pairs", multiple=True, metavar="NAME=VALUE", help="Set a parameter; repeatable.")
 @click.option("--tracking-uri", help="http://… or sqlite:///…; default: COURSE_TRACKING_URI or embedded store.")
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
-@click.option("--showcase", is_flag=True, help="Into a store of their own, from empty. Your runs stay as they are.")
+@click.option("--showcase", is_flag=True, help="Run into a separate, empty store. Your own runs are not touched.")
 def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool) -> None:
-    """Run CHAPTERS from top to bottom: 02, 02-05, or all."""
+    """Run CHAPTERS, such as 02 or 02-05; without CHAPTERS, all of them."""
     from course import execute, store
 
     values: dict[str, object] = {}
@@ -63,13 +67,12 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
         name, equals, value = pair.partition("=")
         if not equals:
             raise CourseError(f"The parameter {pair} has no value: write it as market=nasdaq.")
-        try:
+        values[name] = value
+        with suppress(ValueError, SyntaxError):
             values[name] = ast.literal_eval(value)  # a number, True, None
-        except (ValueError, SyntaxError):
-            values[name] = value
     given = tracking_uri or values.pop("tracking_uri", None)
     if showcase and given:
-        raise CourseError("The showcase has a store of its own: leave --tracking-uri or --showcase off.")
+        raise CourseError("The showcase has a store of its own: omit --tracking-uri or --showcase.")
     uri = store.in_use(str(given or ""))
     if uri != store.without_password(uri):  # the executed copy shows a parameter
         os.environ["COURSE_TRACKING_URI"] = uri
@@ -82,7 +85,7 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@BROWSER
 def lab(browser: bool) -> None:
     """Open the notebooks in JupyterLab, and the MLflow UI next to it."""
     from course import lab
@@ -91,19 +94,15 @@ def lab(browser: bool) -> None:
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
-@click.option("--showcase", is_flag=True, help="The runs that `make course` made, not yours.")
+@BROWSER
+@click.option("--showcase", is_flag=True, help="Show the runs of `make course` instead of yours.")
 def ui(browser: bool, showcase: bool) -> None:
     """Open the MLflow UI on your runs."""
-    from course import lab, paths
-    from course.execute import state_folder
+    from course import execute, lab, paths
 
-    if not showcase:
-        lab.ui(browser)
-        return
-    if not paths.showcase().exists():
+    if showcase and not paths.showcase().exists():
         raise CourseError("There is no showcase yet: `make course` makes it, and so does `course run --showcase`.")
-    with state_folder(paths.showcase()):
+    with execute.state_folder(paths.showcase()) if showcase else nullcontext():
         lab.ui(browser)
 
 
@@ -119,7 +118,7 @@ def solution(exercise: str) -> None:
 @main.command()
 @click.argument("chapter")
 def check(chapter: str) -> None:
-    """Say which exercises of CHAPTER you have solved, on your store as it is now."""
+    """List the exercises of CHAPTER, and whether your last answers pass."""
     import mlflow
 
     from course import checks, session
@@ -130,7 +129,7 @@ def check(chapter: str) -> None:
 
 
 @main.command()
-@click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+@BROWSER
 @click.option("--auth", is_flag=True, help="Turn MLflow's authentication on.")
 def workbench(browser: bool, auth: bool) -> None:
     """Start PostgreSQL, the MLflow server and JupyterLab together."""
@@ -159,33 +158,28 @@ def mlflow(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("chapter", required=False)
-@click.option(
-    "--store", "whole_store", is_flag=True, help="Move the embedded store aside, and start with an empty one."
-)
+@click.option("--store", is_flag=True, help="Move the embedded store aside, and start with an empty one.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def reset(chapter: str | None, whole_store: bool, yes: bool) -> None:
+def reset(chapter: str | None, store: bool, yes: bool) -> None:
     """Replace your notebook of CHAPTER in work/ with a fresh copy, keeping yours; or, with --store, the store."""
     from course import checkpoints, copies
 
-    if whole_store == bool(chapter):
-        raise CourseError(
-            "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."
-        )
-    if whole_store:
+    if store == bool(chapter):
+        choices = "a chapter's notebook, as in `course reset 02`, or the store with --store"
+        raise CourseError(f"Choose what to reset: {choices}.")
+    if store:
         yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
         kept = checkpoints.set_aside()
         print(f"Your store is kept as {kept}." if kept else "There is no store yet: nothing to reset.")
-        return
-    for one in select(chapter):
+    for one in select(chapter) if chapter else []:
         kept = copies.renew(one)
-        print(
-            f"work/{one.working_copy.name} is now a fresh copy." + (f" Yours is kept as {kept.name}." if kept else "")
-        )
+        yours = f" Yours is kept as {kept.name}." if kept else ""
+        print(f"work/{one.working_copy.name} is now a fresh copy.{yours}")
 
 
 @main.command()
 @click.argument("chapter")
-@click.option("--force", is_flag=True, help="Move a store that holds runs aside first.")
+@click.option("--force", is_flag=True, help="If the store has runs, move it to another folder first.")
 def checkpoint(chapter: str, force: bool) -> None:
     """Start CHAPTER as if you had finished all chapters before it."""
     from course import checkpoints, store
@@ -200,8 +194,7 @@ def checkpoint(chapter: str, force: bool) -> None:
         seconds = sum(result.seconds for result in results)
         print(f"The server is ready for chapter {target.number}. This took {seconds:.0f} s.")
         return
-    kept = checkpoints.restore(target, force)
-    if kept:
+    if kept := checkpoints.restore(target, force):
         print(f"The previous store is kept as {kept}.")
     print(f"The embedded store is ready for chapter {target.number}.")
 
@@ -217,7 +210,7 @@ def backup(file: Path, docker: bool) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@FILE
 @click.option("--docker", is_flag=True, help="Restore into the workbench in containers.")
 @click.option("--force", is_flag=True, help="Move an existing workbench aside first.")
 def restore(file: Path, docker: bool, force: bool) -> None:
@@ -228,7 +221,7 @@ def restore(file: Path, docker: bool, force: bool) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@FILE
 def learners(file: Path) -> None:
     """Create a workspace for each name in FILE on the current server, and an account if the server has accounts."""
     from course.workbench import learners
@@ -258,14 +251,15 @@ def navigation() -> None:
     """Renew the maps and tables that are made from chapters/contents.toml (for authors)."""
     from course import navigation
 
-    for path in navigation.write():
-        print(f"{path.name} is renewed.")
+    for path, text in navigation.outdated().items():
+        path.write_text(text, encoding="utf-8", newline="\n")
+        print(f"{path.name} is updated.")
 
 
 @main.command()
 @click.argument("chapters", required=False)
 def lint(chapters: str | None) -> None:
-    """Check CHAPTERS (02, 02-05, or all and the other pages) against the rules for authors."""
+    """Check the rules for authors in CHAPTERS, such as 02 or 02-05; without CHAPTERS, on all pages."""
     from course.lint import lint
 
     selected = select(chapters)
@@ -283,4 +277,4 @@ def record(name: str | None) -> None:
     from course import record
 
     for one in [name] if name else record.TESTS:
-        print(f"{record.renew(one).name} is renewed.")
+        print(f"{record.renew(one).name} is updated.")

@@ -56,14 +56,12 @@ def copy_notebooks() -> list[str]:
     """Make the copies that are missing in work/, renew those that nobody has touched, and return the names of both."""
     copied = []
     for chapter in all_chapters():
-        if not chapter.notebook.exists():
-            continue
-        copy = make_copy(chapter)
-        if not chapter.working_copy.exists() or (
-            is_untouched(chapter.working_copy) and nbformat.read(chapter.working_copy, as_version=4) != copy
-        ):
-            _write(copy, chapter.working_copy)
-            copied.append(chapter.name)
+        path = chapter.working_copy
+        if chapter.notebook.exists() and (not path.exists() or is_untouched(path)):
+            copy = make_copy(chapter)
+            if not path.exists() or nbformat.read(path, as_version=4) != copy:
+                _write(copy, path)
+                copied.append(chapter.name)
     return copied
 
 
@@ -76,8 +74,7 @@ def renew(chapter: Chapter) -> Path | None:
     """Copy the chapter to work/ again. Returns the name under which the learner's own copy is kept."""
     kept, copy = None, make_copy(chapter)
     if chapter.working_copy.exists():
-        kept = kept_name(chapter.working_copy)
-        chapter.working_copy.rename(kept)
+        kept = chapter.working_copy.rename(kept_name(chapter.working_copy))
     _write(copy, chapter.working_copy)
     return kept
 
@@ -87,12 +84,8 @@ def solution(id: str) -> str:
 
     Raises CourseError, naming the exercises of the chapter, if there is no such exercise.
     """
-    cells = make_copy(select(id.partition(".")[0])[0]).cells
-    folded = [
-        re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", cell.source, re.DOTALL)
-        for cell in cells
-    ]
-    solutions = dict(sum(folded, []))
+    text = "\n\n".join(cell.source for cell in make_copy(select(id.partition(".")[0])[0]).cells)
+    solutions = dict(re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", text, re.DOTALL))
     if id not in solutions:
         raise CourseError(f"There is no exercise {id}: this chapter has {', '.join(solutions) or 'none'}.")
     return re.sub(r"^```(?:python)?\n?", "", solutions[id], flags=re.MULTILINE).rstrip()

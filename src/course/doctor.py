@@ -94,7 +94,7 @@ def writable() -> str | None:
         state().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=state()).close()
     except OSError as error:
-        return f"{state()} is not writable ({error.strerror}): make yourself its owner, or change its mode"
+        return f"{state()} is not writable ({error.strerror}): change its owner or its permissions"
     return None
 
 

@@ -6,7 +6,6 @@ files, which `course navigation` writes and `course lint` compares.
 
 import re
 import tomllib
-from collections.abc import Iterator
 from html import escape
 from itertools import accumulate
 from pathlib import Path
@@ -20,22 +19,13 @@ from course.paths import root
 TABLES = ("README.md", "WORKSHOP.md")
 BEGIN, END = "<!-- chapters: made by course navigation -->\n", "<!-- end of chapters -->"
 NEEDS = re.compile(r"^## (?:You|What you) need$.*?(?=\n\n## |\Z)", re.MULTILINE | re.DOTALL)  # then come the sections
-NO_STEP: tuple[str, ...] = (
-    "",
-    "You will learn to",
-    "What you will be able to do",
-    "You need",
-    "What you need",
-    "Key calls",
-    "What you did",
-)
-NO_STEP += ("Further reading",)
+NO_STEP = re.compile("|(?:You|What you) (?:need|did|will .+)|Key calls|Further reading")  # headings without minutes
 PAGES = (
     "[all chapters](../README.md#the-chapters)",
     "[glossary](../book/glossary.md)",
     "[troubleshooting](../book/troubleshooting.md)",
 )
-WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 124, 40, 140, 68, 2  # of a box, and from one box to the next, in pixels
+WIDTH, HEIGHT, ACROSS, DOWN, MARGIN = 124, 40, 140, 68, 8  # of a box, from one box to the next, around all, in pixels
 
 
 def contents() -> dict[str, Any]:
@@ -44,47 +34,38 @@ def contents() -> dict[str, Any]:
     return tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def entry(chapter: Chapter) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """Return the number of the chapter's part, the part, and the chapter's entry; None if the list misses it."""
-    for number, part in enumerate(contents().get("part", []), 1):
-        for listed in part["chapter"]:
-            if listed["name"] == chapter.name:
-                return number, part, listed
-    return None
+def listed() -> dict[str, tuple[int, str, dict[str, Any]]]:
+    """Return each chapter of the list by its name: the number and the title of its part, and its entry."""
+    parts = enumerate(contents().get("part", []), 1)
+    return {entry["name"]: (number, part["title"], entry) for number, part in parts for entry in part["chapter"]}
 
 
 def add_to(notebook: NotebookNode, chapter: Chapter) -> None:
     """Add the generated parts to the text cells of a chapter that is on the list."""
-    found = entry(chapter)
-    if not found:
+    if chapter.name not in listed():
         return
-    number, part, listed = found
+    number, part, entry = listed()[chapter.name]
     cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
     others = all_chapters()
     place = others.index(chapter)
-    before, after = others[place - 1] if place else None, others[place + 1] if place + 1 < len(others) else None
-    near = [f"previous: {_link(before)}"] * bool(before) + [f"next: {_link(after)}"] * bool(after)
-    line = [f"Part {number}: {part['title']}", f"chapter {place + 1} of {len(others)}", f"{listed['minutes']} minutes"]
-    picture = f"![{contents()['map']['alternative'].strip()} This chapter: {_named(listed['map'])}.]"
-    picture += f"(../chapters/figures/{chapter.number}_map.svg)"
+    near = [f"previous: {_link(other)}" for other in others[:place][-1:]]
+    near += [f"next: {_link(other)}" for other in others[place + 1 :][:1]]
+    line = [f"Part {number}: {part}", f"chapter {place + 1} of {len(others)}", f"{entry['minutes']} minutes", *near]
+    drawing = contents()["map"]
+    here = ", ".join(drawing["boxes"][name][0] for name in entry["map"])
+    picture = f"![{drawing['alternative'].strip()} This chapter: {here}.](../chapters/figures/{chapter.number}_map.svg)"
     title, _, rest = cells[0].source.partition("\n")
-    steps = "\n".join(f"| {name} | {minutes} |" for name, minutes in minutes_of_sections(notebook, listed["minutes"]))
-    cells[0].source = f"{title}\n\n{' · '.join([*line, *near])}\n\n{picture}\n{rest}"
-    sections = f"\n\n| section | minutes |\n| --- | --- |\n{steps}"
+    cells[0].source = f"{title}\n\n{' · '.join(line)}\n\n{picture}\n{rest}"
+    steps = [f"| {name} | {minutes} |" for name, minutes in minutes_of_sections(notebook, entry["minutes"])]
+    sections = "\n".join(["\n\n| section | minutes |", "| --- | --- |", *steps])
     for cell in cells:
         cell.source = re.sub(NEEDS, lambda match: match[0].rstrip() + sections, cell.source)
-    cells[
-        -1
-    ].source += f"\n\n---\n\nTo see which exercises you have solved, run `course check {chapter.number}` in a terminal."
-    cells[-1].source += f"\n\n{' · '.join([*near, *PAGES])}"
+    solved = f"To see which exercises you have solved, run `course check {chapter.number}` in a terminal."
+    cells[-1].source += f"\n\n---\n\n{solved}\n\n{' · '.join([*near, *PAGES])}"
 
 
-def _link(chapter: Chapter | None) -> str:
-    return f"[{chapter.number} {chapter.title}](../notebooks/{chapter.notebook.name})" if chapter else ""
-
-
-def _named(boxes: list[str]) -> str:
-    return ", ".join(contents()["map"]["boxes"][name][0] for name in boxes)
+def _link(chapter: Chapter, notebooks: str = "../notebooks") -> str:
+    return f"[{chapter.number} {chapter.title}]({notebooks}/{chapter.notebook.name})"
 
 
 def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str, int]]:
@@ -101,7 +82,7 @@ def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str,
         for heading, text in zip([[*lengths][-1], *sections[::2]], [first, *sections[1::2]]):
             exercises = re.findall(r"^> \*\*Exercise ", text, re.MULTILINE)
             lengths[heading] = lengths.get(heading, 0) + len(text.split()) / 130 + 4 * len(exercises)
-    steps = {name: length for name, length in lengths.items() if name not in NO_STEP}
+    steps = {name: length for name, length in lengths.items() if not NO_STEP.fullmatch(name)}
     ends = [round(minutes * end / sum(steps.values())) for end in accumulate(steps.values())]
     return [(name, end - start) for name, start, end in zip(steps, [0, *ends], ends)]
 
@@ -110,20 +91,18 @@ def table() -> str:
     """Return the table of all chapters that README.md and WORKSHOP.md show."""
     known = {chapter.name: chapter for chapter in all_chapters()}
     lines = ["| chapter | what you do | minutes |", "| --- | --- | --- |"]
-    for number, part in enumerate(contents()["part"], 1):
-        lines.append(f"| **{number} {part['title']}** | | |")
-        for listed in part["chapter"]:
-            chapter = known[listed["name"]]
-            link = f"[{chapter.number} {chapter.title}](notebooks/{chapter.notebook.name})"
-            lines.append(f"| {link} | {listed['does']} | {listed['minutes']} |")
-    return "\n".join(lines) + "\n"
+    for name, (number, part, entry) in listed().items():
+        lines.append(f"| **{number} {part}** | | |")
+        lines.append(f"| {_link(known[name], 'notebooks')} | {entry['does']} | {entry['minutes']} |")
+    return "\n".join(dict.fromkeys(lines)) + "\n"  # each part once
 
 
 def draw(highlighted: list[str]) -> str:
     """Return the map as SVG, with these boxes highlighted."""
     drawing = contents()["map"]
     boxes = {name: (text, column * ACROSS, row * DOWN) for name, (text, column, row) in drawing["boxes"].items()}
-    size = [max(box[axis] for box in boxes.values()) + extent for axis, extent in ((1, WIDTH), (2, HEIGHT))]
+    width = max(x for _, x, _ in boxes.values()) + WIDTH + 2 * MARGIN
+    height = max(y for _, _, y in boxes.values()) + HEIGHT + 2 * MARGIN
     shapes = [_arrow(boxes[start][1:], boxes[end][1:], *turn) for start, end, *turn in drawing["arrows"]]
     for name, (text, x, y) in boxes.items():
         fill, ink, weight = ("#0b4f8a", "#ffffff", "bold") if name in highlighted else ("#eef1f4", "#1f2933", "normal")
@@ -132,14 +111,12 @@ def draw(highlighted: list[str]) -> str:
             f'<text x="{x + WIDTH // 2}" y="{y + HEIGHT // 2 + 5}" fill="{ink}" font-weight="{weight}">'
             f"{escape(text)}</text>"
         )
-    view = f"{-MARGIN * 4} {-MARGIN * 4} {size[0] + MARGIN * 8} {size[1] + MARGIN * 8}"
-    width, height = view.split()[2:]
-    body = "\n".join(shapes)
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}" width="{width}" height="{height}" role="img">
+    size, body = f'width="{width}" height="{height}"', "\n".join(shapes)
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-MARGIN} {-MARGIN} {width} {height}" {size} role="img">
 <title>{escape(drawing["alternative"].strip())}</title>
 <defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">
 <path d="M0 0 8 4 0 8z" fill="#52606d"/></marker></defs>
-<rect x="{-MARGIN * 4}" y="{-MARGIN * 4}" width="{width}" height="{height}" rx="8" fill="#ffffff"/>
+<rect x="{-MARGIN}" y="{-MARGIN}" {size} rx="8" fill="#ffffff"/>
 <g font-family="DejaVu Sans, Verdana, sans-serif" font-size="13" text-anchor="middle">
 {body}
 </g>
@@ -149,40 +126,26 @@ def draw(highlighted: list[str]) -> str:
 
 def _arrow(start: tuple[int, int], end: tuple[int, int], turn: str = "") -> str:
     """Return an arrow from the edge of one box to the edge of another: straight, or turning once."""
-    (x1, y1), (x2, y2) = ((x + WIDTH // 2, y + HEIGHT // 2) for x, y in (start, end))
-    side, level = (x2 > x1) - (x2 < x1), (y2 > y1) - (y2 < y1)  # the direction of the arrow, -1, 0 or 1
-    half, middle = WIDTH // 2, HEIGHT // 2
-    if turn == "down":
-        points = [(x1, y1 + level * middle), (x1, y2), (x2 - side * half, y2)]
-    elif turn == "across":
-        points = [(x1 + side * half, y1), (x2, y1), (x2, y2 - level * middle)]
-    else:
-        points = [(x1 + side * half, y1 + level * middle), (x2 - side * half, y2 - level * middle)]
-    path = " ".join(f"{x},{y}" for x, y in points)
+
+    def edge(box: tuple[int, int], towards: tuple[int, int]) -> str:
+        """Return the middle of a side, or a corner, of a box: what an arrow in that direction leaves or reaches."""
+        x, y = (1 + (there > here) - (there < here) for here, there in zip(box, towards))  # 0, 1 or 2 halves of the box
+        return f"{box[0] + x * WIDTH // 2},{box[1] + y * HEIGHT // 2}"
+
+    corners = {"down": [(start[0], end[1])], "across": [(end[0], start[1])]}.get(turn, [])
+    route = [start, *corners, end]
+    path = " ".join([edge(start, route[1]), *map(edge, corners, corners), edge(end, route[-2])])
     return f'<polyline points="{path}" fill="none" stroke="#52606d" stroke-width="1.5" marker-end="url(#tip)"/>'
 
 
-def files() -> Iterator[tuple[Path, str]]:
-    """Return each committed file that is made from the list, with what it should contain."""
-    listed = contents()
-    if not listed:
-        return
-    figures = root() / "chapters" / "figures"
-    yield figures / "map.svg", draw([])
-    for part in listed["part"]:
-        for each in part["chapter"]:
-            yield figures / f"{each['name'][:2]}_map.svg", draw(each["map"])
+def outdated() -> dict[Path, str]:
+    """Return the committed files that differ from what the list makes of them, each with what it should contain."""
+    if not contents():
+        return {}
+    maps = {"map": []} | {f"{name[:2]}_map": entry["map"] for name, (*_, entry) in listed().items()}
+    made = {root() / "chapters" / "figures" / f"{name}.svg": draw(boxes) for name, boxes in maps.items()}
     for path in (root() / name for name in TABLES):
         if path.exists() and BEGIN in (text := path.read_text(encoding="utf-8")):
-            before, _, rest = text.partition(BEGIN)
-            yield path, f"{before}{BEGIN}{table()}{END}{rest.partition(END)[2]}"
-
-
-def write() -> list[Path]:
-    """Write the files that are out of date, and return them."""
-    changed = []
-    for path, text in files():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8", newline="\n")
-            changed.append(path)
-    return changed
+            before, _, after = text.partition(BEGIN)
+            made[path] = f"{before}{BEGIN}{table()}{END}{after.partition(END)[2]}"
+    return {path: text for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text}

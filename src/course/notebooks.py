@@ -11,7 +11,7 @@ import jupytext
 import nbformat
 
 from course import glossary, navigation
-from course.chapters import Chapter, all_chapters
+from course.chapters import Chapter, before
 from course.errors import CourseError
 from course.execute import fingerprint, run_chapter, state_folder
 from course.paths import root
@@ -56,18 +56,16 @@ def carry_over(chapter: Chapter, new: nbformat.NotebookNode) -> None:
         return
     if old.metadata.get("course") != new.metadata["course"]:
         return
-    for before, after in zip(old.cells, new.cells):
-        if "nbval-ignore-output" in after.metadata.get("tags", []):
-            after.outputs = before.outputs
+    for committed, cell in zip(old.cells, new.cells):
+        if "nbval-ignore-output" in cell.metadata.get("tags", []):
+            cell.outputs = committed.outputs
 
 
 def build(chapters: list[Chapter]) -> None:
     """Renew the notebooks of these chapters. All chapters up to the last one run, since each needs those before it."""
     (root() / "notebooks").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, state_folder(Path(folder)):
-        for chapter in all_chapters():
-            if chapter.number > chapters[-1].number:
-                break
+        for chapter in [*before(chapters[-1]), chapters[-1]]:
             notebook = execute(chapter, Path(folder))
             if chapter not in chapters:
                 continue

@@ -15,9 +15,7 @@ class CourseEngine(NBClientEngine):
     """papermill's engine with fewer saves."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: NotebookExecutionManager, *arguments: object, **options: object
-    ) -> object:
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, *args: object, **options: object) -> object:
         """Execute the notebook; save it every few seconds, and at the end."""
         save, last = nb_man.save, time.monotonic()
 
@@ -29,7 +27,7 @@ class CourseEngine(NBClientEngine):
 
         nb_man.save = save_sometimes
         try:
-            return super().execute_managed_notebook(nb_man, *arguments, **options)
+            return super().execute_managed_notebook(nb_man, *args, **options)
         finally:
             nb_man.save = save  # papermill saves once more at the end, also after a failure
 

@@ -1,10 +1,7 @@
-"""Run a command until standard input closes, then end it and everything it started.
+"""Run a command until standard input closes, then end it: `python -m course.process_guard SECONDS COMMAND …`.
 
-    python -m course.process_guard SECONDS COMMAND …
-
-SECONDS pass between SIGTERM and SIGKILL.
-
-It ends the whole process group, because `mlflow models serve` leaves its worker behind when only its parent ends.
+SECONDS pass between SIGTERM and SIGKILL. Both go to the whole process group, because `mlflow models serve` leaves its
+worker behind when only its parent ends.
 """
 
 import contextlib
@@ -68,7 +65,7 @@ def main() -> int:
         pass
     code = child.poll()
     stop(child, float(sys.argv[1]))
-    return code if code is not None else 0
+    return code or 0
 
 
 if __name__ == "__main__":

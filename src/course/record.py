@@ -41,8 +41,7 @@ def renew(name: str) -> Path:
         if failed or missing:
             why = "a test failed" if failed else f"a test that makes {', '.join(sorted(missing))} was skipped"
             raise CourseError(f"{record.name} was not changed, because {why}: see above, fix the cause, and try again.")
-        shutil.copyfile(made, record)
-    return record
+        return Path(shutil.copyfile(made, record))
 
 
 def _parts(record: Path) -> set[str]:

@@ -8,15 +8,15 @@ from pathlib import Path
 from course import navigation
 from course.chapters import Chapter, all_chapters
 from course.lint.dialect import dialect_in, words_in
-from course.lint.markdown import blocks, broken_links
+from course.lint.markdown import broken_links
 from course.lint.page import Page, read_pages
 from course.lint.rules import OPENING, RULES
 from course.paths import root
 
 __all__ = ["exceptions", "lint", "problems"]
 
-PAGES = ("*.md", "book/*.md", "data/*.md", "projects/*/README.md", "workbench/*.md")
-CODE = ("src/**/*.py", "projects/**/*.py", "chapters/checks/*.py", "install.py")
+FILES = ["*.md", "book/*.md", "data/*.md", "projects/*/README.md", "workbench/*.md"]
+FILES += ["src/**/*.py", "projects/**/*.py", "chapters/checks/*.py", "install.py"]
 
 
 def lint(chapters: list[Chapter]) -> Iterator[str]:
@@ -24,18 +24,15 @@ def lint(chapters: list[Chapter]) -> Iterator[str]:
     for page in read_pages(chapters):
         yield from problems(page, exceptions().get(page.name, []))
     if chapters == all_chapters():
-        for path in _files(*PAGES):
-            text = path.read_text(encoding="utf-8")
-            yield from (_at(path, problem) for problem in broken_links(text, text, [path.parent]))
-            for block in blocks(text):
-                yield from (_at(path, problem, block.line) for problem in dialect_in(block.prose))
-        for path in _files(*CODE):
-            if path.parent.name != "lint":  # which quotes what it looks for
-                for line, words in words_in(path):
-                    yield from (_at(path, problem, line) for problem in dialect_in(words))
-        for path, expected in navigation.files():
-            if not path.exists() or path.read_text(encoding="utf-8") != expected:
-                yield _at(path, "it differs from chapters/contents.toml: run `course navigation`")
+        # all but this package, which quotes what it looks for
+        files = {path for pattern in FILES for path in root().glob(pattern) if path.parent.name != "lint"}
+        for path in sorted(files, key=lambda path: (path.suffix, path)):
+            if path.suffix == ".md":
+                text = path.read_text(encoding="utf-8")
+                yield from (_at(path, problem) for problem in broken_links(text, text, [path.parent]))
+            yield from (_at(path, turn, line) for line, words in words_in(path) for turn in dialect_in(words))
+        for path in navigation.outdated():
+            yield _at(path, "it differs from chapters/contents.toml: run `course navigation`")
 
 
 @cache
@@ -61,10 +58,6 @@ def problems(page: Page, excepted: list[str]) -> Iterator[str]:
             continue
         for cell, message in found:
             yield f"chapters/{page.name}.md{f', cell {cell.number}' if cell else ''}: {message}"
-
-
-def _files(*patterns: str) -> list[Path]:
-    return sorted({path for pattern in patterns for path in root().glob(pattern)})
 
 
 def _at(path: Path, problem: str, line: int = 0) -> str:

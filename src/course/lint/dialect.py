@@ -1,10 +1,13 @@
 """Find what a reader would not look up: words and turns that the course does not use, with what it writes for them."""
 
 import ast
+import io
 import re
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+
+from course.lint.markdown import blocks
 
 FINE_AFTER_NO = "longer|more|less|fewer|better|worse|one|different|other|need|such|way|point"
 BEGINS = r"(?:^|(?<=[.!:] ))"
@@ -40,12 +43,18 @@ def dialect_in(text: str) -> Iterator[str]:
 
 
 def words_in(file: Path) -> Iterator[tuple[int, str]]:
-    """Return the line and the text of each message, docstring and comment in a file of Python code."""
+    """Return the line and the text of each block in a Markdown file; of each message, docstring and comment in code."""
     source = file.read_text(encoding="utf-8")
+    if file.suffix == ".md":
+        yield from ((block.line, block.prose) for block in blocks(source))
+        return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield node.lineno, node.value
-    with file.open("rb") as stream:
-        for token in tokenize.tokenize(stream.readline):
-            if token.type == tokenize.COMMENT:
-                yield token.start[0], token.string
+    yield from comments_in(source)
+
+
+def comments_in(source: str) -> Iterator[tuple[int, str]]:
+    """Return the line and the text of each comment in Python code."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return ((token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT)

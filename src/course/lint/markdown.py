@@ -3,7 +3,7 @@
 import os.path
 import re
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,7 +19,7 @@ class Block:
     """A paragraph, heading, list item or table cell."""
 
     def __init__(self, kind: str, containers: list[str], line: int, tokens: list[Token]) -> None:
-        self.kind, self.line, self.tokens = kind, line, tokens  # "h2", "p", "td", "th"; lines count from 1
+        self.kind, self.line = kind, line  # "h2", "p", "td", "th"; lines count from 1
         self.containers = containers  # "blockquote", "li" … around it, outermost first
         self.links = [str(token.attrGet("href")) for token in tokens if token.type == "link_open"]
         self.pictures = [(str(token.attrGet("src")), token.content) for token in tokens if token.type == "image"]
@@ -28,23 +28,9 @@ class Block:
         # what is read aloud: with the alternatives of pictures, without code and addresses
         prose = "".join(token.content if token.type in ("text", "image") else " " for token in parts)
         self.prose = re.sub(r"https?://\S+", " ", prose).strip()
-
-    @cached_property
-    def bold(self) -> list[tuple[str, bool]]:
-        """The bold words, each with whether they open the block."""
-        found: list[tuple[str, bool]] = []
-        words, opens = None, True
-        for token in self.tokens:
-            if token.type == "strong_open":
-                words = ""
-            elif token.type == "strong_close":
-                found.append(((words or "").strip(), opens))
-                words, opens = None, False
-            elif words is not None and token.nesting == 0:
-                words += token.content or " "
-            elif token.content.strip():
-                opens = False
-        return found
+        parts = [token for token in tokens if token.nesting == 0 or token.tag == "strong"]
+        before, *words = "".join("\0" if token.tag == "strong" else token.content or " " for token in parts).split("\0")
+        self.bold, self.opens_bold = [part.strip() for part in words[::2]], not before.strip()
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -59,10 +45,13 @@ def blocks(text: str) -> Iterator[Block]:
             containers.pop()
 
 
+def _tokens(text: str) -> list[Token]:
+    return [each for token in parse(text) for each in (token, *(token.children or []))]
+
+
 def html(text: str) -> str:
     """Return all raw HTML in a text."""
-    tokens = [each for token in parse(text) for each in (token, *(token.children or []))]
-    return "\n".join(token.content for token in tokens if token.type in ("html_block", "html_inline"))
+    return "\n".join(token.content for token in _tokens(text) if token.type in ("html_block", "html_inline"))
 
 
 def anchors(text: str) -> set[str]:
@@ -75,9 +64,8 @@ def broken_links(text: str, page: str, folders: list[Path]) -> list[str]:
     """Return a problem for each relative link in `text`, a part of `page`, that fails from one of `folders`."""
     problems = []
     addresses = re.findall(r"(?:href|src)=[\"']([^\"']+)[\"']", html(text))
-    for block in blocks(text):
-        addresses += [*block.links, *(address for address, _ in block.pictures)]
-    for target in addresses:
+    addresses += [str(token.attrGet("href") or token.attrGet("src") or "") for token in _tokens(text)]
+    for target in filter(None, addresses):
         if target.startswith(("https://", "http://", "mailto:")):
             continue
         address, _, anchor = unquote(target).partition("#")

@@ -1,9 +1,7 @@
 """Read a chapter as its readers see it: text blocks, code cells with their committed outputs, exercises."""
 
 import ast
-import io
 import re
-import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +10,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from course import glossary, notebooks
-from course.chapters import Chapter, all_chapters
+from course.chapters import Chapter, before
 from course.checks import Exercise, exercises
+from course.lint.dialect import comments_in
 from course.lint.markdown import Block, blocks
 
 
@@ -36,8 +35,8 @@ class Cell:
         shown: list[str] = []
         for output in self.outputs:
             data = output.get("data", {})
-            shown += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
-            shown.append(re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.DOTALL))
+            html = re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.DOTALL)
+            shown += [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", ""), html]
             shown += output.get("traceback", [])
         return "\n".join(filter(None, shown))
 
@@ -51,8 +50,7 @@ class Cell:
         """The words of the author: the text of a text cell, the comments of a code cell."""
         if self.is_text:
             return "\n".join(block.prose for block in self.blocks)
-        tokens = tokenize.generate_tokens(io.StringIO(self.source).readline)
-        return "\n".join(token.string for token in tokens if token.type == tokenize.COMMENT)
+        return "\n".join(comment for _, comment in comments_in(self.source))
 
 
 @dataclass
@@ -70,7 +68,9 @@ class Page:
         self.text_cells = [cell for cell in self.cells if cell.is_text]
         self.code_cells = [cell for cell in self.cells if cell.is_code]
         self.blocks = [(cell, block) for cell in self.text_cells for block in cell.blocks]
+        self.words = sum(len(block.prose.split()) for _, block in self.blocks)  # without code
         self.headings = [(int(block.kind[1]), block.text) for _, block in self.blocks if block.kind.startswith("h")]
+        self.sections = [text for level, text in self.headings if level == 2]
 
     def section(self, heading: str) -> list[tuple[Cell, Block]]:
         """Return the blocks under an H2, up to the next one."""
@@ -82,10 +82,6 @@ class Page:
                 found.append((cell, block))
         return found
 
-    def words(self) -> int:
-        """Count the words of the text cells, without code."""
-        return sum(len(block.prose.split()) for _, block in self.blocks)
-
     def next_text(self, cell: Cell, skip_code: int) -> Cell | None:
         """Return the first text cell after `cell`, with at most `skip_code` code cells between."""
         following = self.cells[cell.number : cell.number + skip_code + 1]
@@ -94,20 +90,15 @@ class Page:
 
 def make_cells(source: NotebookNode, outputs: Iterable[list[NotebookNode]]) -> list[Cell]:
     """Return the cells of a chapter, with the outputs of its code cells."""
-    remaining = iter(outputs)
-    return [
-        Cell(number, node, next(remaining, []) if node.cell_type == "code" else [])
-        for number, node in enumerate(source.cells, 1)
-    ]
+    left, nodes = iter(outputs), enumerate(source.cells, 1)
+    return [Cell(number, node, next(left, []) if node.cell_type == "code" else []) for number, node in nodes]
 
 
 def read_pages(chapters: list[Chapter]) -> Iterator[Page]:
     """Return the pages of these chapters. A notebook that does not exist yet has no outputs."""
     terms = glossary.text()
     earlier: dict[str, str] = {}
-    for chapter in all_chapters():
-        if chapter.number > chapters[-1].number:
-            break
+    for chapter in [*before(chapters[-1]), chapters[-1]]:
         built = nbformat.read(chapter.notebook, as_version=4).cells if chapter.notebook.exists() else []
         cells = make_cells(notebooks.read(chapter), [cell.outputs for cell in built if cell.cell_type == "code"])
         if chapter in chapters:

@@ -28,29 +28,29 @@ EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]
 
 PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
 EXERCISE = r"(?:Exercise|Solution) \d\d\.\d"
-EXERCISE_LEAD = re.compile(r"Exercise \d\d\.\d")
+QUESTION = re.compile(r"^> \*\*Exercise (\d\d\.\d)\*\* *\S", re.MULTILINE)
 # a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (04.2; for 10.2 its label is needed)
 NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
-RUN_ID = re.compile(r"\b(?:m-)?[0-9a-f]{32}\b")
-MACHINE_PATH = re.compile(r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)")
+RUN_ID = r"\b(?:m-)?[0-9a-f]{32}\b"
+MACHINE_PATH = r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)"
 NEVER_IN_CODE = {
-    "a port": re.compile(r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):\d+|port[\"']?\s*[=:,]\s*[\"']?\d+|--port[= ]\d+"),
+    "a port": r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):\d+|port[\"']?\s*[=:,]\s*[\"']?\d+|--port[= ]\d+",
     "an id": RUN_ID,
-    "a version": re.compile(r"(?<![\d.])\d+\.\d+\.\d+(?!\.?\d)|[=~><]=\s*\d+\.\d+[\"',]|models:/[^/\"'{]+/\d"),
+    "a version": r"(?<![\d.])\d+\.\d+\.\d+(?!\.?\d)|[=~><]=\s*\d+\.\d+[\"',]|models:/[^/\"'{]+/\d",
     "a path of one machine": MACHINE_PATH,
 }
 NEVER_SHOWN = {
-    "an ANSI code": re.compile(r"\x1b\["),
-    "a path of the author's machine": re.compile(r"/(?:root|home|tmp|work|Users)/\w"),
-    "a log line with its time": re.compile(r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d.*(?:INFO|WARNING|ERROR)"),
+    "an ANSI code": r"\x1b\[",
+    "a path of the author's machine": r"/(?:root|home|tmp|work|Users)/\w",
+    "a log line with its time": r"\d{4}[/-]\d\d[/-]\d\d[ T]\d\d:\d\d:\d\d.*(?:INFO|WARNING|ERROR)",
 }
 NEVER_COMPARED = {
     "an id": RUN_ID,
-    "a date of today": re.compile(r"\b20(?:19|[2-9]\d)[-/]\d\d[-/]\d\d"),
-    "a clock time": re.compile(r"\b(?!00:00:00)\d{1,2}:\d\d:\d\d"),
+    "a date of today": r"\b20(?:19|[2-9]\d)[-/]\d\d[-/]\d\d",
+    "a clock time": r"\b(?!00:00:00)\d{1,2}:\d\d:\d\d",
     "an absolute path": MACHINE_PATH,
-    "a port": re.compile(r"(?:localhost|127\.0\.0\.1):\d+"),
-    "an object's address": re.compile(r"\b0x[0-9a-f]{6,}"),
+    "a port": r"(?:localhost|127\.0\.0\.1):\d+",
+    "an object's address": r"\b0x[0-9a-f]{6,}",
 }
 
 
@@ -65,8 +65,7 @@ def headings(page: Page) -> Problems:
     for (before, _), (after, text) in zip(page.headings, page.headings[1:]):
         if after > before + 1:
             yield None, f"heading levels skip from H{before} to H{after} at {text!r}"
-    sections = [text for level, text in page.headings if level == 2]
-    empty = [heading for heading in sections if not page.section(heading)]
+    empty = [heading for heading in page.sections if not page.section(heading)]
     yield from unmet(
         (None, f"a chapter has one H1, as its first heading; this one has {len(titles)}", titles == [0]),
         (None, f"sections without content: {', '.join(empty)}", not empty),
@@ -75,19 +74,17 @@ def headings(page: Page) -> Problems:
 
 def skeleton(page: Page) -> Problems:
     """The sections come in their order: opening, core, excursions, closing. A core section has an exercise."""
-    sections = [text for level, text in page.headings if level == 2]
-    body = [text for text in sections if text not in (*OPENING, *CLOSING, *ANYWHERE)]
+    body = [text for text in page.sections if text not in (*OPENING, *CLOSING, *ANYWHERE)]
     excursion = [text.endswith("(excursion)") for text in body]
     core = [text for text, skipped in zip(body, excursion) if not skipped]
     items = [block for _, block in page.section(OPENING[0]) if "li" in block.containers]
     calls = [block for _, block in page.section(CLOSING[0]) if "li" in block.containers]
     tools = [block for _, block in page.blocks if block.text.startswith("At work you would use")]
-    untried = [
-        heading for heading in core if not any(EXERCISE_LEAD.match(block.text) for _, block in page.section(heading))
-    ]
+    tried = {text for text in core for _, block in page.section(text) if re.match(EXERCISE, block.text)}
+    untried = [text for text in core if text not in tried]
     yield from unmet(
-        (None, f"the first sections are {OPENING}, not {sections[:2]}", sections[:2] == OPENING),
-        (None, f"the last sections are {CLOSING}, not {sections[-3:]}", sections[-3:] == CLOSING),
+        (None, f"the first sections are {OPENING}, not {page.sections[:2]}", page.sections[:2] == OPENING),
+        (None, f"the last sections are {CLOSING}, not {page.sections[-3:]}", page.sections[-3:] == CLOSING),
         (None, f"{len(core)} core sections ({', '.join(core)}), not 2 to 5", 2 <= len(core) <= 5),
         (None, "an excursion is before a core section", excursion == sorted(excursion)),
         (None, f"core sections without an exercise: {', '.join(untried)}", not untried),
@@ -100,9 +97,9 @@ def skeleton(page: Page) -> Problems:
 
 def length(page: Page) -> Problems:
     """A chapter fits one sitting."""
-    words, cells = page.words(), len(page.code_cells)
+    cells = len(page.code_cells)
     yield from unmet(
-        (None, f"{words} words, more than {WORDS}", words <= WORDS),
+        (None, f"{page.words} words, more than {WORDS}", page.words <= WORDS),
         (None, f"{cells} code cells, more than {CODE_CELLS}", cells <= CODE_CELLS),
     )
 
@@ -110,9 +107,9 @@ def length(page: Page) -> Problems:
 def picture_share(page: Page) -> Problems:
     """A chapter has enough pictures: figures, screenshots and plots."""
     shown = sum(len(block.pictures) for _, block in page.blocks) + sum(cell.has_plot for cell in page.code_cells)
-    needed = ceil(PICTURES * page.words() / 1000)
+    needed = ceil(PICTURES * page.words / 1000)
     if shown < needed:
-        yield None, f"{shown} pictures for {page.words()} words: {PICTURES} for each 1,000 words are {needed}"
+        yield None, f"{shown} pictures for {page.words} words: {PICTURES} for each 1,000 words are {needed}"
 
 
 def tags(page: Page) -> Problems:
@@ -157,14 +154,6 @@ def beginning(page: Page) -> Problems:
         yield begin, f"course.begin is not given {', '.join(sorted(missing))}"
 
 
-def code_without_magic_numbers(page: Page) -> Problems:
-    """The code has no ports, ids, versions or paths of this machine."""
-    for cell in page.code_cells:
-        for what, pattern in NEVER_IN_CODE.items():
-            if match := pattern.search(cell.source):
-                yield cell, f"the code contains {what}: {match[0].strip()!r}"
-
-
 def pictures(page: Page) -> Problems:
     """A picture has a text alternative; a plot has labelled axes, a safe palette, and a text after it."""
     for cell in page.cells:
@@ -207,12 +196,14 @@ def colours(page: Page) -> Problems:
                     yield cell, f"colour-blind readers cannot tell {value.value!r} from other colours: choose another"
 
 
-def outputs(page: Page) -> Problems:
-    """An output is the same tomorrow, and the text explains each warning."""
+def code_and_outputs(page: Page) -> Problems:
+    """The code names no port, id, version or place; an output is the same tomorrow; the text explains each warning."""
     for cell in page.code_cells:
-        for what, pattern in (NEVER_SHOWN if cell.ignored else NEVER_SHOWN | NEVER_COMPARED).items():
-            if match := pattern.search(cell.output):
-                yield cell, f"the output shows {what}: {match[0].strip()!r}"
+        shown = NEVER_SHOWN | ({} if cell.ignored else NEVER_COMPARED)
+        for place, text, never in ("code contains", cell.source, NEVER_IN_CODE), ("output shows", cell.output, shown):
+            for what, pattern in never.items():
+                if match := re.search(pattern, text):
+                    yield cell, f"the {place} {what}: {match[0].strip()!r}"
         if any(output.get("output_type") == "error" for output in cell.outputs):
             yield cell, "the cell ends in an error"
         warning = "".join(output.text for output in cell.outputs if output.get("name") == "stderr")
@@ -279,8 +270,8 @@ def bold_terms(block: Block) -> list[str]:
     """Return the bold words of a block, without headings, leads (**What this means.**) and labels of exercises."""
     if block.kind == "th" or block.kind.startswith("h"):
         return []
-    found = [words for words, opens in block.bold if not (opens and words.endswith((".", ":", "?", "!", "…")))]
-    return [words for words in found if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
+    leads = bool(block.bold) and block.opens_bold and block.bold[0].endswith((".", ":", "?", "!", "…"))
+    return [words for words in block.bold[leads:] if re.search(r"[^\W\d]", words) and not re.fullmatch(EXERCISE, words)]
 
 
 def links(page: Page) -> Problems:
@@ -293,7 +284,7 @@ def links(page: Page) -> Problems:
 
 def exercise_form(page: Page) -> Problems:
     """An exercise is a question with its hint, the learner's cell, the check, the announcement, the folded solution."""
-    questions = [(cell, label) for cell in page.text_cells if (label := _label(cell))]
+    questions = [(cell, match[1]) for cell in page.text_cells if (match := QUESTION.search(cell.source))]
     ids = [label for _, label in questions]
     expected = [f"{page.number}.{number}" for number in range(1, len(ids) + 1)]
     listed = {exercise.id: exercise for exercise in page.exercises}
@@ -310,16 +301,6 @@ def exercise_form(page: Page) -> Problems:
     )
     for cell, label in questions:
         yield from _one_exercise(page, cell, label, listed.get(label))
-
-
-def _label(cell: Cell) -> str | None:
-    """Return the id of the exercise whose text is in a quote in this cell."""
-    for block in cell.blocks:
-        if "blockquote" in block.containers and block.bold and block.bold[0][1]:
-            match = re.fullmatch(r"Exercise (\d\d\.\d)", block.bold[0][0])
-            if match and block.text != match[0]:
-                return match[1]
-    return None
 
 
 def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) -> Problems:
@@ -356,6 +337,6 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
 
 
 RULES = [
-    *(headings, skeleton, length, picture_share, tags, beginning, code_without_magic_numbers, pictures, plot_titles),
-    *(colours, outputs, words, dialect, numbers, terms, links, exercise_form),
+    *(headings, skeleton, length, picture_share, tags, beginning, pictures, plot_titles, colours, code_and_outputs),
+    *(words, dialect, numbers, terms, links, exercise_form),
 ]

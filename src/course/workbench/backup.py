@@ -68,10 +68,8 @@ class Process:
     def restore(self, file: Path, new: Path, force: bool) -> None:
         """Complete the unpacked folder, then let it replace the workbench."""
         if (self.folder / "postgres").exists() and not force:
-            raise CourseError(
-                f"{self.folder} already holds a workbench: to replace it with the one in {file}, add --force. Yours is "
-                "kept next to it."
-            )
+            fix = f"to replace it with the one in {file}, add --force. Yours is kept next to it"
+            raise CourseError(f"{self.folder} already holds a workbench: {fix}.")
         exists = self.folder.exists()
         with ExitStack() as stack:
             if exists:
@@ -83,8 +81,7 @@ class Process:
                 (new / name).unlink()
             os.sync()
             if exists:
-                self.folder.rename(kept := kept_name(self.folder))
-                print(f"The previous workbench is kept as {kept}.")
+                print(f"The previous workbench is kept as {self.folder.rename(kept_name(self.folder))}.")
             new.rename(self.folder)
 
 
@@ -126,10 +123,9 @@ class Containers:
             runs = b"mlflow" in self._compose("ps", "--services", "--status", "running").split()
             exists = self.run("psql", "-Atc", TABLE, database="mlflow").strip()
             if exists and not force:
-                raise CourseError(
-                    f"The workbench in containers already holds data: to replace it with the data in {file}, add "
-                    "--force. Yours is kept as another backup next to that file."
-                )
+                fix = f"to replace it with the data in {file}, add --force"
+                yours = "Yours is kept as another backup next to that file."
+                raise CourseError(f"The workbench in containers already holds data: {fix}. {yours}")
             self._compose("stop", "mlflow")
             try:
                 if exists:
@@ -196,23 +192,19 @@ def _unpack(file: Path, folder: Path, kind: str) -> dict[str, str]:
         with gzip.open(file) as whole:  # to its end, where the checksum is
             while whole.read(1 << 20):
                 pass
-        with tarfile.open(file, "r:gz") as tar:
-            options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
-            tar.extractall(folder, **options)
+        options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+        shutil.unpack_archive(file, folder, "gztar", **options)
         manifest: dict[str, str] = json.loads((folder / "manifest.json").read_text())
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise CourseError(
-            f"{file} is not a backup of a workbench, or is damaged ({error}): copy it again from the original, or use "
-            "another backup."
-        ) from None
+        fix = "copy it again from the original, or use another backup"
+        raise CourseError(f"{file} is not a backup of a workbench, or is damaged ({error}): {fix}.") from None
     if manifest["kind"] != kind:
         how = "without" if kind == "docker" else "with"
         raise CourseError(f"{file} comes from a workbench {how} containers: restore it {how} --docker.")
     if manifest["mlflow"] != version("mlflow"):
-        raise CourseError(
-            f"{file} comes from MLflow {manifest['mlflow']}, and MLflow {version('mlflow')} may be unable to read its "
-            "tables: restore it with the version of the course that made it."
-        )
+        problem = f"MLflow {version('mlflow')} may be unable to read its tables"
+        fix = "restore it with the version of the course that made it"
+        raise CourseError(f"{file} comes from MLflow {manifest['mlflow']}, and {problem}: {fix}.")
     return manifest
 
 

@@ -26,7 +26,7 @@ PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  #
         ("run -p market", "The parameter market has no value: write it as market=nasdaq."),
         ("checkpoint 01-02", "A checkpoint belongs to one chapter, not to 01-02: name the chapter you want to"),
         ("ui --showcase", "There is no showcase yet: `make course` makes it, and so does `course run --showcase`."),
-        ("run --showcase --tracking-uri x", "The showcase has a store of its own: leave --tracking-uri or"),
+        ("run --showcase --tracking-uri x", "The showcase has a store of its own: omit --tracking-uri or"),
         ("solution 01.1", "There is no exercise 01.1: this chapter has none."),
         ("reset", "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
     ],

@@ -71,7 +71,7 @@ def test_a_notebook_shows_where_it_is(course):
 
 def test_maps_and_tables_are_written_where_they_differ(course, fake):
     assert fake.invoke("navigation").stdout.splitlines() == [
-        f"{name} is renewed." for name in ("map.svg", "01_map.svg", "02_map.svg", "README.md")
+        f"{name} is updated." for name in ("map.svg", "01_map.svg", "02_map.svg", "README.md")
     ]
     assert fake.invoke("navigation").stdout == ""
     first, second = ((fake.root / "chapters/figures" / f"0{n}_map.svg").read_text() for n in (1, 2))

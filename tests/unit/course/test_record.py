@@ -39,7 +39,7 @@ def renewed(fake, monkeypatch):
 @pytest.mark.parametrize(
     ("parts", "returncode", "said", "seconds"),
     [
-        (("uv", "docker"), 0, "is renewed.\n", 2),
+        (("uv", "docker"), 0, "is updated.\n", 2),
         (("docker", "uv"), 1, "was not changed, because a test failed: ", 1),
         (("uv",), 0, "was not changed, because a test that makes docker was skipped: ", 1),
     ],
