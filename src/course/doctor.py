@@ -107,7 +107,7 @@ CHECKS = {
     "packages agree with requirements.lock": packages,
     "Jupyter starts this environment's kernel": kernel,
     "the store and its address": tracking_uri,
-    "no old ./mlruns": old_mlruns,
+    "old ./mlruns folders": old_mlruns,
     "disk space": disk_space,
     "the folder for runs and artifacts is writable": writable,
     "PostgreSQL can run": postgresql,

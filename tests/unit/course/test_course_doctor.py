@@ -63,7 +63,7 @@ def test_an_old_mlruns_is_found(fake, folder):
     mlruns = (fake.root / folder / "mlruns").resolve()
     mlruns.mkdir(parents=True)
     ((check, failure),) = doctor(fake).items()
-    assert check == "no old ./mlruns" and str(mlruns) in failure and "mlflow migrate-filestore" in failure
+    assert check == "old ./mlruns folders" and str(mlruns) in failure and "mlflow migrate-filestore" in failure
 
 
 def test_a_full_disk_is_found(fake, monkeypatch):
@@ -76,7 +76,7 @@ def test_a_full_disk_is_found(fake, monkeypatch):
 def test_a_state_folder_that_cannot_be_written_is_named(fake):
     fake.state.write_text("a file, not a folder")
     (failure,) = doctor(fake).values()
-    assert failure.startswith(f"{fake.state} is not writable") and "make yourself its owner" in failure
+    assert failure.startswith(f"{fake.state} is not writable") and "change its owner" in failure
 
 
 def test_a_check_that_fails_itself_is_a_line_too(fake):
