@@ -65,5 +65,5 @@ def test_wrong_answers_are_found(registry):
         moved, _ = examine(url, rows, expected.assign(probability=expected["probability"] + 1e-6))
         silent, numbers = examine(url, rows.iloc[:, 1:], expected)
     assert all(condition.passed for condition in good)
-    assert [condition.passed for condition in moved] == [False, True, True] and "up to 1e-06 from" in moved[0].evidence
+    assert [condition.passed for condition in moved] == [False, True, True] and "up to 1e-06 away" in moved[0].evidence
     assert [condition.passed for condition in silent[:2]] == [False, False] and numbers["answered"] == 0
