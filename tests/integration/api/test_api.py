@@ -8,12 +8,11 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-import mlflow
 import pandas as pd
 import psutil
 import pytest
 import requests
-from api_service import MAIN, NAME, QUIET_MODELS, Service, as_rows, days, process_of
+from api_service import MAIN, QUIET_MODELS, Service, as_rows, days, process_of
 from chromium import browser
 from fake_course import until
 from playwright.sync_api import expect
@@ -43,16 +42,6 @@ def half_sent(started):
         client.sendall(head(len(GOOD)) + GOOD[:20])
         until(lambda: started.metric("pystock_api_in_progress") == 2, what="the request's begin")
         yield client
-
-
-def test_model_describes_the_served_version(service, versions):
-    about = service.get("/model").json()
-    version = mlflow.MlflowClient().get_model_version(NAME, str(versions.forest))
-    expected = {"name": NAME, "version": versions.forest, "alias": "champion", "run_id": version.run_id, "tags": {}}
-    expected |= {"model_id": version.source.removeprefix("models:/"), "from": "registry", "threshold": 0.25}
-    assert expected.items() <= about.items() and about["metrics"]["brier"] == 0.15
-    assert [each["name"] for each in about["signature"]["inputs"]] == list(days().columns)
-    assert service.metric("pystock_api_tracking_server_up") == 1
 
 
 def test_the_log_has_a_json_line_for_each_request_but_those_of_monitors(service, versions):

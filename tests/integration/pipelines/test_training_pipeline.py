@@ -1,6 +1,5 @@
-"""The training pipeline in processes of its own: projects, kills, races, and the same bits twice."""
+"""The training pipeline in processes of its own: projects, kills and races."""
 
-import json
 import os
 import signal
 import subprocess
@@ -72,40 +71,6 @@ def test_two_at_once_make_one_version(trained, tmp_path, processes):
         in_a_run(training.register, model)
         assert len(versions()) == len(registry.history("pystock-big-move")) == 1
         assert versions()[0].tags["gate"] == "passed"
-
-
-AGAIN = """
-import hashlib, json, sys, mlflow
-from pathlib import Path
-from pystock import training
-mlflow.set_tracking_uri(sys.argv[1])
-for family in ("logistic", "xgboost"):
-    with mlflow.start_run():
-        model = training.train(family=family, data="embedded").model
-    with mlflow.start_run() as run:
-        found = training.evaluate(model).found
-    predictions = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/test_predictions.csv")
-    files = Path(mlflow.artifacts.download_artifacts(f"models:/{model}")) / "artifacts"
-    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files.iterdir()}
-    print("result", json.dumps([family, hashlib.sha256(predictions.encode()).hexdigest(), found, digests]))
-"""
-
-
-def test_two_fresh_processes_give_the_same_bits(empty_store, tmp_path):
-    results = []
-    for number in ("1", "2"):
-        store.copy(empty_store, tmp_path / number)
-        uri = store.uri(tmp_path / number)
-        command = [sys.executable, "-c", AGAIN, uri]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        lines = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("result ")]
-        results.append({family: rest for family, *rest in lines})
-    first, second = results
-    assert set(first) == {"logistic", "xgboost"}
-    for family in first:
-        assert first[family][:2] == second[family][:2]
-    assert first["xgboost"][2] == second["xgboost"][2]  # the model's file; a skops archive holds a time
 
 
 @pytest.fixture
