@@ -7,7 +7,7 @@ from pathlib import Path
 from course import store
 from course.chapters import Chapter, before
 from course.errors import CourseError
-from course.execute import Result, fingerprint, run, run_chapter, state_folder
+from course.execute import fingerprint, run_chapter, state_folder
 from course.paths import kept_name, state
 
 
@@ -45,10 +45,7 @@ def make(chapter: Chapter) -> Path:
 
 
 def restore(chapter: Chapter, force: bool = False) -> Path | None:
-    """Replace the embedded store with the chapter's checkpoint. Returns where the previous store is kept.
-
-    Raises CourseError if the store already holds runs, unless `force`.
-    """
+    """Replace the embedded store, and return where the old one is kept. Raises CourseError if it holds runs."""
     if os.environ.get("COURSE_TRACKING_URI"):
         raise CourseError("COURSE_TRACKING_URI names neither a server nor the embedded store: unset it first.")
     if (count := store.runs(store.folder())) and not force:
@@ -59,12 +56,6 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
     kept = set_aside()
     store.copy(checkpoint, store.folder())
     return kept
-
-
-def on_server(chapter: Chapter) -> list[Result]:
-    """Run the chapters before this one on the current server, which adds their runs to those it already has."""
-    earlier = before(chapter)
-    return run(earlier) if earlier else []
 
 
 def set_aside() -> Path | None:

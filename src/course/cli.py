@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from course.chapters import select
+from course.chapters import before, select
 from course.errors import CourseError
 
 # nbformat imports jsonschema, which imports rfc3987_syntax if it is installed. That compiles a grammar of international
@@ -18,6 +18,7 @@ from course.errors import CourseError
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None marks a missing module
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 BROWSER = click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 
 
@@ -129,9 +130,7 @@ def workbench(browser: bool, auth: bool) -> None:
     workbench(browser, auth)
 
 
-@main.command(
-    add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@main.command(add_help_option=False, context_settings=PASS_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def mlflow(arguments: tuple[str, ...]) -> None:
     """Run MLflow's own command on the current store."""
@@ -173,13 +172,14 @@ def reset(chapter: str | None, store: bool, yes: bool) -> None:
 @click.option("--force", is_flag=True, help="Move a store that holds runs aside first.")
 def checkpoint(chapter: str, force: bool) -> None:
     """Start CHAPTER as if you had finished all chapters before it."""
-    from course import checkpoints
+    from course import checkpoints, execute
 
     target, *more = select(chapter)
     if more:
         raise CourseError(f"A checkpoint belongs to one chapter, not to {chapter}: name the chapter you want to start.")
     if os.environ.get("COURSE_TRACKING_URI", "").startswith("http"):
-        results = checkpoints.on_server(target)
+        earlier = before(target)
+        results = execute.run(earlier) if earlier else []
         if any(result.failure for result in results):
             sys.exit(1)
         seconds = sum(result.seconds for result in results)
