@@ -54,10 +54,7 @@ def all_chapters() -> list[Chapter]:
 
 
 def select(spec: str | None = None) -> list[Chapter]:
-    """Return the chapters that `spec` names: None for all, "02" or "2" for one, "02-05" for a range.
-
-    Raises CourseError, naming the chapters that exist, for anything else.
-    """
+    """Return the chapters that `spec` names: None, "02" or "2", "02-05". Raises CourseError if there is no such one."""
     chapters = all_chapters()
     if not chapters:
         raise CourseError(f"There are no chapters under {root()}: set COURSE_ROOT to the course folder.")

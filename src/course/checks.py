@@ -28,10 +28,7 @@ class Wrong(Exception):
 
 
 def is_near(answer: Any, value: float) -> bool:
-    """Return whether `answer`, a number or text that is one, rounds to `value` at three decimals.
-
-    Raises Wrong for anything else.
-    """
+    """Return whether `answer` rounds to `value` at three decimals. Raises Wrong if it is not a number."""
     try:
         return abs(float(getattr(answer, "value", answer)) - value) < 0.0006
     except (TypeError, ValueError):
@@ -55,15 +52,11 @@ def run_in(experiment: str, answer: Any) -> "Run":
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint.
-
-    `test(answer, **parameters)` raises Wrong unless the answer is right; `parameters` are those of `course.begin`.
-    `wrong` are two plausible wrong answers, which a test expects to be rejected.
-    """
+    """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint."""
 
     id: str
-    test: Callable[..., None]
-    wrong: Sequence[Any]
+    test: Callable[..., None]  # called with the answer and the parameters of `course.begin`, raises Wrong
+    wrong: Sequence[Any]  # two plausible wrong answers, which a test expects to be rejected
 
     @property
     def hint(self) -> str:

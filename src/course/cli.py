@@ -19,6 +19,7 @@ from course.paths import refuse_another_checkout
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None marks a missing module
 
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 BROWSER = click.option("--browser/--no-browser", default=True, help="Open a browser window.")
 
 
@@ -138,9 +139,7 @@ def workbench(browser: bool, auth: bool) -> None:
     workbench(browser, auth)
 
 
-@main.command(
-    add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@main.command(add_help_option=False, context_settings=PASS_ON)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def mlflow(arguments: tuple[str, ...]) -> None:
     """Run MLflow's own command on the current store."""

@@ -60,30 +60,23 @@ def copy_notebooks() -> list[str]:
         if chapter.notebook.exists() and (not path.exists() or is_untouched(path)):
             copy = make_copy(chapter)
             if not path.exists() or nbformat.read(path, as_version=4) != copy:
-                _write(copy, path)
+                path.parent.mkdir(exist_ok=True)
+                nbformat.write(copy, path)
                 copied.append(chapter.name)
     return copied
 
 
-def _write(copy: NotebookNode, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(copy, path)
-
-
 def renew(chapter: Chapter) -> Path | None:
     """Copy the chapter to work/ again. Returns the name under which the learner's own copy is kept."""
-    kept, copy = None, make_copy(chapter)
-    if chapter.working_copy.exists():
-        kept = chapter.working_copy.rename(kept_name(chapter.working_copy))
-    _write(copy, chapter.working_copy)
+    copy, path = make_copy(chapter), chapter.working_copy
+    kept = path.rename(kept_name(path)) if path.exists() else None
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(copy, path)
     return kept
 
 
 def solution(id: str) -> str:
-    """Return the solution of an exercise, such as "04.2": a comment and its code.
-
-    Raises CourseError, naming the exercises of the chapter, if there is no such exercise.
-    """
+    """Return the solution of an exercise, such as "04.2". Raises CourseError if there is no such exercise."""
     text = "\n\n".join(cell.source for cell in make_copy(select(id.partition(".")[0])[0]).cells)
     solutions = dict(re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", text, re.DOTALL))
     if id not in solutions:

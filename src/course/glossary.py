@@ -30,10 +30,7 @@ def spellings(term: str) -> set[str]:
 
 
 def link_terms(source: str, known: dict[str, str], linked: set[str]) -> str:
-    """Return a text in which each term set in bold for the first time links to the glossary.
-
-    `known` are the anchors of the glossary's terms; `linked` those that the chapter has linked already, and grows.
-    """
+    """Return a text in which each term that is bold for the first time links to its anchor, which `linked` collects."""
 
     def link(match: re.Match[str]) -> str:
         anchor = next((known[name] for name in spellings(match[1]) if name in known), None)

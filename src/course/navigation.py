@@ -1,7 +1,6 @@
 """What chapters/contents.toml becomes: the line under a title, the map, the sections with minutes, the tables.
 
-The parts of a chapter are added when its notebook is made (`course.notebooks.read`); maps and tables are committed
-files, which `course navigation` writes and `course lint` compares.
+A notebook gets its parts when it is made; `course navigation` writes maps and tables, and `course lint` compares them.
 """
 
 import re
@@ -69,11 +68,8 @@ def _link(chapter: Chapter, notebooks: str = "../notebooks") -> str:
 
 
 def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str, int]]:
-    """Return the sections of a chapter, each with its share of the chapter's minutes.
-
-    A section counts by its length: 130 words, two code cells or a quarter of an exercise take about a minute.
-    """
-    lengths = {"": 0.0}  # of each section, in minutes; what comes before the first one has no name
+    """Return the sections of a chapter, each with its share of the chapter's minutes."""
+    lengths = {"": 0.0}  # in minutes: 130 words, two code cells or a quarter of an exercise take about one
     for cell in notebook.cells:
         if cell.cell_type == "code":
             lengths[[*lengths][-1]] += 0.5
@@ -128,7 +124,6 @@ def _arrow(start: tuple[int, int], end: tuple[int, int], turn: str = "") -> str:
     """Return an arrow from the edge of one box to the edge of another: straight, or turning once."""
 
     def edge(box: tuple[int, int], towards: tuple[int, int]) -> str:
-        """Return the middle of a side, or a corner, of a box: what an arrow in that direction leaves or reaches."""
         x, y = (1 + (there > here) - (there < here) for here, there in zip(box, towards))  # 0, 1 or 2 halves of the box
         return f"{box[0] + x * WIDTH // 2},{box[1] + y * HEIGHT // 2}"
 

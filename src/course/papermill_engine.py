@@ -1,7 +1,4 @@
-"""papermill's engine, saving the executed copy every few seconds.
-
-papermill saves twice a cell, text cells too, and each time checks the whole notebook: about 5 s a chapter.
-"""
+"""papermill's engine, with fewer saves: twice a cell, as papermill has it, they take about 5 s a chapter."""
 
 import time
 

@@ -26,10 +26,7 @@ TESTS = {  # the tests that make each record
 
 
 def renew(name: str) -> Path:
-    """Run the tests that make a record, all on this machine, and replace the record with their results.
-
-    Raises CourseError if there is no such record, if a test fails, or if one is skipped.
-    """
+    """Replace a record with the results of its tests. Raises CourseError if a test fails or is skipped."""
     if name not in TESTS:
         raise CourseError(f"There is no record {name}: the records are {', '.join(TESTS)}.")
     record = root() / "chapters" / "records" / f"{name}.json"

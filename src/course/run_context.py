@@ -1,7 +1,4 @@
-"""Tags every run with the chapter and session that made it: MLflow calls this plugin whenever a run starts.
-
-It works in each process that a chapter starts, because the two names travel in the environment.
-"""
+"""Tag every run of a chapter, also in the processes that it starts: the two names are in their environment."""
 
 import os
 
@@ -9,7 +6,7 @@ from mlflow.tracking.context.abstract_context import RunContextProvider
 
 
 class CourseRunContext(RunContextProvider):
-    """The plugin that pyproject.toml registers with MLflow."""
+    """The plugin that pyproject.toml registers with MLflow, which calls it whenever a run starts."""
 
     def in_context(self) -> bool:
         """Return whether this process belongs to a chapter."""

@@ -43,11 +43,7 @@ def exceptions() -> dict[str, list[str]]:
 
 
 def problems(page: Page, excepted: list[str]) -> Iterator[str]:
-    """Return what breaks a rule in a chapter, each with its place: `chapters/NN_name.md, cell 14: …`.
-
-    A rule among `excepted` may be broken, and has to be: the list of exceptions only shrinks, and a chapter with the
-    headings of the second edition is not on it.
-    """
+    """Return what breaks a rule in a chapter, each with its place. It has to break the `excepted` rules."""
     if excepted and page.section(OPENING[0]):
         yield f"chapters/{page.name}.md is rewritten: remove its line from first_edition.toml"
     for rule in RULES:

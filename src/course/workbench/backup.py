@@ -1,8 +1,8 @@
-"""`course backup` and `course restore`: everything a workbench holds in one file, databases and artifacts together.
+"""`course backup` and `course restore`: everything a workbench holds in one gzipped tar, whose checksum reveals damage.
 
-The file is a gzipped tar, whose checksum reveals damage: DATABASE.sql for each database, artifacts/…, manifest.json,
-and accounts.json of a workbench without Docker. The databases come first, each as a snapshot, so that every artifact
-they name is in the file; accounts come before runs, so that every experiment that a permission names is in it, too.
+It has DATABASE.sql for each database, artifacts/…, manifest.json, and accounts.json of a workbench without Docker. The
+databases come first, as snapshots, so that every artifact they name is in the file; accounts come before runs, so that
+every experiment that a permission names is in it, too.
 """
 
 import gzip
