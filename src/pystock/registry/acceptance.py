@@ -159,7 +159,7 @@ def examine(url: str, rows: pd.DataFrame, expected: pd.DataFrame) -> tuple[list[
     if complete:
         difference = max(np.abs(expected[key] - [each[key] for each in sound]).max() for key in sound[0])
     same, fast = bool(difference < EQUAL), bool(np.quantile(seconds, 0.95) <= LATENCY)
-    compared = "the same as without a server" if same else f"up to {difference:.3g} away from those without a server"
+    compared = "same as without a server" if same else f"up to {difference:.3g} away from those without a server"
     got = f"{len(sound)} of {len(rows)} days got a probability and a decision; without {rows.columns[0]}: {without}"
     conditions = [
         Condition("answers", same, f"{len(answers)} of {len(rows)} predictions, {compared}"),
