@@ -43,6 +43,9 @@ def _course() -> str:
     return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
 
 
+COURSE = _course()  # now: `settle` puts this environment first on the PATH of what the course starts
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """From idea to production with MLflow: run the course."""
@@ -82,7 +85,7 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
     results = (execute.run_showcase if showcase else execute.run)(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
-    print(f"\nTo see the runs in the MLflow UI: {_course()} ui{' --showcase' if showcase else ''}")
+    print(f"\nTo see the runs in the MLflow UI: {COURSE} ui{' --showcase' if showcase else ''}")
 
 
 @main.command()
