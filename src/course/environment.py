@@ -34,6 +34,7 @@ SETTINGS = {
     **QUIET_TENSORFLOW,
     "MATPLOTLIBRC": os.devnull,  # no figure size or style of the user's own
     "PYTHONSTARTUP": "",  # IPython would run it; VS Code sets it in every terminal
+    "PYTHONDONTWRITEBYTECODE": "1",  # MLflow removes __pycache__ from a model that it logs, and rarely leaves one
 }
 
 # For JupyterLab and each kernel.
