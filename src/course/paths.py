@@ -15,7 +15,7 @@ def root() -> Path:
 
 def state() -> Path:
     """Return the folder of all runtime state: the embedded store, checkpoints, executed copies, logs."""
-    return Path(os.environ.get("COURSE_STATE") or root() / ".course").resolve()
+    return (root() / (os.environ.get("COURSE_STATE") or ".course")).resolve()
 
 
 def showcase() -> Path:

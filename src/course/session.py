@@ -48,7 +48,7 @@ def begin(
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
     hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
 
-    Raises CourseError if the store does not respond, or if a package or a run that the chapter needs is missing.
+    Raises CourseError if the store does not respond, or if a package, a run or an experiment is missing or deleted.
     """
     for message, category in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message, category=category)
@@ -75,10 +75,9 @@ def begin(
     print(f"Chapter {number}: {chapter.title}")
     shown, embedded = store.without_password(uri), uri == store.uri(store.folder())
     print("Tracking store: the embedded store" if embedded else f"Tracking store: {shown}")
-    if uri.startswith("http"):
-        print("To see your runs in the MLflow UI, open that address; for containers, see workbench/README.md.")
-    else:
-        print("To see your runs in the MLflow UI, open the address that `make lab` printed, or run `course ui`.")
+    address = "the address that `make lab` printed, or run `course ui`"
+    address = "that address; for containers, see workbench/README.md" if uri.startswith("http") else address
+    print(f"To see your runs in the MLflow UI, open {address}.")
     for experiment, maker in (needs or {}).items():
         _require(client, experiment, maker, number, shown == store.without_password(store.in_use()))
 

@@ -45,10 +45,15 @@ def in_use(tracking_uri: str | None = None) -> str:
             f"The tracking URI `{given.rpartition('@')[2]}` is not the address of a server or a database: write "
             "http://HOST:PORT or sqlite:///FILE in COURSE_TRACKING_URI, --tracking-uri or tracking_uri."
         )
-    if given.startswith("sqlite:"):
-        path, mark, query = given.removeprefix("sqlite:///").partition("?")
-        return f"sqlite:///{_usable((root() / unquote(path)).resolve()).as_posix()}{mark}{query}"
-    return given
+    return _absolute(given)
+
+
+def _absolute(uri: str) -> str:
+    """Return the URI; if it is a SQLite file's, with a path that starts at the checkout if it is relative."""
+    if not uri.startswith("sqlite:"):
+        return uri
+    path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+    return f"sqlite:///{_usable((root() / unquote(path)).resolve()).as_posix()}{mark}{query}"
 
 
 def without_password(text: str) -> str:
@@ -96,7 +101,7 @@ def study_storage() -> str:
     file: next to a SQLite store, or in the state folder for a tracking server.
     """
     if given := os.environ.get("COURSE_STUDY_STORAGE"):
-        return given
+        return _absolute(given)
     parent = folder_of(os.environ.get("MLFLOW_TRACKING_URI", "")) or state()
     parent.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{(parent / STUDIES).as_posix()}"

@@ -160,6 +160,9 @@ def test_where_studies_are_kept(tmp_path, monkeypatch):
         assert folder.is_dir()
     monkeypatch.setenv("COURSE_STUDY_STORAGE", "postgresql+psycopg://optuna@/studies?host=/run")
     assert store.study_storage() == "postgresql+psycopg://optuna@/studies?host=/run"
+    monkeypatch.setenv("COURSE_STUDY_STORAGE", "sqlite:///my.db")
+    monkeypatch.setenv("COURSE_ROOT", str(tmp_path))  # where a relative path starts
+    assert store.study_storage() == f"sqlite:///{tmp_path / 'my.db'}"
 
 
 def test_what_an_interrupted_copy_leaves_is_no_store_and_is_removed_by_the_next(fake, empty_store):
