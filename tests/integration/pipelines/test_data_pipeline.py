@@ -26,7 +26,7 @@ def test_the_project_by_mlflow_run(empty_store, tmp_path):
     command = [COURSE, "mlflow", "run", PROJECT, "--env-manager", "local", "--experiment-name", "data"]
     for options, word in (
         ("-P target=direction", "sp500: 5,031 rows loaded, because there was no table yet"),
-        ("-P target=direction", "sp500: skipped, input, parameters and code"),
+        ("-P target=direction", "sp500: skipped, because input, parameters and code"),
         ("-e load_raw_data -P market=nasdaq -P force=yes", "nasdaq: 5,031 rows loaded, because force was set"),
     ):
         run = {"capture_output": True, "text": True, "timeout": 600, "cwd": state, "env": environment}
