@@ -128,6 +128,7 @@ def test_the_tracking_server_may_go_and_come_back(versions, tmp_path):
         service.start()
         about = service.get("/model").json()
         assert about["from"] == "cache" and about["metrics"]["brier"] == 0.15 and about["alias"] == "champion"
+        assert [each["name"] for each in about["signature"]["inputs"]] == list(days().columns)
         assert service.predict({"rows": ROWS}).json()["predictions"] == expected
         assert len(service.events("tracking server lost")) == 1
         # a damaged cache: the version before it, and then none
