@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from uuid import uuid4
 
 import pytest
 from backup_content import LOG, LOGGED
@@ -118,7 +119,7 @@ def test_a_change_of_the_text_builds_nothing_heavy_again(bench, tmp_path):
     try:
         docker(*build, before)
         with open(next((copy / "chapters").glob("01_*.md")), "a") as chapter:
-            chapter.write("\nOne more sentence.\n")
+            chapter.write(f"\nOne more sentence, {uuid4()}.\n")  # new each time: the cache outlives the test
         log = docker(*build, image).stderr
         found = docker("run", "--rm", image, "find", ".", "-name", "x", "-o", "-name", ".env").stdout
     finally:
