@@ -1,72 +1,102 @@
 """The exercises of chapter 01."""
 
-import json
-
-import pandas as pd
-from mlflow.pyfunc.scoring_server import infer_and_parse_data
+import mlflow
 
 from course.checks import Exercise, Wrong, is_near, run_in
-from pystock.data import load, named
+from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
 
+EXPERIMENT = "stockpred"
 
-def _held_out(market):
-    _, X_test, _, y_test = time_split(*dataset(load(market, end="2014-12-31")))
-    return X_test, y_test
+
+def _split(market):
+    return time_split(*dataset(load(market, end="2014-12-31")))
 
 
 def like_today(answer, market):
-    X_test, y_test = _held_out(market)
+    _, X_test, _, y_test = _split(market)
     if is_near(answer, (X_test["day_14"] == y_test).mean()):
         return
     if is_near(answer, y_test.mean()):
-        raise Wrong("That is the accuracy of predicting up every day. This forecast repeats day_14 instead.")
+        raise Wrong("That is the accuracy of predicting up every day. This rule repeats day_14 instead.")
     if is_near(answer, (X_test["day_13"] == y_test).mean()):
         raise Wrong("You compared with the day before: the newest input is day_14.")
     raise Wrong("Compare day_14 of X_test with y_test day by day, and compute the share of days on which they agree.")
 
 
+def known_patterns(answer, market):
+    from sklearn.ensemble import RandomForestClassifier
+
+    X_train, X_test, y_train, y_test = _split(market)
+    forest = RandomForestClassifier(random_state=0).fit(X_train, y_train)
+    known = X_test.apply(tuple, axis=1).isin(X_train.apply(tuple, axis=1))
+    if is_near(answer, forest.score(X_test[known], y_test[known])):
+        return
+    if is_near(answer, forest.score(X_test[~known], y_test[~known])):
+        raise Wrong("That is the accuracy on the rows with an unknown pattern: you need the other rows.")
+    if is_near(answer, forest.score(X_test, y_test)):
+        raise Wrong("That is the accuracy on all test rows: select those with a known pattern first.")
+    if is_near(answer, known.mean()):
+        raise Wrong("That is the share of test rows with a known pattern. Score the forest on these rows.")
+    raise Wrong("Select the rows of X_test and y_test whose pattern occurs in X_train, and give both to forest.score.")
+
+
 def shallow_forest(answer, market):
-    run = run_in(named("stockpred", market), answer)
+    run = run_in(EXPERIMENT, answer)
     if run.info.run_name != "shallow-forest":
         raise Wrong(f"That run is named {run.info.run_name}: pass run_name='shallow-forest' to start_run.")
     if run.data.params.get("max_depth") != "3":
-        raise Wrong("That run has no parameter max_depth=3: call autolog before fit, and pass max_depth=3.")
-    if not any("score" in name and "X_test" in name for name in run.data.metrics):
-        raise Wrong("That run has no score on the held-out days: call score(X_test, y_test) after fit.")
-    if run.outputs and run.outputs.model_outputs:
-        raise Wrong("That run saved its model: pass log_models=False to autolog.")
+        raise Wrong("That run has no parameter max_depth = 3: log it with mlflow.log_param('max_depth', 3).")
+    if missing := {"train_accuracy", "test_accuracy"} - run.data.metrics.keys():
+        raise Wrong(f"That run has no metric {min(missing)}: log it with mlflow.log_metric.")
+    if run.data.tags.get("stage") != "prototyping":
+        raise Wrong("That run has no tag stage = prototyping: set it with mlflow.set_tag inside the block.")
+    if run.data.metrics["train_accuracy"] > 0.9:
+        raise Wrong("That run's training accuracy is above 0.9, so its trees were not shallow: pass max_depth=3.")
+    if run.data.metrics["train_accuracy"] == run.data.metrics["test_accuracy"]:
+        raise Wrong("Both accuracies are the same number: score one on the training rows, the other on the test rows.")
 
 
-def request_body(answer, market):
-    X_test, _ = _held_out(market)
-    if not isinstance(answer, dict):
-        raise Wrong("Give a Python dictionary; requests converts it to JSON.")
-    try:
-        sent = json.loads(json.dumps(answer))
-    except TypeError as error:
-        raise Wrong(f"It cannot become JSON: {error}. Use the layout records, which leaves out the dates.") from None
-    try:
-        rows = pd.DataFrame(infer_and_parse_data(sent))
-    except Exception:
-        raise Wrong("The server would reject it: it needs a list of rows under the key dataframe_records.") from None
-    missing = [column for column in X_test if column not in rows]
-    if missing:
-        raise Wrong(f"The server would reject it: {missing[0]} is missing, and the signature requires 14 columns.")
-    if len(rows) != 1 or not (rows[X_test.columns].to_numpy() == X_test.tail(1).to_numpy()).all():
-        raise Wrong("The server would accept it, but it is not the newest evening: send only the last row of X_test.")
+def reviewed(answer, market):
+    if not isinstance(answer, str) or not answer.strip():
+        raise Wrong("Give the name that you entered, as text.")
+    runs = mlflow.search_runs(
+        experiment_names=[EXPERIMENT], filter_string="attributes.run_name = 'forest-by-hand'", output_format="list"
+    )
+    names = [run.data.tags["reviewed_by"] for run in runs if "reviewed_by" in run.data.tags]
+    if not names:
+        raise Wrong("No run named forest-by-hand has a tag reviewed_by: check its spelling, and save the tag.")
+    if answer.strip() not in names:
+        raise Wrong(f"The tag reviewed_by has the value {names[0]!r}, not {answer!r}.")
+
+
+def ups(answer, market):
+    newest = mlflow.search_runs(
+        experiment_names=[EXPERIMENT],
+        filter_string="attributes.run_name = 'forest'",
+        order_by=["start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not newest or not newest[0].outputs or not newest[0].outputs.model_outputs:
+        raise Wrong("The store has no run named forest with a model: run the cells with autologging above.")
+    _, X_test, _, _ = _split(market)
+    model = mlflow.sklearn.load_model(f"models:/{newest[0].outputs.model_outputs[0].model_id}")
+    predicted = int(model.predict(X_test).sum())
+    if is_near(answer, predicted):
+        return
+    if is_near(answer, len(X_test) - predicted):
+        raise Wrong("That is the number of days on which it predicts down.")
+    if is_near(answer, predicted / len(X_test)):
+        raise Wrong("That is the share of the days: give their number.")
+    raise Wrong("Predict on the whole of X_test with the model of that run, and count the ones.")
 
 
 EXERCISES = [
     Exercise("01.1", test=like_today, wrong=[0.56, 0.528]),
-    Exercise("01.2", test=shallow_forest, wrong=["shallow-forest", "0" * 32]),
-    Exercise(
-        "01.3",
-        test=request_body,
-        wrong=[
-            {f"day_{day:02}": 1.0 for day in range(1, 15)},
-            {"dataframe_records": [{f"day_{day:02}": 1.0 for day in range(1, 14)}]},
-        ],
-    ),
+    Exercise("01.2", test=known_patterns, wrong=[0.528, "0.5"]),
+    Exercise("01.3", test=shallow_forest, wrong=["shallow-forest", "0" * 32]),
+    Exercise("01.4", test=reviewed, wrong=["", "somebody else"]),
+    Exercise("01.5", test=ups, wrong=[0.5, 1257]),
 ]

@@ -28,6 +28,7 @@ class Cell:
         self.ignored = "nbval-ignore-output" in self.tags
         self.blocks = list(blocks(self.source)) if self.is_text else []
         self.has_plot = any(kind.startswith("image/") for output in outputs for kind in output.get("data", {}))
+        self.draws = self.has_plot and "load_image(" not in self.source  # that shows a picture which is stored in a run
 
     @cached_property
     def output(self) -> str:

@@ -163,7 +163,7 @@ def pictures(page: Page) -> Problems:
         for picture, alternative in alternatives:
             if len(alternative.strip()) < 20:
                 yield cell, f"{picture} has the text alternative {alternative!r}, shorter than 20 characters"
-        if cell.has_plot:
+        if cell.draws:
             labels = set(re.findall(r"([xy]label)\b[\"']?\s*[=(:]\s*f?[\"'][^\"']", cell.source))
             missing = sorted({"xlabel", "ylabel"} - labels)
             code = "\n".join(each.source for each in page.code_cells if each.number <= cell.number)
@@ -178,7 +178,7 @@ def pictures(page: Page) -> Problems:
 def plot_titles(page: Page) -> Problems:
     """A plot has a title, which states its finding."""
     for cell in page.code_cells:
-        if cell.has_plot and not re.search(r"\b(?:sup)?title\b[\"']?\s*[=(:]\s*f?[\"']|\bset_title\(", cell.source):
+        if cell.draws and not re.search(r"\b(?:sup)?title\b[\"']?\s*[=(:]\s*f?[\"']|\bset_title\(", cell.source):
             yield cell, "the plot has no title: let one state what it shows"
 
 
