@@ -1,7 +1,7 @@
 """Set the course up in .venv, from the hash-locked requirements.lock.
 
     python3 install.py                  # what `make` runs before anything else; on Windows you run it yourself
-    python3 install.py --without deep   # without Keras and TensorFlow, which chapters 04 and 06 need
+    python3 install.py --without deep   # without Keras and TensorFlow, which chapters 06 and 09 need
     python3 install.py --with deep      # with them again
 
 The choice holds until .venv is removed. Needs only Python's standard library. The first run takes about a minute with a
@@ -146,7 +146,7 @@ def main():
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         hand_over()
     parser = argparse.ArgumentParser(description="Set the course up in .venv.")
-    parser.add_argument("--without", choices=OPTIONAL, help="leave out Keras and TensorFlow (chapters 04 and 06)")
+    parser.add_argument("--without", choices=OPTIONAL, help="leave out Keras and TensorFlow (chapters 06 and 09)")
     parser.add_argument("--with", choices=OPTIONAL, dest="again", help="install what an earlier --without left out")
     chosen = parser.parse_args()
     without = (left_out() | {chosen.without}) - {None, chosen.again}

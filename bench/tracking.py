@@ -15,11 +15,11 @@ from pathlib import Path
 from summary import summary
 
 ROUNDS = 5
-ROWS, COLUMNS = 2752, 14  # the training table of chapter 04
+ROWS, COLUMNS = 2752, 14  # the training table of chapter 06
 
 
 def fits() -> dict:
-    """The three trainings of chapter 04, on random rows: (how to autolog, what to train)."""
+    """The three trainings of chapter 06, on random rows: (how to autolog, what to train)."""
     import keras
     import mlflow
     import numpy as np

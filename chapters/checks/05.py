@@ -1,93 +1,123 @@
 """The exercises of chapter 05."""
 
-from course.checks import Exercise, Wrong, is_near, run_in
-from pystock import tuning
-from pystock.data import named
+import sqlite3
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from course.checks import Exercise, Wrong, run_in
+from pystock.data import load, named
+from pystock.evaluation import time_split
+from pystock.features import dataset
+
+# A small store: the columns of MLflow's tables that the query needs, with two experiments and a history.
+TABLES = """
+    CREATE TABLE experiments (experiment_id, name, lifecycle_stage);
+    CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, experiment_id);
+    CREATE TABLE params (key, value, run_uuid);
+    CREATE TABLE tags (key, value, run_uuid);
+    CREATE TABLE metrics (key, value, timestamp, run_uuid, step, is_nan);
+    CREATE TABLE latest_metrics (key, value, timestamp, step, is_nan, run_uuid);
+"""
+LAST_ACCURACY = {"coin": 0.47, "interrupted": 0.53, "elsewhere": 0.9}
 
 
-def _study_run(market):
-    """The newest finished run of a study of XGBoost."""
-    import mlflow
-
-    runs = mlflow.search_runs(
-        experiment_names=[named("tuning", market)],
-        filter_string="tags.family = 'xgboost' and tags.trials != '' and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    if not runs:
-        raise Wrong("This store has no study of XGBoost yet: run the chapter up to its exercises first.")
-    return runs[0]
-
-
-def _children(market, **search):
-    import mlflow
-
-    parent = _study_run(market)
-    return mlflow.search_runs(
-        [parent.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and attributes.status = 'FINISHED'",
-        output_format="list",
-        **search,
-    )
+def _small_store(experiment):
+    store = sqlite3.connect(":memory:")
+    store.executescript(TABLES)
+    for number, name in enumerate([experiment, "stockpred"], 1):
+        store.execute("INSERT INTO experiments VALUES (?, ?, 'active')", (number, name))
+    for run, accuracy in LAST_ACCURACY.items():
+        store.execute("INSERT INTO runs VALUES (?, ?, 'FINISHED', 'active', ?)", (run, run, 1 + (run == "elsewhere")))
+        store.execute("INSERT INTO params VALUES ('seed', '0', ?)", (run,))
+        store.execute("INSERT INTO tags VALUES ('mlflow.runName', ?, ?)", (run, run))
+        for key, values in {"accuracy": [accuracy + 0.04, accuracy], "days_up": [120, 590]}.items():
+            for step, value in enumerate(values, 2010):
+                store.execute("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, 0)", (key, value, step, run, step))
+            store.execute("INSERT INTO latest_metrics VALUES (?, ?, ?, ?, 0, ?)", (key, value, step, step, run))
+    return store
 
 
-def _best(market):
-    complete = [run for run in _children(market) if run.data.tags["state"] == "complete"]
-    return max(complete, key=lambda run: (run.data.metrics["skill"], -int(run.data.tags["trial"])))
+def query(answer, market):
+    if not isinstance(answer, str) or not answer.strip():
+        raise Wrong("Give the query as text, in quotes: 'SELECT … FROM …'.")
+    experiment = named("workbench", market)
+    with closing(_small_store(experiment)) as store:
+        try:
+            rows = [tuple(row) for row in pd.read_sql(answer, store).itertuples(index=False)]
+        except Exception as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise Wrong(f"The database rejects the query: {reason}.") from None
+    expected = [("interrupted", LAST_ACCURACY["interrupted"]), ("coin", LAST_ACCURACY["coin"])]
+    names = [row[0] for row in rows]
+    if rows == expected:
+        return
+    if rows == expected[::-1]:
+        raise Wrong("The rows are right, but their order is not: to list the best first, use ORDER BY … DESC.")
+    if "elsewhere" in names:
+        raise Wrong(f"It also lists runs of other experiments: join experiments, and filter on the name {experiment}.")
+    if any(len(row) != 2 for row in rows):
+        raise Wrong("It returns other columns than the name and the accuracy: select only these two.")
+    if len(names) > len(set(names)):
+        raise Wrong("It lists a run more than once: use latest_metrics, not the history, and only the key accuracy.")
+    raise Wrong("On a small store with two runs of this experiment, it does not return both with their last accuracy.")
 
 
-def random_draws(answer, market):
+def address(answer, market):
+    if not isinstance(answer, str):
+        raise Wrong("Give the address as text: 'http://…'.")
     try:
-        number = int(str(answer))
+        parts = urlsplit(answer.strip())
+        host, port = parts.hostname, parts.port
     except ValueError:
-        raise Wrong("Give a whole number of settings.") from None
-    if number == 59:
-        return
-    if number == 20:
-        raise Wrong("With 20 draws, all are bad with probability 0.36: one is good on average, but often none is.")
-    if number == 58:
-        raise Wrong("Nearly: with 58 draws, all are bad with probability 0.051, which is above 0.05.")
-    raise Wrong("Compute 0.95 ** n for several n, and find the first n for which it is at most 0.05.")
+        raise Wrong("That is not an address: use the form http://name:port.") from None
+    if host in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):
+        raise Wrong("In a container this is the container itself, and MLflow does not run in the container jupyter.")
+    if host != "mlflow":
+        raise Wrong("Containers of one compose file reach each other by their service names: use the server's.")
+    if parts.scheme != "http":
+        raise Wrong("The server uses plain HTTP: begin the address with http://.")
+    if port != 5000:
+        raise Wrong("The name is right, but the port is not: use the one on which the server listens in its container.")
 
 
-def four_years(answer, market):
-    best = _best(market)
-    settings = {
-        "learning_rate": float(best.data.params["learning_rate"]),
-        "max_depth": int(best.data.params["max_depth"]),
-        "min_child_weight": float(best.data.params["min_child_weight"]),
-        "subsample": float(best.data.params["subsample"]),
-    }
-    X, y = tuning.training_data(market, "big_move", "volatility")
-    by_fold = list(tuning.skills(tuning.build("xgboost", **settings), X, y, years=4))
-    if is_near(answer, by_fold[-1]):
-        return
-    if is_near(answer, best.data.metrics["skill"]):
-        raise Wrong("That is the score of the best trial, with its own number of years: replace it with 4.")
-    if any(is_near(answer, value) for value in by_fold[:-1]):
-        raise Wrong("That is the skill after an earlier fold: use the last of the five numbers.")
-    raise Wrong("Take study.best_params, replace its years with 4, and score that on the folds.")
+def from_code(answer, market):
+    import mlflow
 
-
-def mirrored_again(answer, market):
-    from mlflow.entities import ViewType
-
-    run = run_in(named("tuning", market), answer)
-    best = _best(market)
-    number = best.data.tags["trial"]
-    if run.info.lifecycle_stage == "deleted":
-        raise Wrong("That is the run that you deleted: give the one that put_in_order created.")
-    if run.data.tags.get("trial") != number:
-        raise Wrong(f"That run is not the child run of the best trial, which is number {number}.")
-    gone = _children(market, run_view_type=ViewType.DELETED_ONLY)
-    if not any(each.data.tags["trial"] == number for each in gone):
-        raise Wrong("No child run of the best trial was deleted: delete it first, then call put_in_order.")
+    run = run_in(named("workbench", market), answer)
+    if run.info.run_name != "always-up":
+        raise Wrong(f"That run is named {run.info.run_name}: pass run_name='always-up' to start_run.")
+    if not (run.outputs and run.outputs.model_outputs):
+        raise Wrong("That run has no model: call mlflow.pyfunc.log_model inside it.")
+    uri = f"models:/{run.outputs.model_outputs[0].model_id}"
+    info = mlflow.models.get_model_info(uri)
+    if "model_code_path" not in info.flavors["python_function"]:
+        raise Wrong("That model is a pickle: pass log_model the path of a file, as text, instead of the object.")
+    if info.signature is None:
+        raise Wrong("That model has no signature: pass **description as before.")
+    X, y = dataset(load(market, end="2014-12-31"), "direction", "flags")
+    _, X_test, _, _ = time_split(X, y)
+    said = pd.Series(mlflow.pyfunc.load_model(uri).predict(X_test))
+    if len(said) != len(X_test) or not (said == 1).all():
+        raise Wrong("That model does not predict 1 for every row.")
 
 
 EXERCISES = [
-    Exercise("05.1", test=random_draws, wrong=[20, 58]),
-    Exercise("05.2", test=four_years, wrong=[0.099, 0.141]),
-    Exercise("05.3", test=mirrored_again, wrong=["trial-000", "0" * 32]),
+    Exercise(
+        "05.1",
+        test=query,
+        wrong=[
+            (
+                "SELECT name, value AS accuracy FROM runs JOIN metrics USING (run_uuid) WHERE key = 'accuracy' "
+                "ORDER BY value DESC"
+            ),
+            (
+                "SELECT runs.name, value AS accuracy FROM experiments JOIN runs USING (experiment_id) "
+                "JOIN latest_metrics USING (run_uuid) WHERE key = 'accuracy' ORDER BY value"
+            ),
+        ],
+    ),
+    Exercise("05.2", test=address, wrong=["http://localhost:5000", "http://mlflow:5050"]),
+    Exercise("05.3", test=from_code, wrong=["always-up", "0" * 32]),
 ]

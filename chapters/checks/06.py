@@ -1,113 +1,81 @@
 """The exercises of chapter 06."""
 
-import ast
-
-import numpy as np
-import pandas as pd
-from mlflow.types import Schema, TensorSpec
-
-from course.checks import Exercise, Wrong, is_near, run_in
-from pystock import tuning
+from course.checks import Exercise, Wrong, run_in
 from pystock.data import named
-from pystock.evaluation import walk_forward
 
 
-def _newest(experiment, filter_string):
+def beats_filter(answer, market):
     import mlflow
 
-    runs = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string=f"{filter_string} and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    if not runs:
-        raise Wrong(f"This store has no such run in the experiment {experiment}: run the chapters up to here first.")
-    return runs[0]
-
-
-def _typed(text):
+    if not isinstance(answer, str) or not answer.strip():
+        raise Wrong("Give the filter as text, in quotes: \"tags.family = 'net'\".")
+    experiment = named("comparison", market)
     try:
-        return ast.literal_eval(text)
-    except ValueError:
-        return text
+        found = mlflow.search_runs(experiment_names=[experiment], filter_string=answer, output_format="list")
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_PARAMETER_VALUE: ")
+        raise Wrong(f"MLflow cannot parse the filter: {reason}") from None
+    everything = mlflow.search_runs(experiment_names=[experiment], output_format="list")
+    right = {run.info.run_id for run in everything if _beats(run)}
+    missing, extra = right - {run.info.run_id for run in found}, [run for run in found if not _beats(run)]
+    for run in extra:
+        if run.data.metrics.get("brier_skill_low", -1) <= 0:
+            raise Wrong(f"It also finds {run.info.run_name}, whose interval is not above zero: filter on its low end.")
+        raise Wrong(f"It also finds {run.info.run_name}: filter on the tag target and on the status FINISHED.")
+    if missing:
+        raise Wrong(f"It finds {len(found)} runs, but misses {len(missing)} that beat the base rate.")
+    for word in ("brier_skill_low", "target", "status"):
+        if word not in answer:  # on this store it finds the right runs by chance
+            raise Wrong(f"It finds the right runs on this store only by chance: it does not filter on {word}.")
 
 
-def _on_the_folds(market):
-    """Outcomes and the candidate's probabilities on the days that the five folds validate."""
-    candidate = _newest(named("tuning", market), "tags.pilot = 'candidate'")
-    params = {name: _typed(text) for name, text in candidate.data.params.items()}
-    X, y = tuning.training_data(market, "big_move", "volatility")
-    parts = []
-    for past, days in walk_forward(5, max_train_size=round(252 * params["years"])).split(X):
-        model = tuning.build(candidate.data.tags["family"], **params).fit(X.iloc[past], y.iloc[past])
-        parts.append(pd.Series(model.predict_proba(X.iloc[days])[:, 1], index=X.index[days]))
-    probability = pd.concat(parts)
-    return y[probability.index], probability
+def _beats(run):
+    return (
+        run.data.tags.get("target") == "big_move"
+        and run.data.metrics.get("brier_skill_low", -1) > 0
+        and run.info.status == "FINISHED"
+    )
 
 
-def nine_false_alarms(answer, market):
-    outcome, probability = _on_the_folds(market)
-
-    def cost(threshold, miss):
-        decision = probability > threshold
-        return (miss * ((outcome == 1) & ~decision) + ((outcome == 0) & decision)).mean()
-
-    if is_near(answer, cost(0.1, 9)):
-        return
-    if is_near(answer, 0.1):
-        raise Wrong("That is the threshold that follows from the costs: give the mean cost of a day at that threshold.")
-    if is_near(answer, cost(0.1, 3)):
-        raise Wrong("The threshold is right, but the cost is not: a miss costs 9 here as well, so pass miss=9.")
-    if is_near(answer, cost(0.25, 9)):
-        raise Wrong("That is the cost at the old threshold: if a miss costs 9, the threshold is 1 / (1 + 9).")
-    raise Wrong("Compute cost(outcome, probability > 1 / (1 + 9), miss=9) on the days of the folds.")
-
-
-def window_schema(answer, market):
-    if not isinstance(answer, Schema):
-        raise Wrong("Give a Schema: Schema([TensorSpec(np.dtype(…), (…))]).")
-    if not answer.is_tensor_spec() or len(answer.inputs) != 1:
-        raise Wrong("An array is described by one TensorSpec, not by columns.")
-    (spec,) = answer.inputs
-    if spec.type != np.dtype("float32"):
-        raise Wrong(f"Its type is {spec.type}: the network uses float32, and MLflow does not convert arrays.")
-    if spec.shape == (22, 3):
-        raise Wrong("That is one window. The first number of the shape is the number of windows; -1 means any number.")
-    if spec.shape != (-1, 22, 3):
-        raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
-
-
-def decision_model(answer, market):
-    import mlflow
-
-    run = run_in(named("models", market), answer)
-    if run.data.tags.get("pilot"):
-        raise Wrong("That is the run of the pilot model: start a run of your own, without the tag pilot.")
-    if not run.outputs or not run.outputs.model_outputs:
-        raise Wrong("That run has no model: call log_decision_model inside `with mlflow.start_run(…)`.")
-    uri = f"models:/{run.outputs.model_outputs[-1].model_id}"
-    info = mlflow.models.get_model_info(uri)
-    if "model_code_path" not in info.flavors["python_function"]:
-        raise Wrong("Its model is not a model from code: log it with log_decision_model.")
-    if "sklearn" not in info.flavors["python_function"].get("artifacts", {}):
-        raise Wrong('It does not contain a scikit-learn classifier: build one with tuning.build("logistic").')
-    if [each.default for each in info.signature.params] != [0.1]:
-        raise Wrong("Its default threshold is not 1 / (1 + 9), although a miss costs as much as nine false alarms.")
+def forest(answer, market):
+    run = run_in(named("comparison", market), answer)
+    if run.info.run_name != "big-move-volatility-forest":
+        raise Wrong(f"That run is named {run.info.run_name}: the agreed name is big-move-volatility-forest.")
+    agreed = {"target": "big_move", "features": "volatility", "family": "forest", "market": market}
+    for name, value in agreed.items():
+        if run.data.tags.get(name) != value:
+            raise Wrong(f"Its tag {name} is {run.data.tags.get(name)}, not {value}: start the run with start(…).")
+    if f"{market}-big_move-volatility" not in [each.dataset.name for each in run.inputs.dataset_inputs]:
+        raise Wrong("That run has no data set with the agreed name: log the one that describe(…) returns.")
+    if "brier_skill_low" not in run.data.metrics:
+        raise Wrong("That run has no metric brier_skill_low: call judge(…) inside the run.")
     if run.info.status != "FINISHED":
         raise Wrong(f"That run is {run.info.status}: start it with `with`, so that it ends.")
 
 
+def mended(answer, market):
+    run = run_in(named("practice", market), answer)
+    if "waited_for" in run.data.metrics:
+        raise Wrong("That is the chapter's own run: create another one with client.create_run.")
+    if run.data.params.get("C") is None:
+        raise Wrong("That run has no parameter C: log it with client.log_param.")
+    if run.info.status == "RUNNING":
+        raise Wrong("That run is still RUNNING: end it with client.set_terminated.")
+    if run.info.status != "KILLED":
+        raise Wrong(f"That run is {run.info.status}, as if nothing had gone wrong: pass status='KILLED'.")
+    if not run.data.tags.get("mlflow.note.content", "").strip():
+        raise Wrong("That run has no note: set the tag mlflow.note.content.")
+
+
 EXERCISES = [
-    Exercise("06.1", test=nine_false_alarms, wrong=[0.1, 9]),
     Exercise(
-        "06.2",
-        test=window_schema,
+        "06.1",
+        test=beats_filter,
         wrong=[
-            Schema([TensorSpec(np.dtype("float32"), (22, 3))]),
-            Schema([TensorSpec(np.dtype("float64"), (-1, 22, 3))]),
+            "tags.target = 'big_move' and attributes.status = 'FINISHED'",
+            "tags.target = 'big_move' and metrics.brier_skill_value > 0 and attributes.status = 'FINISHED'",
         ],
     ),
-    Exercise("06.3", test=decision_model, wrong=["big-move-volatility-logistic-decision", "0" * 32]),
+    Exercise("06.2", test=forest, wrong=["big-move-volatility-forest", "0" * 32]),
+    Exercise("06.3", test=mended, wrong=["lost", "0" * 32]),
 ]

@@ -1,85 +1,93 @@
 """The exercises of chapter 08."""
 
-import numpy as np
-import pandas as pd
-
-from course.checks import Exercise, Wrong
-from pystock.data import load
-from pystock.features import FEATURES, dataset
-
-END = "2014-12-31"
+from course.checks import Exercise, Wrong, is_near, run_in
+from pystock import tuning
+from pystock.data import named
 
 
-def another_feature_set(answer, market):
-    prices = load(market, end=END)
-    made = FEATURES.get("range")
-    if made is None:
-        raise Wrong("pystock.features.FEATURES has no entry `range` yet: add your function under this name.")
-    table = made(prices)
-    if not isinstance(table, pd.DataFrame) or list(table.columns) != ["range"] or not table.index.equals(prices.index):
-        raise Wrong("Your function must return a table with the column `range` and one row for each day of the prices.")
-    if not np.allclose(table["range"], np.log(prices["High"] / prices["Low"])):
-        raise Wrong("The values are not the logarithm of the high divided by the low of the same day.")
-    manifest = getattr(answer, "manifest", None)
-    if not isinstance(manifest, dict) or manifest.get("stage") != "training":
-        raise Wrong("Give what make_features returns: the result of the step, with its manifest.")
-    for name, wanted in {"target": "big_move", "features": "range"}.items():
-        if (given := manifest["parameters"][name]) != wanted:
-            raise Wrong(f"That table was made with the {name} {given}, not {wanted}: pass {wanted!r} to make_features.")
-    if manifest["market"] != market or manifest["rows"] != len(prices) - 1:
-        raise Wrong(f"That table has {manifest['rows']} rows of {manifest['market']}: use the stages in `home`.")
+def _study_run(market):
+    """The newest finished run of a study of XGBoost."""
+    import mlflow
+
+    runs = mlflow.search_runs(
+        experiment_names=[named("tuning", market)],
+        filter_string="tags.family = 'xgboost' and tags.trials != '' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not runs:
+        raise Wrong("This store has no study of XGBoost yet: run the chapter up to its exercises first.")
+    return runs[0]
 
 
-def flagged_rows(answer, market):
-    prices = load(market)
-    flagged = (prices["Open"] == prices["Close"].shift()) | (prices["Volume"] == 0)
-    days = dataset(prices.loc[:END], "big_move", "volatility")[0].index
-    right = int(flagged.loc[days].sum())
-    if isinstance(answer, bool) or not isinstance(answer, (int, float)) and not hasattr(answer, "item"):
-        raise Wrong("Give a whole number: how many rows of the training table are flagged.")
-    if answer == right:
-        return
-    if answer == int(flagged.sum()):
-        raise Wrong("Those are all flagged days of staging: count only those that are rows of the training table.")
-    if 0 < answer < 1:
-        raise Wrong("That looks like a share: give the number of rows.")
-    raise Wrong("Look up the days of the training table in staging, and count those on which any flag is true.")
+def _children(market, **search):
+    import mlflow
+
+    parent = _study_run(market)
+    return mlflow.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and attributes.status = 'FINISHED'",
+        output_format="list",
+        **search,
+    )
 
 
-def size_of_a_move(answer, market):
-    if not callable(answer):
-        raise Wrong("Give a function that takes the prices and returns for each day whether it is good.")
-    prices = load(market, end=END)
-    day = prices.index[1000]
-    good, shifted = _said(answer, prices), prices.astype("float64")
-    if not good.all():
-        first = f"{good.index[~good][0]:%Y-%m-%d}"
-        raise Wrong(f"Your rule rejects {first}, a real day: the first day has no day before it, and crashes happen.")
-    for factor, lost in ((100, "a hundred times too large"), (0.01, "a hundred times too small")):
-        shifted.loc[day] = prices.loc[day] * factor
-        said = _said(answer, shifted)
-        if said[day]:
-            raise Wrong(f"A day whose prices are {lost} passes: compare each close with the one before, up and down.")
-        if not said.drop(shifted.index[1000:1002]).all():
-            raise Wrong("Your rule also rejects days far from the damaged one: use only the change of a single day.")
+def _best(market):
+    complete = [run for run in _children(market) if run.data.tags["state"] == "complete"]
+    return max(complete, key=lambda run: (run.data.metrics["skill"], -int(run.data.tags["trial"])))
 
 
-def _said(rule, prices):
+def random_draws(answer, market):
     try:
-        said = rule(prices.copy())
-    except Exception as error:
-        raise Wrong(f"Your function raises {type(error).__name__} on a table of prices: try it on `whole`.") from None
-    if not isinstance(said, pd.Series) or not said.index.equals(prices.index) or said.dtype != bool:
-        raise Wrong("Your function must return a Series of True and False, with one value for each day.")
-    return said
+        number = int(str(answer))
+    except ValueError:
+        raise Wrong("Give a whole number of settings.") from None
+    if number == 59:
+        return
+    if number == 20:
+        raise Wrong("With 20 draws, all are bad with probability 0.36: one is good on average, but often none is.")
+    if number == 58:
+        raise Wrong("Nearly: with 58 draws, all are bad with probability 0.051, which is above 0.05.")
+    raise Wrong("Compute 0.95 ** n for several n, and find the first n for which it is at most 0.05.")
+
+
+def four_years(answer, market):
+    best = _best(market)
+    settings = {
+        "learning_rate": float(best.data.params["learning_rate"]),
+        "max_depth": int(best.data.params["max_depth"]),
+        "min_child_weight": float(best.data.params["min_child_weight"]),
+        "subsample": float(best.data.params["subsample"]),
+    }
+    X, y = tuning.training_data(market, "big_move", "volatility")
+    by_fold = list(tuning.skills(tuning.build("xgboost", **settings), X, y, years=4))
+    if is_near(answer, by_fold[-1]):
+        return
+    if is_near(answer, best.data.metrics["skill"]):
+        raise Wrong("That is the score of the best trial, with its own number of years: replace it with 4.")
+    if any(is_near(answer, value) for value in by_fold[:-1]):
+        raise Wrong("That is the skill after an earlier fold: use the last of the five numbers.")
+    raise Wrong("Take study.best_params, replace its years with 4, and score that on the folds.")
+
+
+def mirrored_again(answer, market):
+    from mlflow.entities import ViewType
+
+    run = run_in(named("tuning", market), answer)
+    best = _best(market)
+    number = best.data.tags["trial"]
+    if run.info.lifecycle_stage == "deleted":
+        raise Wrong("That is the run that you deleted: give the one that put_in_order created.")
+    if run.data.tags.get("trial") != number:
+        raise Wrong(f"That run is not the child run of the best trial, which is number {number}.")
+    gone = _children(market, run_view_type=ViewType.DELETED_ONLY)
+    if not any(each.data.tags["trial"] == number for each in gone):
+        raise Wrong("No child run of the best trial was deleted: delete it first, then call put_in_order.")
 
 
 EXERCISES = [
-    Exercise("08.1", test=another_feature_set, wrong=["range", {"features": "range"}]),
-    Exercise("08.2", test=flagged_rows, wrong=[0.5, 5031]),
-    Exercise(
-        "08.3",
-        test=size_of_a_move,
-        wrong=[lambda prices: prices["Close"] < 10_000, lambda prices: prices["Close"].diff().abs() < 1000],
-    ),
+    Exercise("08.1", test=random_draws, wrong=[20, 58]),
+    Exercise("08.2", test=four_years, wrong=[0.099, 0.141]),
+    Exercise("08.3", test=mirrored_again, wrong=["trial-000", "0" * 32]),
 ]

@@ -1,93 +1,113 @@
 """The exercises of chapter 09."""
 
-from course.checks import Exercise, Wrong
+import ast
+
+import numpy as np
+import pandas as pd
+from mlflow.types import Schema, TensorSpec
+
+from course.checks import Exercise, Wrong, is_near, run_in
+from pystock import tuning
 from pystock.data import named
-from pystock.training import NINE, nine_metrics
+from pystock.evaluation import walk_forward
 
 
-def _newest(market: str, **tags: str):
-    """The newest finished run of the training pipeline in this chapter's experiment with these tags."""
+def _newest(experiment, filter_string):
     import mlflow
 
-    asked = {"pipeline": "pystock-training", "outcome": "done", "market": market} | tags
-    found = mlflow.search_runs(
-        experiment_names=[named("training", market)],
-        filter_string=" and ".join(f"tags.{tag} = '{value}'" for tag, value in asked.items())
-        + " and attributes.status = 'FINISHED'",
+    runs = mlflow.search_runs(
+        experiment_names=[experiment],
+        filter_string=f"{filter_string} and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
         output_format="list",
     )
-    if not found:
-        raise Wrong("This store has no such run of the pipeline yet: run the chapter up to its exercises first.")
-    return found[0]
+    if not runs:
+        raise Wrong(f"This store has no such run in the experiment {experiment}: run the chapters up to here first.")
+    return runs[0]
 
 
-def threshold_moves(answer, market):
-    import mlflow
-    import pandas as pd
-
-    if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(each, str) for each in answer):
-        raise Wrong("Give a set of names, such as {'accuracy', 'f1'}.")
-    if unknown := set(answer) - set(NINE):
-        raise Wrong(f"{min(unknown)} is not one of the nine metrics: they are {', '.join(NINE)}.")
-    run = _newest(market, step="evaluate_model", target="big_move", family="xgboost")
-    file = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="test_predictions.csv")
-    days = pd.read_csv(file)
-    quarter, half = (nine_metrics(days["outcome"], days["probability"], at) for at in (0.25, 0.5))
-    right = {name for name in NINE if quarter[name] != half[name]}
-    if too_many := set(answer) - right:
-        raise Wrong(f"{min(too_many)} is the same at both thresholds: does it depend on decisions at all?")
-    if missing := right - set(answer):
-        raise Wrong(f"{min(missing)} changes, too: another threshold leads to other decisions.")
-
-
-def trained_alone(answer, market):
-    import mlflow
-
-    if not isinstance(answer, str) or not answer.startswith("m-"):
-        raise Wrong("Give the id of the model as text: it begins with m-.")
+def _typed(text):
     try:
-        model = mlflow.get_logged_model(answer)
-        run = mlflow.get_run(model.source_run_id)
-    except mlflow.MlflowException:
-        raise Wrong(f"The store has no model {answer}: give what training.train returns as `model`.") from None
-    tags, params = run.data.tags, run.data.params
-    if tags.get("step") != "train_model":
-        raise Wrong("That model was not made by the step train_model: call training.train inside a run.")
-    if (tags["market"], tags["target"], tags["features"]) != (market, "big_move", "volatility"):
-        raise Wrong(f"That model was trained for another task: train it for big_move on volatility, on {market}.")
-    if tags["family"] != "logistic":
-        raise Wrong(f"That is a model of the family {tags['family']}: pass family='logistic'.")
-    if abs(float(params["C"]) - 0.01) > 1e-12:
-        raise Wrong(f"It was trained with C={params['C']}: pass settings='C=0.01'.")
-    if abs(float(tags["threshold"]) - 0.1) > 1e-9:
-        raise Wrong(f"Its threshold is {tags['threshold']}: an alarm pays off above 1 / (1 + 9).")
-    ours = _newest(market, step="train_model", family="xgboost", target="big_move")
-    if tags["data_run"] != ours.data.tags["data_run"]:
-        raise Wrong("It was trained on another table: do not pass `data`, so that it uses the newest.")
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
 
 
-def failed_conditions(answer, market):
+def _on_the_folds(market):
+    """Outcomes and the candidate's probabilities on the days that the five folds validate."""
+    candidate = _newest(named("tuning", market), "tags.pilot = 'candidate'")
+    params = {name: _typed(text) for name, text in candidate.data.params.items()}
+    X, y = tuning.training_data(market, "big_move", "volatility")
+    parts = []
+    for past, days in walk_forward(5, max_train_size=round(252 * params["years"])).split(X):
+        model = tuning.build(candidate.data.tags["family"], **params).fit(X.iloc[past], y.iloc[past])
+        parts.append(pd.Series(model.predict_proba(X.iloc[days])[:, 1], index=X.index[days]))
+    probability = pd.concat(parts)
+    return y[probability.index], probability
+
+
+def nine_false_alarms(answer, market):
+    outcome, probability = _on_the_folds(market)
+
+    def cost(threshold, miss):
+        decision = probability > threshold
+        return (miss * ((outcome == 1) & ~decision) + ((outcome == 0) & decision)).mean()
+
+    if is_near(answer, cost(0.1, 9)):
+        return
+    if is_near(answer, 0.1):
+        raise Wrong("That is the threshold that follows from the costs: give the mean cost of a day at that threshold.")
+    if is_near(answer, cost(0.1, 3)):
+        raise Wrong("The threshold is right, but the cost is not: a miss costs 9 here as well, so pass miss=9.")
+    if is_near(answer, cost(0.25, 9)):
+        raise Wrong("That is the cost at the old threshold: if a miss costs 9, the threshold is 1 / (1 + 9).")
+    raise Wrong("Compute cost(outcome, probability > 1 / (1 + 9), miss=9) on the days of the folds.")
+
+
+def window_schema(answer, market):
+    if not isinstance(answer, Schema):
+        raise Wrong("Give a Schema: Schema([TensorSpec(np.dtype(…), (…))]).")
+    if not answer.is_tensor_spec() or len(answer.inputs) != 1:
+        raise Wrong("An array is described by one TensorSpec, not by columns.")
+    (spec,) = answer.inputs
+    if spec.type != np.dtype("float32"):
+        raise Wrong(f"Its type is {spec.type}: the network uses float32, and MLflow does not convert arrays.")
+    if spec.shape == (22, 3):
+        raise Wrong("That is one window. The first number of the shape is the number of windows; -1 means any number.")
+    if spec.shape != (-1, 22, 3):
+        raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
+
+
+def decision_model(answer, market):
     import mlflow
 
-    name = named("pystock-direction", market)
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.gate = 'refused'")
-    if not found:
-        raise Wrong(f"This store has no refused version of {name} yet: run the chapter up to its exercises first.")
-    if not isinstance(answer, (set, list, tuple)) or not answer or not all(isinstance(each, str) for each in answer):
-        raise Wrong("Give a list of names, such as ['signature', 'clean process'].")
-    reasons = max(found, key=lambda each: int(each.version)).tags["reasons"]
-    names = ("signature", "base rate", "champion", "clean process")
-    if unknown := set(answer) - set(names):
-        raise Wrong(f"{min(unknown)!r} is not a condition of the gate: the conditions are {', '.join(names)}.")
-    right = {each for each in names if f"{each}: " in reasons}
-    if set(answer) != right:
-        raise Wrong("Read the tag `reasons` of that version: it lists only the conditions that failed.")
+    run = run_in(named("models", market), answer)
+    if run.data.tags.get("pilot"):
+        raise Wrong("That is the run of the pilot model: start a run of your own, without the tag pilot.")
+    if not run.outputs or not run.outputs.model_outputs:
+        raise Wrong("That run has no model: call log_decision_model inside `with mlflow.start_run(…)`.")
+    uri = f"models:/{run.outputs.model_outputs[-1].model_id}"
+    info = mlflow.models.get_model_info(uri)
+    if "model_code_path" not in info.flavors["python_function"]:
+        raise Wrong("Its model is not a model from code: log it with log_decision_model.")
+    if "sklearn" not in info.flavors["python_function"].get("artifacts", {}):
+        raise Wrong('It does not contain a scikit-learn classifier: build one with tuning.build("logistic").')
+    if [each.default for each in info.signature.params] != [0.1]:
+        raise Wrong("Its default threshold is not 1 / (1 + 9), although a miss costs as much as nine false alarms.")
+    if run.info.status != "FINISHED":
+        raise Wrong(f"That run is {run.info.status}: start it with `with`, so that it ends.")
 
 
 EXERCISES = [
-    Exercise("09.1", test=threshold_moves, wrong=[set(NINE), {"precision", "recall", "f1"}]),
-    Exercise("09.2", test=trained_alone, wrong=["logistic", "m-00000000000000000000000000000000"]),
-    Exercise("09.3", test=failed_conditions, wrong=[["champion"], ["base rate", "champion"]]),
+    Exercise("09.1", test=nine_false_alarms, wrong=[0.1, 9]),
+    Exercise(
+        "09.2",
+        test=window_schema,
+        wrong=[
+            Schema([TensorSpec(np.dtype("float32"), (22, 3))]),
+            Schema([TensorSpec(np.dtype("float64"), (-1, 22, 3))]),
+        ],
+    ),
+    Exercise("09.3", test=decision_model, wrong=["big-move-volatility-logistic-decision", "0" * 32]),
 ]

@@ -1,95 +1,75 @@
 """The exercises of chapter 11."""
 
-import json
-
 from course.checks import Exercise, Wrong
-from pystock.api.schema import FEATURE_NAMES, Contract, Refused, features
-from pystock.data import load, named
-from pystock.features import volatility
+from pystock.data import named
+from pystock.registry.acceptance import signature
 
-LAST = "2018-12-31"
-
-
-def from_prices(answer, market):
-    if not isinstance(answer, dict):
-        raise Wrong("Give a Python dictionary; requests converts it to JSON.")
-    if "prices" not in answer:
-        raise Wrong("The screen has prices, not features: send them under the key prices.")
-    try:
-        sent = json.dumps(answer).encode()
-    except TypeError as error:
-        raise Wrong(f"It cannot become JSON: {error}. Write dates as text, such as 2018-12-31.") from None
-    try:
-        question = Contract(max_rows=10_000).read(sent)
-        dates, numbers = features(question.prices)
-    except Refused as refusal:
-        raise Wrong(f"The service would reject it: {refusal.detail}") from None
-    if question.threshold != 0.5:
-        given = "the model's own" if question.threshold is None else question.threshold
-        raise Wrong(f"The threshold is {given}: the desk wants 0.5.")
-    if dates[-1] != LAST:
-        raise Wrong(f"The last day is {dates[-1]}: the desk wants the last days up to {LAST}.")
-    if len(dates) != 5:
-        raise Wrong(f"The response would cover {len(dates)} days: the screen wants exactly five.")
-    if not (numbers == volatility(load(market)).tail(5).to_numpy()).all():
-        raise Wrong("The features would differ: send the days as `load` returns them, and leave none out.")
+BODY = b'{"entity": "model_version_tag", "action": "set"}'
 
 
-def could_be_served(answer, market):
+def _champion(market):
     import mlflow
 
-    newest = {}
-    for each in mlflow.MlflowClient().search_model_versions():
-        newest[each.name] = max(each, newest.get(each.name, each), key=lambda one: int(one.version))
-    if named("pystock-api-trial", market) not in newest:
-        raise Wrong("This store lacks the registered model of the chapter: run it up to its exercises first.")
-    if not isinstance(answer, (set, frozenset, list, tuple)) or not all(isinstance(one, str) for one in answer):
-        raise Wrong("Give a set of names of registered models, such as {'pystock-big-move'}.")
-    if unknown := set(answer) - set(newest):
-        raise Wrong(f"There is no registered model {min(unknown)}: this store has {', '.join(sorted(newest))}.")
-    reasons = {name: _unfit(mlflow.models.get_model_info(each.source).signature) for name, each in newest.items()}
-    if wrong := sorted(name for name in answer if reasons[name]):
-        version = newest[wrong[0]].version
-        raise Wrong(f"{wrong[0]} would be rejected: its newest version, {version}, {reasons[wrong[0]]}.")
-    if {name for name, reason in reasons.items() if not reason} - set(answer):
-        raise Wrong("At least one more has such a signature: look at the newest version of every registered model.")
-
-
-def _unfit(signature) -> str:
-    """Why the service would reject a version with this signature; empty if it would not."""
-    if not signature or not signature.inputs or not signature.inputs.has_input_names():
-        return "has no signature that names its columns"
-    columns = [(each.name, each.type.name) for each in signature.inputs.inputs]
-    if columns != [(name, "double") for name in FEATURE_NAMES]:
-        return f"has other input columns than the {len(FEATURE_NAMES)} doubles of the contract"
-    if not any(each.name == "threshold" for each in signature.params or []):
-        return "has no parameter threshold"
-    return ""
-
-
-def seen_by_callers(answer, market):
+    client = mlflow.MlflowClient()
     try:
-        value = float(answer)
-    except (TypeError, ValueError):
-        raise Wrong("Give one number, in milliseconds.") from None
-    if 0.85 < value < 0.95:
-        raise Wrong("That is in seconds: give milliseconds.")
-    if value < 5:
-        raise Wrong("That is what a generator that waits would report: it sends one request in the whole second.")
-    if value >= 990:
-        raise Wrong("Only one caller waits the whole second, but one in a hundred is ten of the thousand.")
-    if not 880 <= value <= 920:
-        raise Wrong("Write down how long each of the 1,000 callers waits, and take the quantile 0.99 of that.")
+        return client, client.get_model_version_by_alias(named("pystock-big-move", market), "champion")
+    except mlflow.MlflowException:
+        raise Wrong("This store has no champion yet: run the chapter up to its exercises first.") from None
 
 
-_DAY = {"date": LAST, "open": 2498.94, "high": 2509.24, "low": 2482.82, "close": 2506.85, "volume": 3442870000}
+def training_digest(answer, market):
+    client, champion = _champion(market)
+    inputs = client.get_run(champion.run_id).inputs.dataset_inputs
+    found = {each.dataset.digest: {tag.key: tag.value for tag in each.tags} for each in inputs}
+    right = [digest for digest, tags in found.items() if tags.get("mlflow.data.context") == "training"]
+    if answer in right:
+        return
+    if answer in found:
+        raise Wrong("That is another data set of the same run: use the one with the context training.")
+    if answer in [each.dataset.name for each in inputs]:
+        raise Wrong("That is the name of the data set: two tables can have the same name, so give the digest.")
+    raise Wrong("Go from the alias to the version, to its run, and to the inputs of that run.")
+
+
+def event_signature(answer, market):
+    if not isinstance(answer, str):
+        raise Wrong("Give the value of the header as text. It begins with v1.")
+    right = signature("open sesame", "d-1", "1700000000", BODY)
+    if answer == right:
+        return
+    if f"v1,{answer}" == right:
+        raise Wrong("Nearly: the header begins with v1 and a comma, which name the version of the scheme.")
+    if answer == signature("open sesame", "", "", BODY) or answer.count("=") != right.count("="):
+        raise Wrong("Join the three parts with dots, sign them, and encode the 32 bytes in base64, not in hexadecimal.")
+    raise Wrong("Check what you sign: the delivery's id, its timestamp and the body, in this order, joined with dots.")
+
+
+def put_away(answer, market):
+    import mlflow
+
+    client, champion = _champion(market)
+    name = named("pystock-big-move", market)
+    if not isinstance(answer, (int, str)) or not str(answer).isdigit():
+        raise Wrong("Give the number of the version that you archived.")
+    try:
+        version = client.get_model_version(name, str(answer))
+    except mlflow.MlflowException:
+        raise Wrong(f"{name} has no version {answer}.") from None
+    if version.version == champion.version:
+        raise Wrong(f"Version {answer} is the champion: archive the challenger instead.")
+    if not client.get_run(version.run_id).info.run_name.endswith("-challenger"):
+        raise Wrong(f"Version {answer} is not the challenger: the name of its source run does not end in -challenger.")
+    if (state := version.tags.get("lifecycle")) != "Archived":
+        raise Wrong(f"The tag lifecycle of version {answer} is {state}: set it to Archived.")
+    aliases = client.get_registered_model(name).aliases
+    if "challenger" in aliases:
+        raise Wrong(f"The alias challenger still points to version {aliases['challenger']}: delete it.")
+    if not (version.description or "").strip():
+        raise Wrong(f"Version {answer} has no description: write down why you archived it.")
+
 
 EXERCISES = [
-    Exercise(
-        "11.1",
-        test=from_prices,
-        wrong=[{"prices": [_DAY], "threshold": 0.5}, {"rows": [{"abs_return": 0.01}], "threshold": 0.5}],
-    ),
-    Exercise("11.2", test=could_be_served, wrong=[{"pystock-big-move", "pystock-api-trial"}, {"pystock-direction"}]),
-    Exercise("11.3", test=seen_by_callers, wrong=[1, 1000]),
+    Exercise("11.1", test=training_digest, wrong=["champion", "sp500-big_move-volatility"]),
+    Exercise("11.2", test=event_signature, wrong=["v1,b3BlbiBzZXNhbWU=", "v1,d-1.1700000000"]),
+    Exercise("11.3", test=put_away, wrong=[1, "challenger"]),
 ]

@@ -1,4 +1,4 @@
-"""The chapters that exist, in order, and how a person names them: 02, 2, 02-05."""
+"""The chapters that exist, in order, and how a person names them: 03, 3, 03-08. Numbers may have gaps."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Chapter:
     """A chapter, with the paths of its files."""
 
     number: str  # "01"
-    name: str  # "01_first_tracked_pipeline"
+    name: str  # "01_track_your_first_model"
 
     @property
     def source(self) -> Path:
@@ -54,7 +54,7 @@ def all_chapters() -> list[Chapter]:
 
 
 def select(spec: str | None = None) -> list[Chapter]:
-    """Return the chapters that `spec` names: None, "02" or "2", "02-05". Raises CourseError if there is no such one."""
+    """Return the chapters that `spec` names: None, "03" or "3", "03-08". Raises CourseError if there is no such one."""
     chapters = all_chapters()
     if not chapters:
         raise CourseError(f"There are no chapters under {root()}: set COURSE_ROOT to the course folder.")
@@ -65,8 +65,9 @@ def select(spec: str | None = None) -> list[Chapter]:
         named = [chapter for chapter in chapters if first <= int(chapter.number) <= last]
         if named and {first, last} <= {int(chapter.number) for chapter in named}:
             return named
-    existing = ", ".join(chapter.number for chapter in chapters)
-    raise CourseError(f"There is no chapter {spec}: choose from {existing}, or a range such as 01-02.")
+    existing = [chapter.number for chapter in chapters]
+    example = f"{existing[0]}-{existing[-1]}"
+    raise CourseError(f"There is no chapter {spec}: choose from {', '.join(existing)}, or a range such as {example}.")
 
 
 def before(chapter: Chapter) -> list[Chapter]:

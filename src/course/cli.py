@@ -63,7 +63,7 @@ def main() -> None:
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(1), help="Seconds a cell may take.")
 @click.option("--showcase", is_flag=True, help="Run into a separate, empty store. Your own runs are not touched.")
 def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, timeout: float, showcase: bool) -> None:
-    """Run CHAPTERS, such as 02 or 02-05; without CHAPTERS, all of them."""
+    """Run CHAPTERS, such as 03 or 03-08; without CHAPTERS, all of them."""
     from course import execute, store
 
     values: dict[str, object] = {}
@@ -113,7 +113,7 @@ def ui(browser: bool, showcase: bool) -> None:
 @main.command()
 @click.argument("exercise")
 def solution(exercise: str) -> None:
-    """Print the solution of EXERCISE, such as 04.2."""
+    """Print the solution of EXERCISE, such as 06.2."""
     from course import copies
 
     print(copies.solution(exercise))
@@ -167,7 +167,7 @@ def reset(chapter: str | None, store: bool, yes: bool) -> None:
     from course import checkpoints, copies
 
     if store == bool(chapter):
-        choices = "a chapter's notebook, as in `course reset 02`, or the store with --store"
+        choices = "a chapter's notebook, as in `course reset 03`, or the store with --store"
         raise CourseError(f"Choose what to reset: {choices}.")
     if store:
         yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
@@ -261,7 +261,7 @@ def navigation() -> None:
 @main.command()
 @click.argument("chapters", required=False)
 def lint(chapters: str | None) -> None:
-    """Check the rules for authors in CHAPTERS, such as 02 or 02-05; without CHAPTERS, on all pages."""
+    """Check the rules for authors in CHAPTERS, such as 03 or 03-08; without CHAPTERS, on all pages."""
     from course.lint import lint
 
     selected = select(chapters)

@@ -76,7 +76,7 @@ def renew(chapter: Chapter) -> Path | None:
 
 
 def solution(id: str) -> str:
-    """Return the solution of an exercise, such as "04.2". Raises CourseError if there is no such exercise."""
+    """Return the solution of an exercise, such as "06.2". Raises CourseError if there is no such exercise."""
     text = "\n\n".join(cell.source for cell in make_copy(select(id.partition(".")[0])[0]).cells)
     solutions = dict(re.findall(r"<summary>Solution ([\d.]+)</summary>\s+(.*?)\s+</details>", text, re.DOTALL))
     if id not in solutions:

@@ -99,7 +99,7 @@ def writable() -> str | None:
 
 
 def postgresql() -> str | None:
-    """Find out whether chapter 03 can start PostgreSQL. On Windows it never can, and runs in containers."""
+    """Find out whether chapter 05 can start PostgreSQL. On Windows it never can, and runs in containers."""
     return None if os.name == "nt" else postgres.why_not()
 
 

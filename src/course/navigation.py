@@ -49,7 +49,8 @@ def add_to(notebook: NotebookNode, chapter: Chapter) -> None:
     place = others.index(chapter)
     near = [f"previous: {_link(other)}" for other in others[:place][-1:]]
     near += [f"next: {_link(other)}" for other in others[place + 1 :][:1]]
-    line = [f"Part {number}: {part}", f"chapter {place + 1} of {len(others)}", f"{entry['minutes']} minutes", *near]
+    where = f"chapter {chapter.number} ({place + 1} of {len(others)})"  # numbers may have gaps
+    line = [f"Part {number}: {part}", where, f"{entry['minutes']} minutes", *near]
     drawing = contents()["map"]
     here = ", ".join(drawing["boxes"][name][0] for name in entry["map"])
     picture = f"![{drawing['alternative'].strip()} This chapter: {here}.](../chapters/figures/{chapter.number}_map.svg)"

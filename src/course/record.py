@@ -13,12 +13,12 @@ from course.paths import root
 
 _FRESH, _DOCKER = "tests/slow/test_fresh_environments.py", "tests/docker"
 TESTS = {  # the tests that make each record
-    "06_fresh_environment": [f"{_FRESH}::test_the_pilot_model_predicts_in_a_fresh_environment"],
-    "09_environments": [
+    "09_fresh_environment": [f"{_FRESH}::test_the_pilot_model_predicts_in_a_fresh_environment"],
+    "14_environments": [
         f"{_FRESH}::test_training_in_a_fresh_environment_gives_the_same_results",
         f"{_DOCKER}/test_docker_projects.py::test_pystock_training_logs_from_a_container_what_it_logs_without",
     ],
-    "10_serving": [
+    "16_serving": [
         f"{_DOCKER}/test_docker_batch.py::test_a_job_scores_what_it_can_and_the_exit_code_says_so",
         f"{_DOCKER}/test_docker_serving.py::test_what_is_in_it_and_how_it_answers",
     ],

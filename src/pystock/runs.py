@@ -25,7 +25,7 @@ def code_digest(*texts: bytes) -> str:
 
 
 def data_set(rows: pd.DataFrame, place: str, market: str, target: str, features: str) -> PandasDataset:
-    """Return MLflow's description of a table, as in chapter 04, so that the same rows have one name and digest."""
+    """Return MLflow's description of a table, as in chapter 06, so that the same rows have one name and digest."""
     described = rows.astype({target: "float64"})
     return from_pandas(described, LocalArtifactDatasetSource(place), target, f"{market}-{target}-{features}")
 

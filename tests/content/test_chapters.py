@@ -47,7 +47,7 @@ def printed(name: str, code: str) -> list[str]:
     return "".join(out.get("text") or out["data"]["text/plain"] for out in cell.outputs).splitlines()
 
 
-def test_chapter_11_repeats_the_statuses_of_chapter_10():
-    lines = printed("10_score_in_batches_and_serve", 'print(f"{what}: {answer.status_code}")')
-    table = printed("11_build_the_inference_api", "of_mlflow = [")[1:]
+def test_chapter_18_repeats_the_statuses_of_chapter_16():
+    lines = printed("16_score_in_batches_and_serve", 'print(f"{what}: {answer.status_code}")')
+    table = printed("18_build_the_inference_api", "of_mlflow = [")[1:]
     assert lines and dict(line.split(": ") for line in lines) == dict(line.rsplit(maxsplit=2)[:2] for line in table)

@@ -8,7 +8,7 @@ from environments import COMPARES, IMPORTANT, RECORDS, locked
 
 from course.record import TESTS
 
-PARTS = {"06_fresh_environment": [""], "09_environments": ["docker", "local", "uv"], "10_serving": ["batch", "serving"]}
+PARTS = {"09_fresh_environment": [""], "14_environments": ["docker", "local", "uv"], "16_serving": ["batch", "serving"]}
 
 
 def parts(name: str) -> dict[str, dict]:
@@ -35,7 +35,7 @@ def test_a_record_agrees_with_the_lock_and_names_no_machine(name):
 
 
 def test_the_environments_on_record_gave_the_same_predictions_and_scores():
-    first, *others = parts("09_environments").values()
+    first, *others = parts("14_environments").values()
     assert set(first["packages"]) == set(IMPORTANT)
     for other in others:
         assert [other[name] for name in ("predictions", "metrics")] == [first["predictions"], first["metrics"]]

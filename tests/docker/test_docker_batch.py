@@ -106,7 +106,7 @@ def test_a_job_scores_what_it_can_and_the_exit_code_says_so(bench, image, versio
         "job_rows": len(days),
         "job_seconds": round(seconds, 1),
     }
-    check("10_serving", about, ("command", "packages", "installed"), part="batch")
+    check("16_serving", about, ("command", "packages", "installed"), part="batch")
 
 
 ABOUT = "tags.pipeline = 'pystock-inference-batch' and tags.outcome = 'done'"

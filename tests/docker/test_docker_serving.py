@@ -115,7 +115,7 @@ def test_what_is_in_it_and_how_it_answers(folder, served):
         "answers": answered,
         "requests": asked,
     }
-    check("10_serving", about, ("command", "files", "packages", "user", "answers", "requests"), part="serving")
+    check("16_serving", about, ("command", "files", "packages", "user", "answers", "requests"), part="serving")
     # It ends with success when nginx dies, so `--restart on-failure` does not start it again
     docker("exec", name, "python", "-c", KILL_NGINX, check=False)  # its container may end before it
     until(lambda: state(name).startswith("exited"), 120, "its end")

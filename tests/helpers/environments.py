@@ -50,12 +50,12 @@ def outcome(experiment: str) -> tuple[dict[str, float], str]:
 
 
 def check_training(environment: str, *, seconds: float, megabytes: float, outcome: tuple, **found: object) -> None:
-    """Hold a training in one environment to chapter 09's record."""
+    """Hold a training in one environment to chapter 14's record."""
     metrics, digest = outcome
     scores = {name: round(metrics[name], 4) for name in METRICS}
     found = {"seconds": round(seconds), "megabytes": round(megabytes), **found, "metrics": scores}
     found["predictions"] = f"sha256 {digest}"  # to compare environments on one machine, and no fact
-    check("09_environments", found, ("command", "packages", "metrics"), part=environment)
+    check("14_environments", found, ("command", "packages", "metrics"), part=environment)
 
 
 def check(name: str, found: dict, facts: Iterable[str], part: str | None = None) -> None:

@@ -29,7 +29,7 @@ EMOJI = re.compile("[\U0001f000-\U0001faff\u2600-\u26ff\u2705\u274c\u2b50\ufe0f]
 PRODUCTS = r"(?:Python|MLflow|scikit-learn|skops|XGBoost|Keras|TensorFlow|Optuna|pandas|NumPy|SQLAlchemy|Java)"
 EXERCISE = r"(?:Exercise|Solution) \d\d\.\d"
 QUESTION = re.compile(r"^> \*\*Exercise (\d\d\.\d)\*\* *\S", re.MULTILINE)
-# a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (04.2; for 10.2 its label is needed)
+# a decimal number outside of a version (3.17.2), a name (x0.5) and an exercise (06.2; for 16.2 its label is needed)
 NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\d)")
 RUN_ID = r"\b(?:m-)?[0-9a-f]{32}\b"
 MACHINE_PATH = r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)"

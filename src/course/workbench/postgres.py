@@ -60,7 +60,7 @@ def your_name() -> str:
     except KeyError:
         raise CourseError(
             f"PostgreSQL needs a user with a name, and /etc/passwd has none for your user id {os.geteuid()}: add one, "
-            "or start the container as a user that it has. Only chapter 03 needs it."
+            "or start the container as a user that it has. Only chapter 05 needs it."
         ) from None
 
 
@@ -87,7 +87,7 @@ def refuse_where_it_cannot_run(data: Path) -> None:
             except OSError:
                 raise CourseError(
                     "PostgreSQL does not run as root, and here root may not become another user, as in a container "
-                    "with one user: start the container as an ordinary user. Only chapter 03 needs it."
+                    "with one user: start the container as an ordinary user. Only chapter 05 needs it."
                 ) from None
             if entered.returncode:
                 raise CourseError(

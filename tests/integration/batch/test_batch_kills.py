@@ -12,7 +12,7 @@ from batch_jobs import MARKS, contents, in_process, job_killed_at, run_job, with
 from pystock.batch import BatchError
 
 pytestmark = MARKS
-PLACES = 10  # of files and of folders each, as chapter 10 says
+PLACES = 10  # of files and of folders each, as chapter 16 says
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills processes")

@@ -28,9 +28,9 @@ from course.copies import make_copy
 pytestmark = pytest.mark.xdist_group("browser")
 
 __all__ = ["browser"]  # a fixture
-NAME = "01_first_tracked_pipeline"
+NAME = "01_track_your_first_model"
 HELD_OUT = "RandomForestClassifier_score_X_test"
-COMPARISON = CHECKOUT / "notebooks" / "04_manage_experiments.ipynb"
+COMPARISON = CHECKOUT / "notebooks" / "06_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
 
@@ -262,7 +262,7 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
 
 
 def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
-    """The nine runs of chapter 04 with the figures that its notebook shows; to run it here would take a minute."""
+    """The nine runs of chapter 06 with the figures that its notebook shows; to run it here would take a minute."""
     outputs = [output for cell in nbformat.read(COMPARISON, as_version=4).cells for output in cell.get("outputs", [])]
     text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
     rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
@@ -286,7 +286,7 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
     page.get_by_test_id("sort-header-brier_skill_low").click()
     expect(best).to_be_visible()
     expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
-    lab.picture(page, "04_mlflow_compare")
+    lab.picture(page, "06_mlflow_compare")
 
     # the filter of the chapter's cell
     page.get_by_placeholder("metrics.rmse").fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")

@@ -28,7 +28,7 @@ PARAMETERS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  #
         ("ui --showcase", "There is no showcase yet: `make course` makes it, and so does `course run --showcase`."),
         ("run --showcase --tracking-uri x", "The showcase has a store of its own: omit --tracking-uri or"),
         ("solution 01.1", "There is no exercise 01.1: this chapter has none."),
-        ("reset", "Choose what to reset: a chapter's notebook, as in `course reset 02`, or the store with --store."),
+        ("reset", "Choose what to reset: a chapter's notebook, as in `course reset 03`, or the store with --store."),
     ],
 )
 def test_what_does_not_exist_is_named_beside_what_does(fake, words, sentence):

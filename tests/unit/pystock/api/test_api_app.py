@@ -126,7 +126,7 @@ def with_day(number, **changes):
 
 VALUE = json.dumps(ROW["momentum_5"]).encode()
 GOOD = json.dumps({"rows": [ROW]}).encode()
-CONTENT = {  # chapter 11 sends more of them
+CONTENT = {  # chapter 18 sends more of them
     "NaN": (GOOD.replace(VALUE, b"NaN"), "rows[0].momentum_5", "must be finite"),
     "1e999": (GOOD.replace(VALUE, b"1e999"), "rows[0].momentum_5", "must be finite"),
     "too large for 32 bits": (with_row(momentum_5=1e300), "rows[1].momentum_5", "must be 1000000 or less"),

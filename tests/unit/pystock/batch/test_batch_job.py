@@ -101,7 +101,7 @@ def refused(message, *arguments, **options):
 
 
 def test_arguments_that_cannot_be_are_refused(champion, days, tmp_path):
-    few, output = days.head(5), tmp_path / "out.csv"  # chapter 10 names inputs that cannot be
+    few, output = days.head(5), tmp_path / "out.csv"  # chapter 16 names inputs that cannot be
     source, folder = write(few, tmp_path / "days.csv"), write(few, tmp_path / "in" / "days.csv").parent
     for place in ((source, source), (folder, folder / "out"), (folder, tmp_path)):
         refused("are the same, or one is inside the other", *place)

@@ -31,7 +31,7 @@ def test_a_model_can_be_traced_to_the_very_rows(tracked):
     about = QUESTION | {"family": "logistic", "data_run": made, "threshold": "0.25", "model": model}
     assert about.items() <= run.data.tags.items()
     assert {"C": "0.1", "train_end": "2009-12-31"}.items() <= run.data.params.items()
-    (given,) = run.inputs.dataset_inputs  # chapter 09 computes its digest
+    (given,) = run.inputs.dataset_inputs  # chapter 14 computes its digest
     assert (given.dataset.name, given.tags[0].value) == ("sp500-big_move-volatility", "training")
     assert json.loads(given.dataset.source)["uri"] == f"runs:/{made}/training/sp500.parquet"
 
@@ -55,7 +55,7 @@ def test_what_evaluate_leaves(tracked):
     assert [scores[f"brier_skill_{end}"] for end in ("value", "low", "high")] == list(skill)
     logged = mlflow.get_logged_model(model)
     source = mlflow.get_run(logged.source_run_id)
-    assert source.data.metrics["brier_skill_low"] == skill.low  # where chapter 07's lineage looks
+    assert source.data.metrics["brier_skill_low"] == skill.low  # where chapter 11's lineage looks
     (held_out,) = run.inputs.dataset_inputs
     linked = {each.key: each.dataset_digest for each in logged.metrics if each.run_id == run.info.run_id}
     assert (linked["average_precision"], held_out.tags[0].value) == (held_out.dataset.digest, "evaluation")

@@ -1,4 +1,4 @@
-"""The exercises of chapter 10."""
+"""The exercises of chapter 16."""
 
 import hashlib
 import json
@@ -75,10 +75,10 @@ def other_threshold(answer, market):
 _ROW = dict.fromkeys(["abs_return", "momentum_5"], 0.01)
 
 EXERCISES = [
-    Exercise("10.1", test=maker_of_the_file, wrong=["predictions.csv", "0" * 32]),
-    Exercise("10.2", test=one_year, wrong=["year_2018.csv", 251]),
+    Exercise("16.1", test=maker_of_the_file, wrong=["predictions.csv", "0" * 32]),
+    Exercise("16.2", test=one_year, wrong=["year_2018.csv", 251]),
     Exercise(
-        "10.3",
+        "16.3",
         test=other_threshold,
         wrong=[{"dataframe_records": [_ROW], "params": {"threshold": 0.5}}, {"threshold": 0.5}],
     ),
