@@ -29,7 +29,6 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 __all__ = ["browser"]  # a fixture
 NAME = "01_track_your_first_model"
-HELD_OUT = "RandomForestClassifier_score_X_test"
 COMPARISON = CHECKOUT / "notebooks" / "06_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
@@ -115,7 +114,7 @@ def notebook(lab):
     # a moment after the page opens JupyterLab says idle without a kernel, and would forget what it is told to run
     until(lambda: connected(lab, page), 60, "the kernel's start")
     expect(page.locator("#jp-main-statusbar")).to_contain_text("Python 3 (ipykernel) | Idle")
-    expect(page.locator(".jp-Notebook .jp-MarkdownCell h1")).to_contain_text("Build a first tracked pipeline")
+    expect(page.locator(".jp-Notebook .jp-MarkdownCell h1")).to_contain_text("Track your first model")
     menu(page, "Run", "Run All Cells")
     expect(indicator).to_have_attribute("data-status", "busy")
     # JupyterLab counts the cells that it ran itself: the outputs that came with the notebook prove nothing
@@ -194,8 +193,8 @@ def test_only_the_learners_copy_changes(lab, notebook):
 
 
 def test_picture_of_jupyterlab(lab, notebook):
-    start = next(number for number, cell in enumerate(notebook.saved.cells) if "## Fit a forest\n" in cell.source)
-    shown(notebook, start).locator("h2", has_text="Fit a forest").evaluate("heading => heading.scrollIntoView()")
+    start = next(number for number, cell in enumerate(notebook.saved.cells) if "## Fit a forest and test it\n" in cell.source)
+    shown(notebook, start).locator("h2", has_text="Fit a forest and test it").evaluate("heading => heading.scrollIntoView()")
     for number in (start + 1, start + 3):
         cell = notebook.page.locator(f'.jp-Cell[data-windowed-list-index="{number}"]')
         expect(cell.locator(".jp-OutputArea-output")).to_be_in_viewport()
@@ -232,33 +231,81 @@ def toggle_columns(page: Page, *columns: str, widen: Sequence[str]) -> None:
 
 def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     page = experiment(lab, "stockpred")
-    for name in ("forest", "project"):
+    for name in ("forest-by-hand", "forest"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     hidden = ("Dataset", "Source", "Models")  # the columns that the chapter talks about take their place
-    toggle_columns(page, *hidden, HELD_OUT, "accuracy", "training_score", widen=[HELD_OUT])
+    toggle_columns(page, *hidden, "train_accuracy", "test_accuracy", "stage", widen=["train_accuracy", "test_accuracy"])
+    # the filter of the chapter's cell, typed into the search field
+    search(page, "metrics.train_accuracy > 0.9 and tags.stage = 'prototyping'")
+    expect(page.get_by_role("link", name="forest", exact=True)).to_have_count(0)
     for value in ("0.957", "0.528"):
         expect(page.get_by_role("gridcell", name=re.compile(rf"^{value}")).first).to_be_visible()
     lab.picture(page, "01_mlflow_runs")
 
-    # the filter of the chapter's cell, typed into the search field
-    page.get_by_placeholder("metrics.rmse").fill("attributes.run_name = 'forest' and metrics.training_score > 0.9")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("link", name="project", exact=True)).to_have_count(0)
-    page.get_by_role("link", name="forest", exact=True).click()
-
-    expect(page.get_by_role("heading", name="forest", exact=True)).to_be_visible()
-    for metric, value in (("training_score", "0.957"), (HELD_OUT, "0.528")):
-        expect(page.get_by_role("row", name=re.compile(rf"^{metric} {value}\d+ model$"))).to_be_visible()
+    page.get_by_role("link", name="forest-by-hand", exact=True).click()
+    expect(page.get_by_role("heading", name="forest-by-hand", exact=True)).to_be_visible()
+    for metric, value in (("train_accuracy", "0.957"), ("test_accuracy", "0.528")):
+        expect(page.get_by_role("row", name=re.compile(rf"^{metric} {value}\d+"))).to_be_visible()
     expect(page.get_by_role("row", name="random_state 0")).to_be_attached()
-    expect(page.get_by_role("heading", name="Logged models (1)")).to_be_attached()
+    expect(page.get_by_role("button", name="Edit tags")).to_be_attached()
     lab.picture(page, "01_mlflow_run")
 
     page.get_by_role("tab", name="Artifacts").click()
-    for file in ("estimator.html", "metric_info.json", "training_confusion_matrix.png"):
-        expect(page.get_by_text(file, exact=True).first).to_be_visible()
-    page.get_by_role("tab", name="Overview").click()
+    page.get_by_text("confusion_matrix.png", exact=True).first.click()
+    expect(page.locator("img").first).to_be_visible()
+    page.get_by_text(re.compile("^Path: file:")).evaluate("path => { path.textContent = 'Path: file:///…' }")
+    lab.picture(page, "01_mlflow_artifact")
+
+
+def search(page: Page, filter: str) -> None:
+    page.get_by_placeholder("metrics.rmse").fill(filter)
+    page.keyboard.press("Enter")
+
+
+def view(page: Page, name: str) -> None:
+    """Switch between the table and the charts of the list of runs."""
+    page.locator("label", has=page.locator(f"input[value={name}]")).click()
+
+
+@pytest.fixture(scope="module")
+def served(lab, notebook):
+    """The learner's store after chapter 02, with its solutions."""
+    done = lab.course.run("run", "02")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_two_runs_of_the_project_are_compared_in_the_mlflow_ui(lab, served):
+    page = experiment(lab, "stockpred")
+    toggle_columns(page, "Dataset", "Source", "Models", widen=[])
+    search(page, "attributes.run_name LIKE 'project%'")
+    expect(page.get_by_role("link", name="forest", exact=True)).to_have_count(0)
+    view(page, "CHART")
+    expect(page.get_by_role("heading", name="f1_down", exact=True)).to_be_visible()
+    page.wait_for_timeout(1000)  # the bars grow
+    lab.picture(page, "02_mlflow_charts")
+    view(page, "TABLE")
+    for name in ("project", "project-300"):
+        row = page.locator(".ag-row", has=page.get_by_role("link", name=name, exact=True))
+        row.locator("input[type=checkbox]").first.check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    for section in ("Visualizations", "Run details"):
+        page.get_by_text(section, exact=True).click()
+    expect(page.get_by_text("Show diff only", exact=True).first).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile(r"^f1_down 0\.476 "))).to_be_visible()
+    lab.picture(page, "02_mlflow_compare")
+
+
+def test_the_page_of_a_model_leads_to_its_id_and_its_run(lab, served):
+    page = experiment(lab, "stockpred")
+    page.get_by_role("link", name="forest", exact=True).click()
+    expect(page.get_by_role("heading", name="Logged models (1)")).to_be_attached()
     page.get_by_role("gridcell").get_by_role("link", name="model", exact=True).click()
     expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
+    expect(page.get_by_text("Model ID", exact=True)).to_be_visible()
+    lab.picture(page, "02_mlflow_model")
+    page.get_by_text("Artifacts", exact=True).click()
+    for file in ("MLmodel", "model.pkl", "requirements.txt"):
+        expect(page.get_by_text(file, exact=True)).to_be_visible()
 
 
 def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
@@ -289,8 +336,7 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
     lab.picture(page, "06_mlflow_compare")
 
     # the filter of the chapter's cell
-    page.get_by_placeholder("metrics.rmse").fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
-    page.keyboard.press("Enter")
+    search(page, "tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
     expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
     for name in low:
         expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))

@@ -1,0 +1,106 @@
+"""The exercises of chapter 02."""
+
+import json
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+from course.checks import Exercise, Wrong, run_in
+from pystock.data import load
+from pystock.evaluation import time_split
+from pystock.features import dataset
+
+COLUMNS = [f"day_{day:02}" for day in range(1, 15)]
+
+
+def _rows(answer):
+    """Return the table that the server would make of a request's body. Raises Wrong if it would refuse it."""
+    if not isinstance(answer, dict):
+        raise Wrong("Give a Python dictionary; requests converts it to JSON.")
+    try:
+        sent = json.loads(json.dumps(answer))
+    except TypeError as error:
+        raise Wrong(f"It cannot become JSON: {error}. Leave out the dates.") from None
+    try:
+        rows = pd.DataFrame(infer_and_parse_data(sent))
+    except Exception:
+        raise Wrong(
+            "The server would refuse it: the table must be under the key dataframe_records or dataframe_split."
+        ) from None
+    if missing := [column for column in COLUMNS if column not in rows]:
+        raise Wrong(f"The server would refuse it: {missing[0]} is missing, and the signature requires 14 columns.")
+    if not all(pd.api.types.is_numeric_dtype(rows[column]) for column in COLUMNS):
+        raise Wrong("The server would refuse it: the signature requires numbers, and some values are text.")
+    return rows[COLUMNS]
+
+
+def split_layout(answer, market):
+    rows = _rows(answer)
+    if list(answer) != ["dataframe_split"]:
+        raise Wrong("The server would accept it, but this exercise asks for the layout dataframe_split.")
+    _, X_test, _, _ = time_split(*dataset(load(market, end="2014-12-31")))
+    if len(rows) != 1 or not (rows.to_numpy() == X_test.head(1).to_numpy()).all():
+        raise Wrong("The server would accept it, but it is not the first evening: send only the first row of X_test.")
+
+
+def repaired(answer, market):
+    rows = _rows(answer)
+    if len(rows) != 1 or rows.iloc[0].tolist() != [day % 2 for day in range(1, 15)]:
+        raise Wrong("The server would accept it, but the flags are not those that your colleague meant: 1, 0, 1, 0, …")
+
+
+def project_300(answer, market):
+    run = run_in("stockpred", answer)
+    if run.info.run_name != "project-300":
+        raise Wrong(f"That run is named {run.info.run_name}: pass run_name='project-300'.")
+    if run.data.params.get("trees") != "300":
+        raise Wrong(f"That run has trees = {run.data.params.get('trees')}: pass parameters={{'trees': 300}}.")
+    if run.data.params.get("market", market) != market:
+        raise Wrong(f"That run trained on {run.data.params['market']}: pass the market, too.")
+    if run.info.status != "FINISHED":
+        raise Wrong(f"That run is {run.info.status}, not FINISHED: read what the command printed.")
+
+
+def higher_f1(answer, market):
+    if isinstance(answer, str) or not isinstance(answer, (list, tuple, set)):
+        raise Wrong('Give a list of names, such as ["f1_down"], or an empty list.')
+    if unknown := set(answer) - {"f1_down", "f1_up"}:
+        raise Wrong(f"{min(map(str, unknown))!r} is not one of the two metrics f1_down and f1_up.")
+    runs = {}
+    for name in ("project", "project-300"):
+        found = mlflow.search_runs(
+            experiment_names=["stockpred"],
+            filter_string=f"attributes.run_name = '{name}' and attributes.status = 'FINISHED'",
+            order_by=["start_time DESC"],
+            max_results=1,
+            output_format="list",
+        )
+        if not found:
+            raise Wrong(f"The store has no finished run named {name}: run its cell, or solve exercise 02.3 first.")
+        runs[name] = found[0].data.metrics
+    higher = {name for name in ("f1_down", "f1_up") if runs["project-300"][name] > runs["project"][name]}
+    if set(answer) != higher:
+        raise Wrong("Compare both metrics once more, and mind which column belongs to which run.")
+
+
+EXERCISES = [
+    Exercise(
+        "02.1",
+        test=split_layout,
+        wrong=[
+            {"dataframe_split": {"columns": COLUMNS[:-1], "data": [[1.0] * 13]}},
+            {"dataframe_records": [dict.fromkeys(COLUMNS, 1.0)]},
+        ],
+    ),
+    Exercise(
+        "02.2",
+        test=repaired,
+        wrong=[
+            {"dataframe_records": [{f"Day_{day:02}": day % 2 for day in range(1, 15)}]},
+            {"dataframe_records": [{f"day_{day:02}": str(day % 2) for day in range(1, 15)}]},
+        ],
+    ),
+    Exercise("02.3", test=project_300, wrong=["project-300", "0" * 32]),
+    Exercise("02.4", test=higher_f1, wrong=["f1_up", ["accuracy"]]),
+]
