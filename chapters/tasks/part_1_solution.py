@@ -11,44 +11,47 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-C = 0.1  # the smaller C, the smaller the weights
+SPLIT = {"test_size": 0.3, "random_state": 0}
 
 X, y = load_breast_cancer(return_X_y=True, as_frame=True)
-X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, **SPLIT)
 
-mlflow.set_experiment("breast-cancer")
-with mlflow.start_run(run_name=f"logistic-C{C}"):
-    mlflow.set_tag("stage", "prototyping")
-    mlflow.set_tag("data", "scikit-learn's breast cancer data, 30 % test rows, seed 0")
-    mlflow.log_params({"model": "logistic regression", "C": C, "test_size": 0.3, "seed": 0})
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=C))
-    model.fit(X_train, y_train)
-
+def train(C):
+    """Return a fitted model, its scores and its ROC curve on the test rows. It knows nothing of MLflow."""
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C)).fit(X_train, y_train)
     probability = model.predict_proba(X_test)[:, 1]
-    base_rate = np.full(len(y_test), y_train.mean())  # what a model has to beat
-    brier, brier_base_rate = brier_score_loss(y_test, probability), brier_score_loss(y_test, base_rate)
-    mlflow.log_metrics(
-        {
-            "test_auc": roc_auc_score(y_test, probability),
-            "test_brier": brier,
-            "test_brier_base_rate": brier_base_rate,
-            "test_brier_skill": 1 - brier / brier_base_rate,
-        }
-    )
-
+    brier = brier_score_loss(y_test, probability)
+    base_rate = brier_score_loss(y_test, np.full(len(y_test), y_train.mean()))  # the score to beat
+    scores = {"test_auc": roc_auc_score(y_test, probability), "test_brier": brier}
+    scores |= {"test_brier_base_rate": base_rate, "test_brier_skill": 1 - brier / base_rate}
     figure, ax = plt.subplots()
     RocCurveDisplay.from_predictions(y_test, probability, ax=ax, plot_chance_level=True)
     ax.set_title("Benign or malignant: the ROC curve on the test rows")
-    mlflow.log_figure(figure, "roc_curve.png")
+    return model, scores, figure
 
-    mlflow.sklearn.log_model(
-        model,
-        name="model",
-        pyfunc_predict_fn="predict_proba",  # callers need probabilities
-        signature=infer_signature(X_train, model.predict_proba(X_train)),
-        input_example=X_train.head(3),
-    )
+
+def track(C):
+    """Train with this C in a run of its own."""
+    with mlflow.start_run(run_name=f"logistic-C{C}"):
+        mlflow.set_tags({"stage": "prototyping", "data": "breast cancer data of scikit-learn"})
+        mlflow.log_params({"model": "logistic regression", "C": C, **SPLIT})
+        model, scores, figure = train(C)
+        mlflow.log_metrics(scores)
+        mlflow.set_tag("beats the base rate", scores["test_brier_skill"] > 0)
+        mlflow.log_figure(figure, "roc_curve.png")
+        mlflow.sklearn.log_model(
+            model,
+            name="model",
+            pyfunc_predict_fn="predict_proba",  # callers need probabilities
+            signature=infer_signature(X_train, model.predict_proba(X_train)),
+            input_example=X_train.head(3),
+        )
+
+
+mlflow.set_experiment("breast-cancer")
+for C in (0.01, 0.1, 1.0):
+    track(C)
 
 # A colleague knows the experiment, and nothing else: find the best finished run, load its model, predict.
 best = mlflow.search_runs(
