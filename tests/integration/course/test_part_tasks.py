@@ -28,8 +28,7 @@ def test_part_1_check_tells_a_very_good_solution_from_a_poor_one(tmp_path):
         return done.returncode, done.stdout
 
     assert "C=0.1: AUC 0.99" in run("part_1_train.py")[1]
-    one = (tmp_path / "part_1_solution.py").read_text().replace("(0.01, 0.1, 1.0)", "(0.1,)")  # each takes 10 s
-    assert "logistic-C0.1: probability of a benign tumour" in run("-c", one)[1]
+    assert ": probability of a benign tumour" in run("part_1_solution.py")[1]
     passed, printed = run("part_1_check.py", "breast-cancer")
     assert (passed, "9 of 9 checks pass." in printed) == (0, True), printed
     run("-c", POOR)
