@@ -1,18 +1,34 @@
 """The exercises of chapter 03."""
 
+import mlflow
 import numpy as np
 from sklearn.metrics import brier_score_loss, f1_score
 
 from course.checks import Exercise, Wrong, is_near, run_in
-from pystock.data import load, named
-from pystock.evaluation import frozen_base_rate, rolling_base_rate, time_split
-from pystock.features import dataset
+from pystock.data import load
+from pystock.evaluation import TRAIN_END, frozen_base_rate, rolling_base_rate, skill, time_split
+from pystock.features import dataset, log_returns
 
 
 def _outcomes(market, target="big_move"):
     X, y = dataset(load(market, end="2014-12-31"), target, features="flags")
     _, _, y_train, y_test = time_split(X, y)
     return y, y_train, y_test
+
+
+def big_after_big(answer, market):
+    returns = log_returns(load(market, end=TRAIN_END)).dropna()
+    big = returns.abs() > 0.01
+    after_big = big.shift(1, fill_value=False)
+    if is_near(answer, big[after_big].mean()):
+        return
+    if is_near(answer, big.mean()):
+        raise Wrong("That is the share of big days among all days. Keep only the days that follow a big day.")
+    if is_near(answer, big[~after_big].mean()):
+        raise Wrong("That is the share after a calm day. Keep the days that follow a big day instead.")
+    if is_near(answer, (big & after_big).mean()):
+        raise Wrong("You divided by all days. Divide by the number of days that follow a big day.")
+    raise Wrong("Select the days of `big` whose day before was big, and take their mean.")
 
 
 def always_big(answer, market):
@@ -24,7 +40,7 @@ def always_big(answer, market):
         raise Wrong("That is the share of big moves, the precision of this forecast. F1 also counts its recall.")
     if is_near(answer, f1_score(direction, np.ones(len(direction)))):
         raise Wrong("That is the F1 of predicting up every day. The exercise is about big_move.")
-    raise Wrong("Call f1_score with y_big_test, the held-out outcomes of big_move, and a 1 for each of them.")
+    raise Wrong("Call f1_score with the outcomes of big_move on the test days, and a 1 for each of them.")
 
 
 def frozen_skill(answer, market):
@@ -37,24 +53,62 @@ def frozen_skill(answer, market):
         raise Wrong("You swapped the two rates. The rolling rate is the reference, so divide by its Brier score.")
     if is_near(answer, 1 - round(frozen, 3) / round(rolling, 3)):
         raise Wrong("Close: you divided the rounded scores. Compute them from the forecasts, and round at the end.")
-    raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling) on the held-out days. Keep its sign.")
+    raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling) on the test days. Keep its sign.")
 
 
-def own_prototype(answer, market):
-    run = run_in(named("ideation", market), answer)
-    if run.data.params.get("target") != "big_move":
-        raise Wrong(f"That run has the target {run.data.params.get('target')}: the exercise is about big_move.")
-    if "LogisticRegression" in run.data.params.get("model", ""):
-        raise Wrong("That is the logistic regression again: try another kind of model.")
-    low = run.data.metrics.get("brier_skill_low")
-    if low is None:
-        raise Wrong("That run has no metric brier_skill_low: log it with prototype(…).")
-    if low <= 0:
-        raise Wrong(f"That run does not beat the base rate: its interval starts at {low:+.3f}, not above zero.")
+def shorter_memory(answer, market):
+    y, _, y_test = _outcomes(market)
+    reference, quarter = (rolling_base_rate(y, y_test.index, window) for window in (250, 66))
+    estimate = skill(y_test, quarter, reference)
+    if is_near(answer, estimate.low):
+        return
+    if is_near(answer, estimate.value):
+        raise Wrong("That is the skill itself. The exercise is about the low end of its interval.")
+    if is_near(answer, estimate.high):
+        raise Wrong("That is the high end of the interval. Give the low end.")
+    if is_near(answer, skill(y_test, reference, quarter).low):
+        raise Wrong("You swapped the two rates. The rate over 250 days is the reference, the last argument.")
+    if 0 < float(answer) < estimate.value:
+        raise Wrong("That interval is too narrow: single days lose the clusters. Use skill, which draws blocks.")
+    if abs(float(answer) - estimate.low) < 0.01:
+        raise Wrong("Close: your blocks were drawn in another way. Use skill from pystock.evaluation.")
+    raise Wrong("Call skill(y_big_test, probability, rolling) with rolling_rate(y_big, window=66) on the test days.")
+
+
+def own_baseline(answer, market):
+    run = run_in("ideation", answer)
+    _, _, y_test = _outcomes(market)
+    if not run.info.run_name.startswith("baseline-"):
+        raise Wrong(f"That run is named {run.info.run_name}: start its name with baseline-.")
+    if (target := run.data.params.get("target")) != "big_move":
+        raise Wrong(f"That run has the target {target}: log the parameter target as big_move.")
+    if run.info.status != "FINISHED":
+        raise Wrong("That run is not finished: log inside a `with mlflow.start_run(…)` block.")
+    if "forecast" not in run.data.params:
+        raise Wrong("That run doesn't say which forecast it is: log the parameter forecast, such as 'last 22 days'.")
+    if (brier := run.data.metrics.get("brier")) is None:
+        raise Wrong("That run has no metric brier: call mlflow.log_metric('brier', …) inside the run.")
+    if not 0 < brier < brier_score_loss(y_test, y_test * 0 + 0.5):
+        raise Wrong(f"A Brier score of {brier:.3f} is no better than a 0.5 on every day: compute it again.")
+    y = _outcomes(market)[0]
+    if brier >= brier_score_loss(y_test, rolling_base_rate(y, y_test.index)) - 1e-9:
+        raise Wrong(f"A Brier score of {brier:.3f} is not below that of the rolling rate. Try a shorter window.")
+
+
+def worst_baseline(answer, market):
+    brier = run_in("ideation", answer).data.metrics.get("brier")
+    if brier is None:
+        raise Wrong("That run has no metric brier: choose one of the baselines.")
+    runs = mlflow.search_runs(experiment_names=["ideation"], order_by=["metrics.brier DESC"], max_results=1)
+    if brier < runs.loc[0, "metrics.brier"] - 1e-9:
+        raise Wrong(f"That run has a Brier score of {brier:.3f}, and another run has a higher one: reverse the order.")
 
 
 EXERCISES = [
-    Exercise("03.1", test=always_big, wrong=[0.236, 0.718]),
-    Exercise("03.2", test=frozen_skill, wrong=[0.051, 0.0]),
-    Exercise("03.3", test=own_prototype, wrong=["my-prototype", "0" * 32]),
+    Exercise("03.1", test=big_after_big, wrong=[0.333, 0.302]),
+    Exercise("03.2", test=always_big, wrong=[0.236, 0.718]),
+    Exercise("03.3", test=frozen_skill, wrong=[0.049, -0.05]),
+    Exercise("03.4", test=shorter_memory, wrong=[0.036, 0.003]),
+    Exercise("03.5", test=own_baseline, wrong=["baseline-big-move-66-days", "0" * 32]),
+    Exercise("03.6", test=worst_baseline, wrong=["baseline-big-move-always", "0" * 32]),
 ]
