@@ -124,15 +124,12 @@ def test_a_workspace_and_an_account_for_each_learner(shared, tmp_path):
     assert shown == ["prices", "403"]
 
 
-@pytest.mark.parametrize(
-    ("service", "setting", "sentence"),
-    [
-        ("mlflow", "COMPOSE_PROFILES=", "without authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or "),
-        ("mlflow", "WORKBENCH_HOST=", "needs the host name that the class uses for this machine: set WORKBENCH_HOST"),
-        ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is not a host name: give one name, without port or wildcard."),
-        ("accounts", "COMPOSE_PROFILES=", "without authentication, because it cannot see `--profile auth`"),
-    ],
-)
+@pytest.mark.parametrize(("service", "setting", "sentence"), [
+    ("mlflow", "COMPOSE_PROFILES=", "without authentication: set COMPOSE_PROFILES=auth in workbench/.env too, or "),
+    ("mlflow", "WORKBENCH_HOST=", "needs the host name that the class uses for this machine: set WORKBENCH_HOST"),
+    ("mlflow", "WORKBENCH_HOST=*", "WORKBENCH_HOST=* is not a host name: give one name, without port or wildcard."),
+    ("accounts", "COMPOSE_PROFILES=", "without authentication, because it cannot see `--profile auth`"),
+])  # fmt: skip
 def test_an_open_server_is_refused(shared, service, setting, sentence):
     profile = ["--profile", "auth"] if service == "accounts" else []
     name, value = setting.split("=")

@@ -141,14 +141,11 @@ def test_a_stopped_container_ends_soon_and_the_next_one_goes_on(bench, image, ve
     assert (jobs / "out.csv").stat().st_uid == owner and not (jobs / "out.csv.partial").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "server", "said"),
-    [
-        (["--model", "models:/nothing@champion"], "http://mlflow:5000", "nothing has no alias champion in this store"),
-        ([], "http://mlflow:5001", "the MLflow server http://mlflow:5001 does not respond (Connection refused)"),
-        ([], "http://elsewhere:5000", "the MLflow server http://elsewhere:5000 does not respond (Name or service"),
-    ],
-)
+@pytest.mark.parametrize(("words", "server", "said"), [
+    (["--model", "models:/nothing@champion"], "http://mlflow:5000", "nothing has no alias champion in this store"),
+    ([], "http://mlflow:5001", "the MLflow server http://mlflow:5001 does not respond (Connection refused)"),
+    ([], "http://elsewhere:5000", "the MLflow server http://elsewhere:5000 does not respond (Name or service"),
+])  # fmt: skip
 def test_what_is_missing_is_said_in_a_sentence(bench, image, jobs, words, server, said):
     volatility(load("sp500")).tail(3).to_csv(jobs / "days.csv")
     paths = ["--input", "/jobs/days.csv", "--output", "/jobs/out.csv"]

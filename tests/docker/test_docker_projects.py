@@ -11,10 +11,11 @@ import time
 import mlflow
 import pandas as pd
 import pytest
-from docker_projects import BASE, RUN, base_image, check_image, environment, in_container, megabytes, python
+from docker_projects import BASE, IMAGES, RUN, base_image, check_image, environment, in_container, megabytes, python
 from docker_workbench import docker, require_docker
 from environments import IMPORTANT, INSTALLED, OPTIONS, check_training, outcome
 from fake_course import CHECKOUT, until
+from promotions import own_store
 
 from course import store
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, mlflow_server, start_server
@@ -147,18 +148,35 @@ def test_after_a_kill_the_container_works_on_until_it_is_stopped(server, waiting
     until(lambda: not containers(name), 120, "the end of the container")
 
 
-@pytest.mark.parametrize(
-    ("project", "env", "said"),
-    [
-        ("nothing", {}, "projects/nothing has no MLproject file: give the folder of a project, such as "),
-        ("docker", {}, "projects/docker has no MLproject file: "),
-        ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container can reach o"),
-        ("stockpred", {"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, "MLFLOW_TRACKING_URI is sqlite:///a.db, but a contai"),
-        ("stockpred", {"PATH": "/nowhere"}, "the command docker was not found: install Docker, or run the project "),
-        ("stockpred", {"DOCKER_HOST": "unix:///nowhere"}, "Docker does not respond (Cannot connect to the Docker "),
-        ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built does not exist: run `docker build -f proj"),
-    ],
-)
+@pytest.mark.parametrize(("words", "error"), [
+    ([], "python: can't open file '/home/pystock/train.py': [Errno 2] No such file or directory"),
+    (["--build-image"], "attempt to write a readonly database"),
+    (["--build-image", "-A", "user=0:0"], None),  # the model is READY, and has no files
+], ids=["without --build-image", "file store", "file store as root"])  # fmt: skip
+def test_mlflow_by_itself_loses_the_files_or_the_model(words, error, tmp_path, empty_store, monkeypatch):
+    """Why run.py builds an image and requires a server."""
+    monkeypatch.setattr(run, "IMAGE", base_image())
+    copy, uri = run.with_docker_env(CHECKOUT / "projects/stockpred", tmp_path), own_store(empty_store, tmp_path)
+    client, location = mlflow.MlflowClient(uri), store.artifact_root(tmp_path / "store")
+    experiment = client.create_experiment("file", artifact_location=location)
+    command = ["mlflow", "run", copy, *words, "--experiment-id", experiment, "-P", "trees=5"]
+    with IMAGES:
+        done = subprocess.run(command, env=environment(uri), capture_output=True, text=True, timeout=400)
+    assert done.returncode == bool(error) and (error or "") in done.stderr, done.stderr[-3000:]
+    models = client.search_logged_models([experiment])
+    assert [model.status.value for model in models] == ([] if error else ["READY"])
+    assert not list(tmp_path.glob("store/**/m-*"))
+
+
+@pytest.mark.parametrize(("project", "env", "said"), [
+    ("nothing", {}, "projects/nothing has no MLproject file: give the folder of a project, such as "),
+    ("docker", {}, "projects/docker has no MLproject file: "),
+    ("stockpred", {"MLFLOW_TRACKING_URI": ""}, "MLFLOW_TRACKING_URI is not set, but a container can reach o"),
+    ("stockpred", {"MLFLOW_TRACKING_URI": "sqlite:///a.db"}, "MLFLOW_TRACKING_URI is sqlite:///a.db, but a contai"),
+    ("stockpred", {"PATH": "/nowhere"}, "the command docker was not found: install Docker, or run the project "),
+    ("stockpred", {"DOCKER_HOST": "unix:///nowhere"}, "Docker does not respond (Cannot connect to the Docker "),
+    ("stockpred", {"PYSTOCK_IMAGE": "not-built"}, "the image not-built does not exist: run `docker build -f proj"),
+])  # fmt: skip
 def test_run_says_in_a_sentence_what_is_missing(project, env, said):
     require_docker()
     command = [sys.executable, str(RUN), f"projects/{project}"]

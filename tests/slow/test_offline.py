@@ -104,7 +104,7 @@ def test_the_course_runs_twice_without_network_as_an_ordinary_user(clone):
         assert "Setting up" not in done.stdout
         for chapter in all_chapters():
             assert re.search(rf"^{chapter.name} +passed", done.stdout, re.MULTILINE), done.stdout[-3000:]
-    database = clone / ".course" / "store" / "mlflow.db"
+    database = clone / ".course" / "showcase" / "store" / "mlflow.db"
     assert database.stat().st_uid == NOBODY
     with closing(sqlite3.connect(database)) as connection:
         query = "SELECT e.name, status FROM runs JOIN experiments e USING (experiment_id)"

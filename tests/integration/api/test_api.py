@@ -93,14 +93,11 @@ def start(**env):
     return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "parts"),
-    [
-        ({"PYSTOCK_API_PORT": "abc"}, ["PYSTOCK_API_PORT is 'abc'"]),
-        ({"PYSTOCK_API_WORKERS": "0", "PYSTOCK_API_MODEL": "me"}, ["models:/NAME@ALIAS", "PYSTOCK_API_WORKERS is '0'"]),
-        ({"MLFLOW_TRACKING_URI": ""}, ["MLFLOW_TRACKING_URI is not set"]),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "parts"), [
+    ({"PYSTOCK_API_PORT": "abc"}, ["PYSTOCK_API_PORT is 'abc'"]),
+    ({"PYSTOCK_API_WORKERS": "0", "PYSTOCK_API_MODEL": "me"}, ["models:/NAME@ALIAS", "PYSTOCK_API_WORKERS is '0'"]),
+    ({"MLFLOW_TRACKING_URI": ""}, ["MLFLOW_TRACKING_URI is not set"]),
+])  # fmt: skip
 def test_a_wrong_setting_ends_the_start_with_a_sentence(tmp_path, wrong, parts):
     done = start(**{"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "PYSTOCK_API_CACHE": str(tmp_path)} | wrong)
     lines = done.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""The training pipeline in processes of its own: projects, kills and races."""
+"""The training pipeline in processes of its own: projects, kills, races, and the same bits twice."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from environments import OPTIONS, outcome
 from pipeline_processes import die, forkserver, race, register
 from promotions import champion, passes
 from training_runs import PROJECTS, in_a_run, use, versions
@@ -94,6 +95,14 @@ def test_the_command_and_its_rerun(here):
     assert wrong.returncode != 0
     assert "argument --settings: The setting years is 0: give a value from 1 to 100." in wrong.stderr
     assert not list(here.root.rglob("mlruns"))
+
+
+def test_another_process_trains_logistic_regression_to_the_same_bits(trained, fake):
+    use(fake.use_store(trained[0]))
+    command = ["mlflow", "run", PROJECTS / "pystock-training", "-P", "family=logistic", *OPTIONS]
+    done = fake.run(*command, "--experiment-name", "again", "--env-manager", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert outcome("again") == outcome("Default")  # every metric, and the file of predictions byte for byte
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a workflow on Linux")

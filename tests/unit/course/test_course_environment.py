@@ -49,15 +49,12 @@ def test_of_mlflows_variables_only_those_of_a_connection_stay():
     assert {name for name in kept if not any(word in name for word in words)} == {"MLFLOW_WORKSPACE", "MLFLOW_ENV_ROOT"}
 
 
-@pytest.mark.parametrize(
-    ("given", "no_proxy"),
-    [
-        (PROXY, "127.0.0.1,localhost,::1"),
-        (PROXY | {"NO_PROXY": "mlflow,localhost"}, "mlflow,localhost,127.0.0.1,::1"),
-        (PROXY | {"no_proxy": "*"}, "*"),
-        ({}, None),
-    ],
-)
+@pytest.mark.parametrize(("given", "no_proxy"), [
+    (PROXY, "127.0.0.1,localhost,::1"),
+    (PROXY | {"NO_PROXY": "mlflow,localhost"}, "mlflow,localhost,127.0.0.1,::1"),
+    (PROXY | {"no_proxy": "*"}, "*"),
+    ({}, None),
+])  # fmt: skip
 def test_a_proxy_is_for_other_machines(settled, given, no_proxy):
     _, after = settled(**given)
     assert after.get("no_proxy") == no_proxy

@@ -91,15 +91,12 @@ def copied_after_a_move(source: Path, target: Path) -> None:
     store.copy(source.rename(source.with_name("moved")), target)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "copy"),
-    [
-        ("long", "plain", store.copy),
-        ("plain", "long", copied_after_a_move),
-        ("space", "umlaut", copied_by_hand),
-        ("umlaut", "wide", copied_by_hand),
-    ],
-)
+@pytest.mark.parametrize(("before", "after", "copy"), [
+    ("long", "plain", store.copy),
+    ("plain", "long", copied_after_a_move),
+    ("space", "umlaut", copied_by_hand),
+    ("umlaut", "wide", copied_by_hand),
+])  # fmt: skip
 def test_a_copy_does_not_need_the_original(tmp_path, empty_store, capsys, before, after, copy):
     """A run, an artifact, a logged model and a registered version are read from it, and what is new goes into it."""
     original, copied = tmp_path / "1" / FOLDERS[before], tmp_path / "2" / FOLDERS[after]

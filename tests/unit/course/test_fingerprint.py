@@ -5,22 +5,19 @@ import pytest
 from course.execute import fingerprint
 
 
-@pytest.mark.parametrize(
-    ("path", "counts"),
-    [
-        ("src/pystock/api/schema.py", True),
-        ("src/course/workbench/supervisord.conf", True),
-        ("projects/pystock-training/conf/defaults.yaml", True),
-        ("data/prices.csv", True),
-        ("requirements.lock", True),
-        ("chapters/checks/01.py", True),
-        ("chapters/01_step.md", True),
-        ("chapters/02_step.md", False),
-        ("src/pystock/api/__pycache__/schema.cpython-311.pyc", False),
-        ("projects/pystock-data-features/stages/sp500/raw/manifest.json", False),
-        ("README.md", False),
-    ],
-)
+@pytest.mark.parametrize(("path", "counts"), [
+    ("src/pystock/api/schema.py", True),
+    ("src/course/workbench/supervisord.conf", True),
+    ("projects/pystock-training/conf/defaults.yaml", True),
+    ("data/prices.csv", True),
+    ("requirements.lock", True),
+    ("chapters/checks/01.py", True),
+    ("chapters/01_step.md", True),
+    ("chapters/02_step.md", False),
+    ("src/pystock/api/__pycache__/schema.cpython-311.pyc", False),
+    ("projects/pystock-data-features/stages/sp500/raw/manifest.json", False),
+    ("README.md", False),
+])  # fmt: skip
 def test_fingerprint_sees_what_a_chapter_runs(fake, path, counts):
     chapter = fake.chapter("01", "x = 1", built=False)
     fake.chapter("02", "x = 1", built=False)

@@ -36,14 +36,11 @@ def renewed(fake, monkeypatch):
     return renew
 
 
-@pytest.mark.parametrize(
-    ("parts", "returncode", "said", "seconds"),
-    [
-        (("uv", "docker"), 0, "is updated.\n", 2),
-        (("docker", "uv"), 1, "was not changed, because a test failed: ", 1),
-        (("uv",), 0, "was not changed, because a test that makes docker was skipped: ", 1),
-    ],
-)
+@pytest.mark.parametrize(("parts", "returncode", "said", "seconds"), [
+    (("uv", "docker"), 0, "is updated.\n", 2),
+    (("docker", "uv"), 1, "was not changed, because a test failed: ", 1),
+    (("uv",), 0, "was not changed, because a test that makes docker was skipped: ", 1),
+])  # fmt: skip
 def test_a_record_is_replaced_only_where_all_tests_passed(renewed, parts, returncode, said, seconds):
     output, found = renewed(*parts, returncode=returncode)
     assert f"{NAME}.json {said}" in output and found == {"docker": seconds, "uv": seconds}

@@ -17,13 +17,18 @@ def series(values, start="2020-01-01"):
     return pd.Series(values, index=pd.bdate_range(start, periods=len(values), name="Date"))
 
 
-@pytest.fixture(scope="module")
-def held_out():
-    """The held-out outcomes, the probabilities of a logistic regression, and the rolling base rate."""
-    X, y = features.dataset(data.load("sp500"), "big_move", "volatility")
+def forecast(market, target, name):
+    """The held-out outcomes, the probabilities of a logistic regression, the rolling and the frozen base rate."""
+    X, y = features.dataset(data.load(market), target, name)
     X_train, X_test, y_train, y_test = time_split(X, y)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(X_train, y_train)
-    return y_test, model.predict_proba(X_test)[:, 1], evaluation.rolling_base_rate(y, y_test.index)
+    rolling = evaluation.rolling_base_rate(y, y_test.index)
+    return y_test, model.predict_proba(X_test)[:, 1], rolling, evaluation.frozen_base_rate(y_train, y_test.index)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return forecast("sp500", "big_move", "volatility")[:3]
 
 
 # Splits
@@ -148,6 +153,21 @@ def test_a_difference_is_that_of_the_pair(held_out):
     assert brier_difference(y, probability, probability) == (0, 0, 0)
     with pytest.raises(ValueError, match="other has 1 values but y has 1257"):
         brier_difference(y, probability, [0.5])
+
+
+@pytest.mark.parametrize(("target", "name", "auc", "rolling", "frozen", "block"), [
+    # AUC, skill against the rolling rate and against the frozen one, and days in a block
+    ("direction", "flags", 0.495, -0.009, -0.007, 5),
+    ("big_move", "flags", 0.621, -0.092, +0.062, 37),
+    ("big_move", "volatility", 0.688, +0.091, +0.215, 37),
+])  # fmt: skip
+def test_skill_and_block_length_on_nasdaq(target, name, auc, rolling, frozen, block):
+    """Skill in big moves, and only with the volatility features. Chapters 02 and 04 show the S&P 500."""
+    y, probability, *rates = forecast("nasdaq", target, name)
+    skills = [skill(y, probability, rate) for rate in rates]
+    scores = [metrics.roc_auc_score(y, probability), *(each.value for each in skills)]
+    assert scores == pytest.approx([auc, rolling, frozen], abs=0.002)
+    assert (skills[0].low > 0) == (name == "volatility") and evaluation.block_length(y) == block
 
 
 # Bad and extreme input

@@ -256,17 +256,14 @@ def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
     assert (tags["outcome"], tags["said"], tags["made_by"]) == ("skipped", again.said, found.info.run_id)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (["days.csv"], 2, "the following arguments are required: --output"),
-        (["", "--output", "out.csv"], 2, "argument --input: the path is empty"),
-        (["days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
-        (["none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
-        (["days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
-        (["good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["days.csv"], 2, "the following arguments are required: --output"),
+    (["", "--output", "out.csv"], 2, "argument --input: the path is empty"),
+    (["days.csv", "--output", "out.csv", "--format", "xml"], 2, "invalid choice: 'xml'"),
+    (["none.csv", "--output", "out.csv"], 1, "pystock-inference-batch: the input"),
+    (["days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
+    (["good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
+])  # fmt: skip
 def test_the_script_ends_with_a_code_and_a_line(
     champion, days, tmp_path, monkeypatch, capsys, arguments, code, message
 ):

@@ -149,23 +149,19 @@ CSV, PARQUET = TABLE.to_csv(index=False), TABLE.to_parquet()
 WITH_BOOL, ONE_COLUMN = TABLE.assign(x=True).to_parquet(), TABLE[["day"]].to_parquet()
 
 
-@pytest.mark.parametrize(
-    ("form", "content", "message"),
-    [
-        ("parquet", ONE_COLUMN, "days.parquet lacks 'y', 'x' of the model's 2"),
-        ("csv", CSV.replace(",", ";"), "its values seem to be separated by ';'"),
-        ("csv", CSV.encode("utf-16"), "days.csv is not UTF-8 in line 1:"),
-        ("csv", CSV.replace("2015-01-01", "Jänner").encode("latin-1"), "days.csv is not UTF-8 in line 2:"),
-        ("parquet", CSV, "days.parquet is not a complete Parquet file"),
-        ("csv", PARQUET, "days.csv is a Parquet file"),
-        ("csv", "x,x,y\n", "has the column 'x' twice"),
-        ("csv", "x,y,probability\n", "has a column 'probability', which the output also gets"),
-        ("parquet", WITH_BOOL, "the column 'x' of days.parquet has the type bool"),
-        ("csv", "day,x,y\n" + "a,1,2\n" * 50_000 + "9" * 3_000_000, "has a line of more than 1 MB"),
-        ("txt", "", "days.txt does not end in .csv or .parquet"),
-    ],
-    ids=lambda each: str(each)[:40] if isinstance(each, str) else "bytes",
-)
+@pytest.mark.parametrize(("form", "content", "message"), [
+    ("parquet", ONE_COLUMN, "days.parquet lacks 'y', 'x' of the model's 2"),
+    ("csv", CSV.replace(",", ";"), "its values seem to be separated by ';'"),
+    ("csv", CSV.encode("utf-16"), "days.csv is not UTF-8 in line 1:"),
+    ("csv", CSV.replace("2015-01-01", "Jänner").encode("latin-1"), "days.csv is not UTF-8 in line 2:"),
+    ("parquet", CSV, "days.parquet is not a complete Parquet file"),
+    ("csv", PARQUET, "days.csv is a Parquet file"),
+    ("csv", "x,x,y\n", "has the column 'x' twice"),
+    ("csv", "x,y,probability\n", "has a column 'probability', which the output also gets"),
+    ("parquet", WITH_BOOL, "the column 'x' of days.parquet has the type bool"),
+    ("csv", "day,x,y\n" + "a,1,2\n" * 50_000 + "9" * 3_000_000, "has a line of more than 1 MB"),
+    ("txt", "", "days.txt does not end in .csv or .parquet"),
+], ids=lambda each: str(each)[:40] if isinstance(each, str) else "bytes")  # fmt: skip
 def test_an_input_that_cannot_be_read_is_one_sentence(tmp_path, form, content, message):
     path = tmp_path / f"days.{form}"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
