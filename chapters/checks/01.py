@@ -6,7 +6,7 @@ import pandas as pd
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
 from course.checks import Exercise, Wrong, is_near, run_in
-from pystock.data import load, named
+from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
 
@@ -28,7 +28,7 @@ def like_today(answer, market):
 
 
 def shallow_forest(answer, market):
-    run = run_in(named("stockpred", market), answer)
+    run = run_in("stockpred", answer)
     if run.info.run_name != "shallow-forest":
         raise Wrong(f"That run is named {run.info.run_name}: pass run_name='shallow-forest' to start_run.")
     if run.data.params.get("max_depth") != "3":

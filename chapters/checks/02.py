@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss, f1_score
 
 from course.checks import Exercise, Wrong, is_near, run_in
-from pystock.data import load, named
+from pystock.data import load
 from pystock.evaluation import frozen_base_rate, rolling_base_rate, time_split
 from pystock.features import dataset
 
@@ -41,7 +41,7 @@ def frozen_skill(answer, market):
 
 
 def own_prototype(answer, market):
-    run = run_in(named("ideation", market), answer)
+    run = run_in("ideation", answer)
     if run.data.params.get("target") != "big_move":
         raise Wrong(f"That run has the target {run.data.params.get('target')}: the exercise is about big_move.")
     if "LogisticRegression" in run.data.params.get("model", ""):

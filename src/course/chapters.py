@@ -1,8 +1,10 @@
 """The chapters that exist, in order, and how a person names them: 02, 2, 02-05."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from course.errors import CourseError
 from course.paths import root
@@ -46,6 +48,17 @@ class Chapter:
         """The first heading of the source."""
         heading = re.search(r"^# (.+)$", self.source.read_text(encoding="utf-8"), re.MULTILINE)
         return heading[1] if heading else self.name
+
+    def apart(self, parameters: Mapping[str, Any]) -> str:
+        """Name the store of these parameters: those that are not the default, such as "nasdaq"; "" if all are.
+
+        The default is the first value in the comment of the parameters cell: `market = "sp500"  # sp500 or nasdaq`.
+        A parameter whose comment lists no values keeps nothing apart, and neither does one that `begin` does not get.
+        """
+        beginning = self.source.read_text(encoding="utf-8").partition("course.begin(")[0]
+        listed = dict(re.findall(r"^(\w+) = .*# (\w+ or .+)$", beginning, re.MULTILINE))
+        others = ((listed.get(name, "").split(" or ")[1:], str(value)) for name, value in parameters.items())
+        return "-".join(value for values, value in others if value in values)
 
 
 def all_chapters() -> list[Chapter]:

@@ -64,7 +64,7 @@ def restore(chapter: Chapter, force: bool = False) -> Path | None:
         fix = "add --force to move yours aside first"
         raise CourseError(f"The embedded store holds {runs}, and a checkpoint replaces the store: {fix}.")
     checkpoint = make(chapter)
-    kept = set_aside()
+    kept = set_aside(store.folder())
     store.copy(checkpoint, store.folder())
     return kept
 
@@ -75,9 +75,8 @@ def on_server(chapter: Chapter) -> list[Result]:
     return run(earlier) if earlier else []
 
 
-def set_aside() -> Path | None:
-    """Move the embedded store to a free name next to it, and return that name; None if there is no store."""
-    current = store.folder()
+def set_aside(current: Path) -> Path | None:
+    """Move an embedded store to a free name next to it, and return that name; None if there is no store."""
     if not current.exists():
         return None
     kept = kept_name(current)

@@ -110,18 +110,23 @@ def check(id: str, answer: Any) -> None:
 
 
 def _kept(id: str) -> Path:
-    """Return the file with the newest answer to an exercise, of the embedded store or of another one."""
+    """Return the file with the newest answer to an exercise, of the embedded stores or of another one."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    other = "" if store.folder_of(uri) == store.folder() else "-" + hashlib.sha256(uri.encode()).hexdigest()[:12]
+    embedded = store.folder_of(uri) in [store.folder(), *store.folders()]
+    other = "" if embedded else "-" + hashlib.sha256(uri.encode()).hexdigest()[:12]
     return state() / f"answers{other}" / f"{id}.pickle"
 
 
 def check_kept(number: str) -> bool:
-    """Check the newest answers to a chapter's exercises again, on the store as it is now; return whether all pass."""
+    """Check the newest answers to a chapter's exercises again, each on its store as it is now; return if all pass."""
+    import mlflow
+
     results = []
+    session.choose_store(None)
     for exercise in exercises(number):
         file = _kept(exercise.id)
         kept = cloudpickle.loads(file.read_bytes()) if file.exists() else (..., {})
+        mlflow.set_tracking_uri(session.choose_store(None, select(number)[0].apart(kept[1])))
         right, message = evaluate(exercise, *kept)
         if kept[0] is ...:
             message = f"not answered yet: open work/{select(number)[0].working_copy.name}, and run its check there."

@@ -21,6 +21,16 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None
 FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 PASS_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 BROWSER = click.option("--browser/--no-browser", default=True, help="Open a browser window.")
+STORE = click.option("--store", "name", default="", help="The store of another parameter, such as nasdaq.")
+
+
+def _existing(name: str) -> str:
+    """Return the name of a store. Raises CourseError if it is an embedded one that does not exist."""
+    from course import store
+
+    if name and store.in_use(name=name) == store.uri(folder := store.folder(name)) and not folder.exists():
+        raise CourseError(f"There is no store {name} yet: a chapter makes it, as in `course run 01 -p market=nasdaq`.")
+    return name
 
 
 class _Commands(click.Group):
@@ -85,7 +95,10 @@ def run(chapters: str | None, pairs: tuple[str, ...], tracking_uri: str | None, 
     results = (execute.run_showcase if showcase else execute.run)(select(chapters), values, timeout)
     if any(result.failure for result in results):
         sys.exit(1)
-    print(f"\nTo see the runs in the MLflow UI: {COURSE} ui{' --showcase' if showcase else ''}")
+    embedded = showcase or uri == store.uri(store.folder())
+    name = select(chapters)[0].apart(values) if embedded else ""
+    options = f"{' --showcase' if showcase else ''}{f' --store {name}' if name else ''}"
+    print(f"\nTo see the runs in the MLflow UI: {COURSE} ui{options}")
 
 
 @main.command()
@@ -100,14 +113,15 @@ def lab(browser: bool) -> None:
 @main.command()
 @BROWSER
 @click.option("--showcase", is_flag=True, help="Show the runs of `make course` instead of yours.")
-def ui(browser: bool, showcase: bool) -> None:
+@STORE
+def ui(browser: bool, showcase: bool, name: str) -> None:
     """Open the MLflow UI on your runs."""
     from course import execute, lab, paths
 
     if showcase and not paths.showcase().exists():
         raise CourseError("There is no showcase yet: `make course` makes it, and so does `course run --showcase`.")
     with execute.state_folder(paths.showcase()) if showcase else nullcontext():
-        lab.ui(browser)
+        lab.ui(browser, _existing(name))
 
 
 @main.command()
@@ -123,12 +137,9 @@ def solution(exercise: str) -> None:
 @click.argument("chapter")
 def check(chapter: str) -> None:
     """List the exercises of CHAPTER, and whether your last answers pass."""
-    import mlflow
-
-    from course import checks, session
+    from course import checks
 
     (one,) = select(chapter)[:1]
-    mlflow.set_tracking_uri(session.choose_store(None))
     sys.exit(0 if checks.check_kept(one.number) else 1)
 
 
@@ -143,12 +154,14 @@ def workbench(browser: bool, auth: bool) -> None:
 
 
 @main.command(add_help_option=False, context_settings=PASS_ON)
+@STORE
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def mlflow(arguments: tuple[str, ...]) -> None:
+def mlflow(name: str, arguments: tuple[str, ...]) -> None:
     """Run MLflow's own command on the current store."""
     from course.session import choose_store
 
-    uri = choose_store(None)
+    chapters = os.environ.get("MLFLOW_TRACKING_URI") if "COURSE_SESSION" in os.environ else None  # in its cell
+    uri = choose_store(None if name else chapters, _existing(name))
     if uri.startswith("sqlite:"):
         os.environ.setdefault("MLFLOW_BACKEND_STORE_URI", uri)  # `course mlflow server` shows the current store
     command = [sys.executable, "-P", "-m", "mlflow", *arguments]
@@ -165,14 +178,15 @@ def mlflow(arguments: tuple[str, ...]) -> None:
 def reset(chapter: str | None, store: bool, yes: bool) -> None:
     """Replace your notebook of CHAPTER in work/ with a fresh copy, keeping yours; or, with --store, the store."""
     from course import checkpoints, copies
+    from course.store import folders
 
     if store == bool(chapter):
         choices = "a chapter's notebook, as in `course reset 02`, or the store with --store"
         raise CourseError(f"Choose what to reset: {choices}.")
     if store:
         yes or click.confirm("Move the embedded store aside and start with an empty one?", abort=True)
-        kept = checkpoints.set_aside()
-        print(f"Your store is kept as {kept}." if kept else "There is no store yet: nothing to reset.")
+        kept_as = [f"Your store is kept as {checkpoints.set_aside(folder)}." for folder in folders()]
+        print(*kept_as or ["There is no store yet: nothing to reset."], sep="\n")
     for one in select(chapter) if chapter else []:
         kept = copies.renew(one)
         yours = f" Yours is kept as {kept.name}." if kept else ""

@@ -220,7 +220,7 @@ def run_showcase(chapters: list[Chapter], parameters: dict[str, Any], timeout: f
 
     folder = showcase()
     shutil.rmtree(folder, ignore_errors=True)
-    with state_folder(folder), launch_ui() as ui:
+    with state_folder(folder), launch_ui(chapters[0].apart(parameters)) as ui:
         print(f"MLflow UI  {ui.url}\nIt is up in a few seconds and shows the runs as they are made. {MODE}", flush=True)
         return run(chapters, parameters, timeout)
 

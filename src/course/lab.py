@@ -40,9 +40,9 @@ def environment() -> dict[str, str]:
     return JUPYTER | dict.fromkeys(unset, "") | own | {"JUPYTERLAB_SETTINGS_DIR": settings}
 
 
-def launch_ui() -> Server:
-    """Start the MLflow UI on the current store."""
-    uri = store.in_use()
+def launch_ui(name: str = "") -> Server:
+    """Start the MLflow UI on the current store; if it is embedded, on the one with that name."""
+    uri = store.in_use(name=name)
     folder = store.prepare(uri) or store.folder()
     return launch(
         mlflow_server(uri, "--default-artifact-root", store.artifact_root(folder)),
@@ -113,12 +113,12 @@ def _serve(stopped: threading.Event, servers: list[Server]) -> None:
         raise CourseError(f"A server exited unexpectedly. The reason is at the end of {ended.log}.")
 
 
-def ui(open_browser: bool) -> None:
-    """Show the current store in the MLflow UI until Ctrl-C."""
+def ui(open_browser: bool, name: str = "") -> None:
+    """Show the current store in the MLflow UI until Ctrl-C; if it is embedded, the one with that name."""
     if address := _server_in_use():
         print(f"The current store is a server with its own UI: open {address}")
         return
-    with launch_ui().wait_until_healthy() as server:
+    with launch_ui(name).wait_until_healthy() as server:
         stopped = told_to_stop()
         print(f"MLflow UI  {server.url}\n{MODE}\nStop it with Ctrl-C.", flush=True)
         if open_browser:

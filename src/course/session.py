@@ -46,7 +46,9 @@ def begin(
     """Begin a chapter: choose the store, tag what this session logs, end runs that an earlier session left open.
 
     The store is `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store. `needs` names experiments that must
-    hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks.
+    hold a finished run, each with the chapter that makes it. `parameters` are kept for the exercises' checks. If one of
+    them is not the default (see `Chapter.apart`), the runs are kept apart: in an embedded store of their own, or in a
+    workspace of the server, which is created if absent. The address of a database is used as it is.
 
     Raises CourseError if the store does not respond, or if a package, a run or an experiment is missing or deleted.
     """
@@ -59,7 +61,7 @@ def begin(
             "unset the variable where you start Jupyter or your editor, then restart the kernel."
         )
     _require_packages(chapter)
-    uri = choose_store(tracking_uri)
+    uri = choose_store(tracking_uri, name := chapter.apart(parameters))
     _session.update(chapter=number, parameters=parameters)
     os.environ["COURSE_CHAPTER"], os.environ["COURSE_SESSION"] = number, _session_id()
 
@@ -69,22 +71,26 @@ def begin(
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     _show_warnings_without_dates()
-    client, experiments = _connect(uri)
+    client, experiments = _connect(uri, name)
     _refuse_deleted(experiments, chapter, [*(needs or {})], parameters)
     _end_dead_runs(client, experiments, number)
     print(f"Chapter {number}: {chapter.title}")
-    shown, embedded = store.without_password(uri), uri == store.uri(store.folder())
-    print("Tracking store: the embedded store" if embedded else f"Tracking store: {shown}")
-    address = "the address that `make lab` printed, or run `course ui`"
-    address = "that address; for containers, see workbench/README.md" if uri.startswith("http") else address
-    print(f"To see your runs in the MLflow UI, open {address}.")
+    shown, look = store.without_password(uri), "open the address that `make lab` printed, or run `course ui`"
+    checkpoint = shown == store.without_password(store.in_use()) and not name
+    if uri.startswith("http"):
+        shown += f", workspace {name}" if name else ""
+        look = "open that address; for containers, see workbench/README.md"
+    elif uri == store.uri(store.folder(name)):
+        shown = f"the embedded store {name}".rstrip()
+        look = f"run `course ui --store {name}`" if name else look
+    print(f"Tracking store: {shown}\nTo see your runs in the MLflow UI, {look}.")
     for experiment, maker in (needs or {}).items():
-        _require(client, experiment, maker, number, shown == store.without_password(store.in_use()))
+        _require(client, experiment, f"{maker} with {name}" if name else maker, number, checkpoint)
 
 
-def _connect(uri: str) -> "tuple[MlflowClient, list[Experiment]]":
-    """Return a client of the store, and its experiments, deleted ones too."""
-    from mlflow import MlflowClient
+def _connect(uri: str, name: str) -> "tuple[MlflowClient, list[Experiment]]":
+    """Return a client of the store, and its experiments, deleted ones too. Create a server's workspace `name`."""
+    from mlflow import MlflowClient, MlflowException
     from mlflow.entities import ViewType
 
     # a database gets one attempt, not ten within 100 s; what needs a server alone does not import this module
@@ -92,11 +98,20 @@ def _connect(uri: str) -> "tuple[MlflowClient, list[Experiment]]":
     try:
         with patch.dict(os.environ, IMPATIENT), once:
             client = MlflowClient()
-            return client, list(client.search_experiments(ViewType.ALL))
+            try:
+                return client, list(client.search_experiments(ViewType.ALL))
+            except MlflowException as error:
+                if not name or error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                client.create_workspace(name)
+                return client, list(client.search_experiments(ViewType.ALL))
     except Exception as error:  # MLflow's, SQLAlchemy's or its driver's
         reason = store.without_password(str(error) or type(error).__name__).splitlines()[0][:200]
         if "database schema" in reason:
             fix = "was changed by another version of MLflow: open it with that version, or start with an empty store"
+        elif name and getattr(error, "error_code", "") in ("FEATURE_DISABLED", "PERMISSION_DENIED"):
+            fix = f"has no workspace `{name}` for you, which runs of {name} need: ask its administrator for one, or "
+            fix += "omit --tracking-uri and unset COURSE_TRACKING_URI to use the embedded store"
         else:
             fix = "does not respond: start it, or omit --tracking-uri and unset COURSE_TRACKING_URI"
         raise CourseError(f"The tracking store {store.without_password(uri)} {fix} ({reason}).") from None
@@ -108,19 +123,28 @@ def parameters() -> dict[str, Any]:
     return given
 
 
-def choose_store(tracking_uri: str | None) -> str:
-    """Point this process and its child processes at the chosen store; return its tracking URI."""
+def choose_store(tracking_uri: str | None, name: str = "") -> str:
+    """Point this process and its child processes at the chosen store, or at `name` in it; return its tracking URI."""
     refuse_another_checkout()
-    uri = log_in(store.in_use(tracking_uri))
+    uri = log_in(store.in_use(tracking_uri, name))
+    if _session.pop("workspace", None):  # an earlier call in this process set it
+        del os.environ["MLFLOW_WORKSPACE"]
+    if name and uri.startswith("http") and (given := os.environ.get("MLFLOW_WORKSPACE")) != name:
+        if given:
+            raise CourseError(
+                f"The runs of {name} belong in the workspace `{name}`, but MLFLOW_WORKSPACE names yours, `{given}`: "
+                "unset COURSE_TRACKING_URI to use the embedded store, or unset MLFLOW_WORKSPACE."
+            )
+        os.environ["MLFLOW_WORKSPACE"] = _session["workspace"] = name
     if stray := stray_uri(uri):
         print(f"MLFLOW_TRACKING_URI is set to {stray} and is ignored: to use that server, set COURSE_TRACKING_URI.")
     note = settle()
-    if note and not _session:  # later ones name what MLflow sets by itself
+    if note and "uri" not in _session:  # later ones name what MLflow sets by itself
         print(note)
     os.environ.pop(store.ARTIFACT_ROOT_VARIABLE, None)
     if folder := store.prepare(uri):
         os.environ[store.ARTIFACT_ROOT_VARIABLE] = store.artifact_root(folder)
-    os.environ["MLFLOW_TRACKING_URI"] = uri  # for the processes that a cell starts
+    os.environ["MLFLOW_TRACKING_URI"] = _session["uri"] = uri  # for the processes that a cell starts
     os.environ.setdefault("PYSTOCK_STAGES", str(state() / "stages"))  # a pipeline's files on disk are state, too
     return uri
 
@@ -138,7 +162,7 @@ def log_in(uri: str) -> str:
 def stray_uri(uri: str) -> str | None:
     """Return MLFLOW_TRACKING_URI, without a password, if it names another store than the one in use, `uri`."""
     stray = os.environ.get("MLFLOW_TRACKING_URI")
-    same = (None, "", uri, os.environ.get("COURSE_TRACKING_URI"))
+    same = (None, "", uri, os.environ.get("COURSE_TRACKING_URI"), _session.get("uri"))
     return None if stray in same else store.without_password(stray)
 
 
@@ -204,11 +228,12 @@ def _refuse_deleted(experiments: "list[Experiment]", chapter: Chapter, needs: li
     """Refuse a chapter that logs to a deleted experiment, or reads one: MLflow keeps its name and its runs."""
     logged = re.findall(r"set_experiment\((?:\w+\()?\"([^\"]+)\"", chapter.source.read_text(encoding="utf-8"))
     used = {*needs, *logged, *(f"{name}-{value}" for name in logged for value in parameters.values())}
+    command = f"course mlflow --store {apart}" if (apart := chapter.apart(parameters)) else "course mlflow"
     for experiment in experiments:
         if experiment.lifecycle_stage == "deleted" and experiment.name in used:
             raise CourseError(
                 f"The experiment `{experiment.name}`, which chapter {chapter.number} uses, is deleted. To restore it "
-                f"with its runs, type `course mlflow experiments restore --experiment-id {experiment.experiment_id}`."
+                f"with its runs, type `{command} experiments restore --experiment-id {experiment.experiment_id}`."
             )
 
 

@@ -30,8 +30,8 @@ STUDIES = "optuna.db"  # next to mlflow.db and not in it, since both have a tabl
 TRACKING_URI = re.compile(r"https?://[^/]|sqlite:///(?!:memory:).|(postgresql|mysql|mssql)(\+\w+)?://.")
 
 
-def in_use(tracking_uri: str | None = None) -> str:
-    """Return the URI of the current store: `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store.
+def in_use(tracking_uri: str | None = None, name: str = "") -> str:
+    """Return the URI of the current store: `tracking_uri`, else COURSE_TRACKING_URI, else the embedded store `name`.
 
     A relative path starts at the checkout, which is the same for every process. Raises CourseError if the URI is not
     the address of a server or a database, or if MLflow cannot use the path.
@@ -39,7 +39,7 @@ def in_use(tracking_uri: str | None = None) -> str:
     _usable(root())
     given = (tracking_uri or os.environ.get("COURSE_TRACKING_URI") or "").strip()
     if not given:  # set and empty is not set
-        return uri(folder())
+        return uri(folder(name))
     if not TRACKING_URI.match(given):
         raise CourseError(
             f"The tracking URI `{given.rpartition('@')[2]}` is not the address of a server or a database: write "
@@ -71,9 +71,14 @@ def _usable(path: Path) -> Path:
     return path
 
 
-def folder() -> Path:
-    """Return the folder of the embedded store. Raises CourseError if MLflow cannot use its path."""
-    return _usable(state() / "store")
+def folder(name: str = "") -> Path:
+    """Return the folder of the embedded store, or of the one `name`. Raises CourseError if MLflow misreads it."""
+    return _usable(state() / (f"store-{name}" if name else "store"))
+
+
+def folders() -> list[Path]:
+    """Return the folders of the embedded stores that exist, without those that were moved aside."""
+    return [folder for folder in sorted(state().glob("store*")) if "." not in folder.name]
 
 
 def uri(store: Path) -> str:
@@ -98,13 +103,14 @@ def study_storage() -> str:
     """Return the URL of the database for the Optuna studies of the current store.
 
     This is COURSE_STUDY_STORAGE if it is set, such as a PostgreSQL database other than MLflow's own. Otherwise it is a
-    file: next to a SQLite store, or in the state folder for a tracking server.
+    file: next to a SQLite store, or in the state folder for a tracking server, one for each workspace.
     """
     if given := os.environ.get("COURSE_STUDY_STORAGE"):
         return _absolute(given)
-    parent = folder_of(os.environ.get("MLFLOW_TRACKING_URI", "")) or state()
-    parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{(parent / STUDIES).as_posix()}"
+    parent, workspace = folder_of(os.environ.get("MLFLOW_TRACKING_URI", "")), os.environ.get("MLFLOW_WORKSPACE")
+    file = parent / STUDIES if parent else state() / (f"optuna-{workspace}.db" if workspace else STUDIES)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{file.as_posix()}"
 
 
 def artifact_root(store: Path) -> str:

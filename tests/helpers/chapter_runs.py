@@ -97,7 +97,8 @@ def server_on_a_copy(source: Path, folder: Path):
         for table, column in addresses.items():
             update = f"UPDATE {table} SET {column} = replace({column}, ?, 'mlflow-artifacts:')"
             database.execute(update, (store.artifact_root(copied),))
-    command = mlflow_server(store.uri(copied), "--artifacts-destination", store.artifact_root(copied))
+    options = ["--enable-workspaces", "--artifacts-destination", store.artifact_root(copied)]
+    command = mlflow_server(store.uri(copied), *options)
     with chapter_environment():
         server = start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=folder, log=folder / "server.log")
     with server:
@@ -172,7 +173,7 @@ def run_as_learner(chapter: Chapter, server: SimpleNamespace, folder: Path, mark
         if cell.source.startswith("course.check("):
             assert "right." in printed(cell), f"Chapter {chapter.number}, cell {number} on {market}: {printed(cell)}"
         if "course.begin" in cell.source and cell.cell_type == "code":
-            assert f"Tracking store: {server.url}" in printed(cell)
+            assert f"Tracking store: {server.url}, workspace {market}\n" in printed(cell)
 
 
 def tags_of(cell) -> list[str]:

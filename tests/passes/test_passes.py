@@ -9,6 +9,7 @@ other market.
 import os
 import random
 import time
+from unittest.mock import patch
 
 import chapter_runs
 import nbformat
@@ -102,7 +103,7 @@ def test_other_market_on_a_used_server(chapter, used_server, tmp_path):
     """The learner's copy: the answers in it stay as they are, and are right; nobody else's runs change."""
     market = chapter_runs.other_market(chapter)
     chapter_runs.run_as_learner(chapter, used_server, tmp_path, market)
-    with chapter_runs.connected(used_server.url, tmp_path):
+    with chapter_runs.connected(used_server.url, tmp_path), patch.dict(os.environ, MLFLOW_WORKSPACE=market):
         given = chapter_runs.parameters_of_begin(chapter, {"market": market})
         assert chapter_runs.bad_checks(chapter, given) == []
 

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import mlflow
@@ -14,8 +15,9 @@ from click.testing import CliRunner
 from fake_course import until
 from messages import assert_on_page
 from mlflow.cli import cli
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 
-from course import session, store
+from course import checks, session, store
 
 
 @pytest.fixture
@@ -144,3 +146,91 @@ def test_a_deleted_experiment_of_the_chapter_is_named_with_the_command_that_rest
         command = re.search("`course mlflow (.+)`", str(refusal.value))[1]
         assert CliRunner().invoke(cli, command.split()).exit_code == 0
     session.begin("02", market="nasdaq")
+
+
+MARKETS = ("parameters", 'market = "sp500"  # sp500 or nasdaq\nwindow = 14  # days\ntracking_uri = None')
+
+
+def scores() -> list[float]:
+    return sorted(run.data.metrics["score"] for run in mlflow.search_runs(experiment_names=["e"], output_format="list"))
+
+
+def test_a_parameter_that_is_not_the_default_has_an_embedded_store_of_its_own(here, capsys):
+    """Runs, studies and answers; and the commands that show, check and reset them."""
+    here.chapter("01", MARKETS, 'course.begin("01", tracking_uri, market=market, window=window)')
+    check = "def test(answer):\n    assert len(mlflow.search_runs(search_all_experiments=True)) == answer\n"
+    one = "EXERCISES = [Exercise('01.1', lambda answer, **_: test(answer), [])]\n"
+    (here.root / "chapters/checks/01.py").write_text(f"import mlflow\nfrom course.checks import Exercise\n{check}{one}")
+    for score, market in enumerate(["nasdaq", "sp500", "nasdaq", "nasdaq"]):
+        session.begin("01", market=market, window=21)
+        mlflow.set_experiment("e")
+        with mlflow.start_run():
+            mlflow.log_metric("score", score)
+    output = capsys.readouterr().out
+    assert output.count("Tracking store: the embedded store nasdaq\n") == 3
+    assert output.count("run `course ui --store nasdaq`.") == 3 and "ignored" not in output
+    assert scores() == [0, 2, 3]
+    assert store.study_storage() == f"sqlite:///{(here.state / 'store-nasdaq' / store.STUDIES).as_posix()}"
+    artifacts = {experiment.artifact_location for experiment in mlflow.search_experiments()}
+    assert all(location.startswith((here.state / "store-nasdaq").as_uri()) for location in artifacts)
+    checks.check("01.1", 3)
+    session.begin("01", market="sp500")
+    assert scores() == [1]
+    assert "1 of 1 exercises of chapter 01 pass" in here.invoke("check", "01").output
+    with pytest.raises(session.CourseError, match=r"none: run chapter 01 with nasdaq first\.$"):
+        session.begin("01", needs={"first": "01"}, market="nasdaq")
+    assert "There is no store dax yet" in here.invoke("ui", "--store", "dax").output
+    output = here.invoke("reset", "--store", "--yes").output
+    assert "store.kept-1." in output and "store-nasdaq.kept-1." in output
+    assert "nothing to reset" in here.invoke("reset", "--store", "--yes").output
+
+
+def test_a_database_is_used_as_it_is(here, empty_store, tmp_path, capsys):
+    here.chapter("01", MARKETS)
+    store.copy(empty_store, tmp_path / "mine")
+    session.begin("01", store.uri(tmp_path / "mine"), market="nasdaq")
+    assert f"Tracking store: {store.uri(tmp_path / 'mine')}\n" in capsys.readouterr().out
+
+
+class FakeServer:
+    """The part of MLflow's client that `begin` calls. The server has the default workspace, and the one of Ada."""
+
+    def __init__(self, learner: bool) -> None:
+        self.workspaces, self.learner = ["ada"], learner
+
+    def search_experiments(self, _kind):
+        if (name := os.environ.get("MLFLOW_WORKSPACE", "ada")) not in self.workspaces:
+            raise mlflow.MlflowException(f"Workspace '{name}' not found", RESOURCE_DOES_NOT_EXIST)
+        return [SimpleNamespace(experiment_id="0", lifecycle_stage="active", name="Default")]
+
+    def create_workspace(self, name):
+        if self.learner:
+            raise mlflow.MlflowException("Permission denied", PERMISSION_DENIED)
+        self.workspaces.append(name)
+
+    def search_runs(self, *_):
+        return []
+
+
+def test_on_a_server_it_has_a_workspace_of_its_own(here, monkeypatch, capsys):
+    here.chapter("01", MARKETS)
+    os.environ["COURSE_TRACKING_URI"] = "http://127.0.0.1:9"
+    server = FakeServer(learner=True)
+    monkeypatch.setattr(mlflow, "MlflowClient", lambda: server)
+    with pytest.raises(session.CourseError, match="has no workspace `nasdaq` for you") as refusal:
+        session.begin("01", market="nasdaq")
+    assert_on_page("has no workspace", str(refusal.value))
+    server.learner = False
+    session.begin("01", market="nasdaq")
+    assert server.workspaces == ["ada", "nasdaq"] and os.environ["MLFLOW_WORKSPACE"] == "nasdaq"
+    assert "Tracking store: http://127.0.0.1:9, workspace nasdaq\n" in capsys.readouterr().out
+    assert store.study_storage().endswith("/optuna-nasdaq.db")
+    session.begin("01", market="sp500")
+    assert "MLFLOW_WORKSPACE" not in os.environ
+
+    os.environ["MLFLOW_WORKSPACE"] = "ada"
+    session.begin("01", market="sp500")
+    with pytest.raises(session.CourseError, match="MLFLOW_WORKSPACE names yours, `ada`: unset") as refusal:
+        session.begin("01", market="nasdaq")
+    assert_on_page("belong in the workspace", str(refusal.value))
+    assert os.environ["MLFLOW_WORKSPACE"] == "ada"
