@@ -86,8 +86,8 @@ def own_baseline(answer, market):
         raise Wrong("That run is not finished: log inside a `with mlflow.start_run(…)` block.")
     if "forecast" not in run.data.params:
         raise Wrong("That run doesn't say which forecast it is: log the parameter forecast, such as 'last 22 days'.")
-    if (brier := run.data.metrics.get("brier")) is None:
-        raise Wrong("That run has no metric brier: call mlflow.log_metric('brier', …) inside the run.")
+    if (brier := run.data.metrics.get("brier_value")) is None:
+        raise Wrong("That run has no metric brier_value: call mlflow.log_metric('brier_value', …) inside the run.")
     if not 0 < brier < brier_score_loss(y_test, y_test * 0 + 0.5):
         raise Wrong(f"A Brier score of {brier:.3f} is no better than a 0.5 on every day: compute it again.")
     y = _outcomes(market)[0]
@@ -96,11 +96,11 @@ def own_baseline(answer, market):
 
 
 def worst_baseline(answer, market):
-    brier = run_in("ideation", answer).data.metrics.get("brier")
+    brier = run_in("ideation", answer).data.metrics.get("brier_value")
     if brier is None:
-        raise Wrong("That run has no metric brier: choose one of the baselines.")
-    runs = mlflow.search_runs(experiment_names=["ideation"], order_by=["metrics.brier DESC"], max_results=1)
-    if brier < runs.loc[0, "metrics.brier"] - 1e-9:
+        raise Wrong("That run has no metric brier_value: choose one of the baselines.")
+    runs = mlflow.search_runs(experiment_names=["ideation"], order_by=["metrics.brier_value DESC"], max_results=1)
+    if brier < runs.loc[0, "metrics.brier_value"] - 1e-9:
         raise Wrong(f"That run has a Brier score of {brier:.3f}, and another run has a higher one: reverse the order.")
 
 
