@@ -19,7 +19,8 @@ project = "From idea to production with MLflow"
 project_copyright = "the pystock course contributors. Code: Apache License 2.0. Text and figures: CC BY 4.0"
 extensions = ["myst_nb", "sphinx_copybutton"]
 root_doc = "book/index"
-include_patterns = ["*.md", "book/*.md", "data/*.md", "notebooks/*.ipynb", "projects/*/README.md", "workbench/*.md"]
+include_patterns = ["*.md", "book/*.md", "chapters/tasks/*.md", "data/*.md", "notebooks/*.ipynb"]
+include_patterns += ["projects/*/README.md", "workbench/*.md"]
 exclude_patterns = [".*", "work", "src", "tests"]  # never searched, so the links into them are those to files
 
 myst_heading_anchors = 4
@@ -86,7 +87,10 @@ def short_titles():
 
 def sidebar(pages):
     """Return the sections of the sidebar as lists of contents, which hold each of the pages once."""
-    chapters = {title: [f"notebooks/{chapter.name}" for chapter, _ in listed] for title, listed in parts().items()}
+    chapters = {
+        title: [*(f"notebooks/{chapter.name}" for chapter, _ in listed), f"chapters/tasks/part_{title.split()[0]}"]
+        for title, listed in parts().items()
+    }
     left, titles, text = sorted(pages - {root_doc}), short_titles(), ""
     for section, patterns in (BEFORE | chapters | AFTER).items():
         names = list(dict.fromkeys(name for pattern in patterns for name in left if fnmatch(name, pattern)))

@@ -18,7 +18,7 @@ from course.paths import root
 TABLES = ("README.md", "WORKSHOP.md")
 BEGIN, END = "<!-- chapters: made by course navigation -->\n", "<!-- end of chapters -->"
 NEEDS = re.compile(r"^## (?:You|What you) need$.*?(?=\n\n## |\Z)", re.MULTILINE | re.DOTALL)  # then come the sections
-NO_STEP = re.compile("|(?:You|What you) (?:need|did|will .+)|Key calls|Further reading")  # headings without minutes
+NO_STEP = re.compile("|(?:You|What you) (?:need|did|will .+)|Task: .+|Key calls|Further reading")  # no minutes
 PAGES = (
     "[all chapters](../README.md#the-chapters)",
     "[glossary](../book/glossary.md)",

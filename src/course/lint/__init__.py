@@ -15,8 +15,8 @@ from course.paths import root
 
 __all__ = ["exceptions", "lint", "problems"]
 
-FILES = ["*.md", "book/*.md", "data/*.md", "projects/*/README.md", "workbench/*.md"]
-FILES += ["src/**/*.py", "projects/**/*.py", "chapters/checks/*.py", "install.py"]
+FILES = ["*.md", "book/*.md", "chapters/tasks/*.md", "data/*.md", "projects/*/README.md", "workbench/*.md"]
+FILES += ["src/**/*.py", "projects/**/*.py", "chapters/checks/*.py", "chapters/tasks/*.py", "install.py"]
 
 
 def lint(chapters: list[Chapter]) -> Iterator[str]:

@@ -74,7 +74,8 @@ def headings(page: Page) -> Problems:
 
 def skeleton(page: Page) -> Problems:
     """The sections come in their order: opening, core, excursions, closing. A core section has an exercise."""
-    body = [text for text in page.sections if text not in (*OPENING, *CLOSING, *ANYWHERE)]
+    known = (*OPENING, *CLOSING, *ANYWHERE)
+    body = [text for text in page.sections if text not in known and not text.startswith("Task: ")]
     excursion = [text.endswith("(excursion)") for text in body]
     core = [text for text, skipped in zip(body, excursion) if not skipped]
     items = [block for _, block in page.section(OPENING[0]) if "li" in block.containers]

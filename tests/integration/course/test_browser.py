@@ -30,7 +30,6 @@ pytestmark = pytest.mark.xdist_group("browser")
 __all__ = ["browser"]  # a fixture
 NAME = "01_first_tracked_pipeline"
 HELD_OUT = "RandomForestClassifier_score_X_test"
-COMPARISON = CHECKOUT / "notebooks" / "06_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
 
@@ -261,39 +260,45 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
 
 
-def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
-    """The nine runs of chapter 06 with the figures that its notebook shows; to run it here would take a minute."""
-    outputs = [output for cell in nbformat.read(COMPARISON, as_version=4).cells for output in cell.get("outputs", [])]
+@pytest.mark.parametrize(
+    ("chapter", "name", "count", "picture"),
+    [
+        ("04_build_honest_prototypes", "ideation", 4, "04_mlflow_prototypes"),
+        ("06_manage_experiments", "comparison", 9, "06_mlflow_compare"),
+    ],
+)
+def test_runs_are_sorted_by_skill_in_the_mlflow_ui(lab, chapter, name, count, picture):
+    """The runs of a chapter with the figures that its notebook shows; to run the chapters here would take a minute."""
+    cells = nbformat.read(CHECKOUT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
     text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
-    rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
-    assert len(rows) == 9
+    rows = re.findall(r"(?m)^((?:direction|big.move)\b.*?)" + r" +(-?0\.\d+)" * 3 + "$", text)
+    figures = {re.sub(r"[\W_]+", "-", words): numbers for words, *numbers in rows}
+    assert len(figures) == count
     client = MlflowClient(lab.ui)
-    created = client.create_experiment("comparison")
-    for target, features, family, *figures in rows:
-        tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
-        name = f"{target}-{features}-{family}".replace("_", "-")
-        run = client.create_run(created, run_name=name, tags=tags).info.run_id
-        for end, figure in zip(("value", "low", "high"), figures):
-            client.log_metric(run, f"brier_skill_{end}", float(figure))
+    created = client.create_experiment(name)
+    for run_name, numbers in figures.items():
+        run = client.create_run(created, run_name=run_name, tags={"stage": "prototyping"}).info.run_id
+        for end, number in zip(("value", "low", "high"), numbers):
+            client.log_metric(run, f"brier_skill_{end}", float(number))
         client.set_terminated(run)
 
-    page = experiment(lab, "comparison")
-    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
+    page = experiment(lab, name)
+    expect(page.get_by_role("link", name=run_name, exact=True)).to_be_visible()
     shown = [f"brier_skill_{end}" for end in ("low", "value", "high")]
-    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=shown)
-    low = {"-".join(names).replace("_", "-"): float(low) for *names, _, low, _ in rows}
-    best = page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))
+    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=[*shown, "Run Name"])
+    low = {run_name: float(numbers[1]) for run_name, numbers in figures.items()}
     page.get_by_test_id("sort-header-brier_skill_low").click()
-    expect(best).to_be_visible()
-    expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
-    lab.picture(page, "06_mlflow_compare")
+    expect(page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))).to_be_visible()
+    expect(page.locator(f'.ag-row[row-index="{count - 1}"]', has_text=min(low, key=low.get))).to_be_visible()
+    lab.picture(page, picture)
 
-    # the filter of the chapter's cell
+    # the filter of chapter 06's cell
     page.get_by_placeholder("metrics.rmse").fill("tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
-    for name in low:
-        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
+    expect(page.get_by_role("link", name=min(low, key=low.get), exact=True)).to_have_count(0)
+    for run_name in low:
+        expect(page.get_by_role("link", name=run_name, exact=True)).to_have_count(int(low[run_name] > 0))
 
 
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
