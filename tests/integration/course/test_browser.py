@@ -260,6 +260,37 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
     expect(page.get_by_role("heading", name="model", exact=True)).to_be_visible()
 
 
+def printed(chapter: str, row: str) -> list[tuple[str, ...]]:
+    """Return the groups of each line that a chapter prints in this form."""
+    cells = nbformat.read(CHECKOUT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return re.findall(f"(?m)^{row}$", "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs))
+
+
+def test_the_baselines_are_sorted_in_the_mlflow_ui(lab):
+    """The baselines of chapter 03, with the scores that its notebook shows."""
+    client = MlflowClient(lab.ui)
+    created = client.create_experiment("ideation", tags={"criterion": "Brier skill"})
+    for forecast, *scores in printed("03_frame_the_problem", r"(always|like today|\w+ rate) +(0\.\d+) +(0\.\d+)"):
+        for target, score in zip(("direction", "big-move"), scores):
+            run = client.create_run(created, run_name=f"baseline-{target}-{forecast.replace(' ', '-')}").info.run_id
+            client.log_metric(run, "brier", float(score))
+            client.set_terminated(run)
+    page = experiment(lab, "ideation")
+    highest = page.get_by_role("link", name="baseline-big-move-always", exact=True)
+    expect(highest).to_be_visible()
+    toggle_columns(page, "Dataset", "Source", "Models", "brier", widen=["Run Name", "brier"])
+    for row in (7, 0):  # highest first, then lowest first
+        page.get_by_test_id("sort-header-brier").click()
+        expect(page.locator(f'.ag-row[row-index="{row}"]', has_text="big-move-rolling-rate")).to_be_visible()
+    lab.picture(page, "03_mlflow_baselines")
+    highest.click()
+    expect(page.get_by_text("Run ID", exact=True)).to_be_visible()
+    page.goto(f"{lab.ui}/#/experiments")
+    expect(page.get_by_role("row", name="ideation")).to_contain_text("criterion: Brier skill")
+    client.rename_experiment(created, "ideation of chapter 03")  # the next test has one with this name
+
+
 @pytest.mark.parametrize(
     ("chapter", "name", "count", "picture"),
     [
@@ -269,10 +300,7 @@ def test_the_run_is_found_in_the_mlflow_ui(lab, notebook):
 )
 def test_runs_are_sorted_by_skill_in_the_mlflow_ui(lab, chapter, name, count, picture):
     """The runs of a chapter with the figures that its notebook shows; to run the chapters here would take a minute."""
-    cells = nbformat.read(CHECKOUT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
-    rows = re.findall(r"(?m)^((?:direction|big.move)\b.*?)" + r" +(-?0\.\d+)" * 3 + "$", text)
+    rows = printed(chapter, r"((?:direction|big.move)\b.*?)" + r" +(-?0\.\d+)" * 3)
     figures = {re.sub(r"[\W_]+", "-", words): numbers for words, *numbers in rows}
     assert len(figures) == count
     client = MlflowClient(lab.ui)
