@@ -5,10 +5,7 @@ import signal
 
 
 def die_before(number, calls, how="SIGKILL"):
-    """Have this process get that signal right before the call of that number, counted from 0, of all in `calls`.
-
-    `calls` are pairs of an owner and the name of its function. Returns a function that tells how many there were.
-    """
+    """Have this process get that signal before a call of (owner, name) pairs, by number from 0; return the counter."""
     count = -1
 
     def counted(original):

@@ -1,8 +1,4 @@
-"""`make lab` as a newcomer meets it: JupyterLab and the MLflow UI, clicked through in a real, headless Chromium.
-
-The lab runs on a copy of the course in a temporary folder. The pictures go there too; `make screenshots` renews
-those in chapters/figures/.
-"""
+"""`make lab` on a copy of the course, clicked through in Chromium; `make screenshots` renews chapters/figures/."""
 
 import io
 import re
@@ -309,13 +305,10 @@ def test_the_page_of_a_model_leads_to_its_id_and_its_run(lab, served):
         expect(page.get_by_text(file, exact=True)).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    ("chapter", "name", "count", "picture"),
-    [
-        ("04_build_honest_prototypes", "ideation", 4, "04_mlflow_prototypes"),
-        ("06_manage_experiments", "comparison", 9, "06_mlflow_compare"),
-    ],
-)
+@pytest.mark.parametrize(("chapter", "name", "count", "picture"), [
+    ("04_build_honest_prototypes", "ideation", 4, "04_mlflow_prototypes"),
+    ("06_manage_experiments", "comparison", 9, "06_mlflow_compare"),
+])  # fmt: skip
 def test_runs_are_sorted_by_skill_in_the_mlflow_ui(lab, chapter, name, count, picture):
     """The runs of a chapter with the figures that its notebook shows; to run the chapters here would take a minute."""
     cells = nbformat.read(CHECKOUT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
