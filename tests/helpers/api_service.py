@@ -40,7 +40,7 @@ mlflow.models.set_model(Wrong())
 
 
 def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNamespace]:
-    """Make a store with the versions `forest`, the champion, `line`, `stump` and `wrong`; `alias` moves the alias."""
+    """Use a store with the versions `forest`, the champion, `line`, `stump` and `wrong`; `alias` moves the alias."""
     store.copy(empty_store, folder)
     use(folder)
     X, y = tuning.training_data("sp500", "big_move", "volatility")

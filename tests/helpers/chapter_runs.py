@@ -51,7 +51,7 @@ class InOrder:
         self.failure: str | None = None
 
     def reach(self, chapter: Chapter | None = None) -> Result | None:
-        """Run those up to `chapter`, or none, that have not run yet; fail the test where one fails or has failed."""
+        """Run what has not run yet up to `chapter`, if there is one; fail the test if one fails or has failed."""
         if self.failure:
             pytest.fail(self.failure)
         if chapter is None:
@@ -222,7 +222,7 @@ def rows(database: Path) -> set[tuple]:
 
 
 def survivors(folder: Path, seconds: float = 300) -> list[str]:
-    """Processes of the state `folder` that are still there later: a project's step outlives its killed notebook."""
+    """Processes with `folder` as state that are left after `seconds`: a step may outlive its killed notebook."""
     deadline = time.monotonic() + seconds
     while (found := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -5,7 +5,7 @@ import signal
 
 
 def die_before(number, calls, how="SIGKILL"):
-    """Have this process get that signal before a call of (owner, name) pairs, by number from 0; return the counter."""
+    """Send this process a signal before call `number`, from 0, of the (owner, name) pairs; return a count of calls."""
     count = -1
 
     def counted(original):

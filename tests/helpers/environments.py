@@ -1,4 +1,4 @@
-"""What ran elsewhere, in a fresh environment or a container, and the records of it that chapters show."""
+"""What ran in a fresh environment or container, held to the record in a chapter, or with `course record` written."""
 
 import datetime
 import hashlib
