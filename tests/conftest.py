@@ -24,9 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--screenshots", action="store_true", help="test_browser.py: renew the pictures in chapters/figures/"
-    )
+    parser.addoption("--screenshots", action="store_true", help="test_browser.py: renew chapters/figures/")
 
 
 TIERS = ("integration", "passes", "docker", "slow", "weekly")
@@ -36,10 +34,7 @@ LONGEST = ("test_notebooks.py", "test_docker_chapters.py", "test_docker_workbenc
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Mark each test with its tier: `slow` where it says so, else its folder.
-
-    The longest begin first, so that no worker waits for them.
-    """
+    """Mark each test with its tier: `slow` where it says so, else its folder. The longest begin first."""
     for item in items:
         tier = "slow" if item.get_closest_marker("slow") else item.path.relative_to(Path(__file__).parent).parts[0]
         if tier in TIERS:

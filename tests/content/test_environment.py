@@ -16,9 +16,7 @@ from course import doctor
 
 PYPROJECT = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
-DECLARED = [
-    Requirement(line) for line in [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
-]
+DECLARED = [*map(Requirement, PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))]
 LOCK = (CHECKOUT / "requirements.lock").read_text(encoding="utf-8").splitlines()
 PINS = [Requirement(line.rstrip(" \\")) for line in LOCK if line[:1].isalnum()]
 LOCKED = {canonicalize_name(pin.name): pin for pin in PINS}

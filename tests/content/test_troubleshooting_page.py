@@ -26,13 +26,10 @@ def test_each_message_has_what_happened_and_what_to_do():
             assert paragraphs[1].startswith("**Fix:** ") and section.count("**Fix:**") == 1, title
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        *("README.md", "WORKSHOP.md", "CONTRIBUTING.md", "workbench/README.md"),
-        *(str(path.relative_to(CHECKOUT)) for kind in ("book/*.md", "projects/*/*.md") for path in CHECKOUT.glob(kind)),
-    ],
-)
+@pytest.mark.parametrize("page", [
+    *("README.md", "WORKSHOP.md", "CONTRIBUTING.md", "workbench/README.md"),
+    *(str(path.relative_to(CHECKOUT)) for kind in ("book/*.md", "projects/*/*.md") for path in CHECKOUT.glob(kind)),
+])  # fmt: skip
 def test_the_commands_on_a_page_exist(page):
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     text = re.sub("^#.*$", "", text, flags=re.MULTILINE)  # titles may be messages, and tell of commands that do not

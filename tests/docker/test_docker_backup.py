@@ -61,8 +61,7 @@ def test_all_is_there_after_it_was_destroyed(bench, tmp_path):
         refused = course(bench, "restore", str(bad), "--force")
         assert refused.returncode == 1 and f"{bad} {reason}" in refused.stderr
         changed(file, bad, '"kind": "docker"', '"kind": "process"')
-    assert files(bench) == there
-    assert runs(bench) == 1
+    assert files(bench) == there and runs(bench) == 1
 
     # the next one has other passwords in its .env: the administrator's is that one, the users keep theirs
     bench.compose("--profile", "*", "down", "--volumes", "--timeout", "5")

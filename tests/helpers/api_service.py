@@ -1,7 +1,4 @@
-"""The inference API in processes of its own, and a store with versions of a model for it.
-
-Services run under `course.servers`, which ends them with everything they started.
-"""
+"""The inference API in processes of its own, which `course.servers` ends, and a store with versions of a model."""
 
 import json
 import sys
@@ -11,7 +8,6 @@ from types import SimpleNamespace
 
 import mlflow
 import psutil
-import pytest
 import requests
 from fake_course import until
 from training_runs import use
@@ -25,11 +21,6 @@ from pystock.features import volatility
 NAME = "pystock-big-move"
 MAIN = Path(__file__).resolve().parents[2] / "projects" / "pystock-inference-api" / "main.py"
 POLL = 0.3  # seconds
-QUIET_MODELS = [  # for `pytestmark`
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-]
 WRONG = '''
 import mlflow
 
@@ -49,11 +40,7 @@ mlflow.models.set_model(Wrong())
 
 
 def registered_versions(folder: Path, empty_store: Path) -> Iterator[SimpleNamespace]:
-    """Make a store with a registered model, and use it in this process.
-
-    It has the versions `forest` (XGBoost, the champion), `line` (a logistic regression), `stump` (XGBoost, another
-    one) and `wrong` (answers 2 for a probability). `alias(version)` moves the alias.
-    """
+    """Use a store with the versions `forest`, the champion, `line`, `stump` and `wrong`; `alias` moves the alias."""
     store.copy(empty_store, folder)
     use(folder)
     X, y = tuning.training_data("sp500", "big_move", "volatility")

@@ -20,11 +20,7 @@ from pystock.features import dataset, volatility
 
 NAME = "pystock-big-move"
 TIME = "2018-12-31T21:00:00+00:00"
-MARKS = [  # for `pytestmark`
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.filterwarnings("ignore:Operation with range"),  # MLflow's own code on pandas 3
-    pytest.mark.xdist_group("batch"),
-]
+ONE_WORKER = pytest.mark.xdist_group("batch")  # for `pytestmark`
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,4 @@
-"""Run real chapters in the tests: their environment, changed copies, their stores, what they must not leave behind.
-
-COURSE_SEED repeats a choice of the cells at which kernels are killed.
-"""
+"""Run real chapters in the tests: their environment, changed copies, their stores, what they must not leave behind."""
 
 import ast
 import os
@@ -54,10 +51,7 @@ class InOrder:
         self.failure: str | None = None
 
     def reach(self, chapter: Chapter | None = None) -> Result | None:
-        """Run `chapter` and those before it, where they have not run yet; return its result.
-
-        Fails the test where one of them fails, or failed in an earlier test. None stands for the start.
-        """
+        """Run what has not run yet up to `chapter`, if there is one; fail the test if one fails or has failed."""
         if self.failure:
             pytest.fail(self.failure)
         if chapter is None:
@@ -86,10 +80,7 @@ class InOrder:
 
 @contextmanager
 def server_on_a_copy(source: Path, folder: Path):
-    """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded.
-
-    Yields its address, its database, and the state folder of the learner who uses it.
-    """
+    """Start `mlflow server` on a copy of an embedded store, its artifacts behind the server as if uploaded."""
     copied = folder / "server"
     store.copy(source, copied)
     addresses = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
@@ -231,10 +222,7 @@ def rows(database: Path) -> set[tuple]:
 
 
 def survivors(folder: Path, seconds: float = 300) -> list[str]:
-    """Processes that a chapter started with `folder` as its state, and that are still there some seconds later.
-
-    A step of an MLflow project goes on to its own end when its notebook is killed.
-    """
+    """Processes with `folder` as state that are left after `seconds`: a step may outlive its killed notebook."""
     deadline = time.monotonic() + seconds
     while (found := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)

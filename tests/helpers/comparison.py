@@ -31,10 +31,7 @@ def is_compared(cell: NotebookNode) -> bool:
 
 
 def differing(committed: NotebookNode, executed: NotebookNode) -> dict[int, str]:
-    """Return nbval's explanation for each code cell whose outputs differ, by the cell's number from 1.
-
-    `executed` is a papermill copy of `committed`; a cell of injected parameters in it is left out.
-    """
+    """Return nbval's explanation for each code cell whose outputs differ, by number from 1, without injected cells."""
     cells = [cell for cell in executed.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     explanations = {}
     for number, (before, now) in enumerate(zip(committed.cells, cells, strict=True), 1):

@@ -5,10 +5,7 @@ import signal
 
 
 def die_before(number, calls, how="SIGKILL"):
-    """Have this process get that signal right before the call of that number, counted from 0, of all in `calls`.
-
-    `calls` are pairs of an owner and the name of its function. Returns a function that tells how many there were.
-    """
+    """Send this process a signal before call `number`, from 0, of the (owner, name) pairs; return a count of calls."""
     count = -1
 
     def counted(original):

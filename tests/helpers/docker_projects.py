@@ -45,11 +45,12 @@ def environment(server: str, **more: str) -> dict[str, str]:
 
 
 def in_container(project: str, server: str, *arguments: str, seconds: float = 900, **env: str):
-    """`run.py projects/PROJECT ARGUMENTS` on a server, to its end."""
+    """`run.py projects/PROJECT ARGUMENTS` on a server, to its end, which must be a good one."""
     command = [sys.executable, str(RUN), f"projects/{project}", *arguments]
     env = environment(server, PYSTOCK_IMAGE=base_image(), **env)
     with IMAGES:
-        return subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(command, cwd=CHECKOUT, env=env, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def python(image: str, code: str) -> str:
@@ -62,10 +63,7 @@ def megabytes(image: str) -> float:
 
 
 def check_image(image: str, name: str, heavy: str, record_property) -> dict[str, str]:
-    """Hold an image to packages of the lock, none of the `heavy` ones, and a user that is not root; say its size.
-
-    Returns its packages.
-    """
+    """Hold an image to the lock's packages, none `heavy`, and no root as its user; return them, and say its size."""
     ours, total = megabytes(image) - megabytes(BASE), megabytes(image)
     record_property("measured", f"{name}: our layers {ours:.0f} MB, with the stand-in base {BASE} {total:.0f} MB")
     packages = json.loads(python(image, INSTALLED))

@@ -47,10 +47,7 @@ def status(url: str, *, user: str = "", method: str = "GET", body: object = None
 
 
 class Workbench:
-    """One workbench, with the services of `more` files, for a `with`: at its end all of it is removed.
-
-    `settings` go over those of .env, as a shell's variables do.
-    """
+    """One workbench for a `with`, which removes it: the services of `more` files, and `settings` over those of .env."""
 
     def __init__(self, name: str, folder: Path, *more: Path, **settings: str):
         require_docker()

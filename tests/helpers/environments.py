@@ -1,7 +1,4 @@
-"""What ran elsewhere, in a fresh environment or a container, and the records of it that chapters show.
-
-A test holds what it found to the committed record. Under `course record` it writes a new record instead.
-"""
+"""What ran in a fresh environment or container, held to the record in a chapter, or with `course record` written."""
 
 import datetime
 import hashlib

@@ -1,8 +1,4 @@
-"""A class of 30 at once on one workbench: a process each, as their notebooks would be. Used by a test and `make bench`.
-
-`measure(bench)` starts them one after the other, lets them log at the same moment, and counts what they were told was
-stored against what is there. `python load_of_30.py` is one of them.
-"""
+"""A class of 30 at once on one workbench, for a test and `make bench`: `python load_of_30.py` is one of the 30."""
 
 import json
 import os
@@ -48,6 +44,7 @@ def client() -> None:
 
 
 def measure(bench) -> dict:
+    """Let all log at the same moment; count what they were told was stored against what is there."""
     environment = {**os.environ, **QUIET_MLFLOW, "MLFLOW_TRACKING_URI": bench.url}
     environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     server = mlflow.MlflowClient(bench.url)

@@ -38,6 +38,12 @@ def race(processes, number, target, *arguments):
     return outcomes
 
 
+def found(filter_string=""):
+    """All runs, the oldest first."""
+    options = {"search_all_experiments": True, "output_format": "list", "order_by": ["attributes.start_time ASC"]}
+    return mlflow.search_runs(filter_string=filter_string, **options)
+
+
 def use(uri, artifacts):
     mlflow.set_tracking_uri(uri)
     os.environ[store.ARTIFACT_ROOT_VARIABLE] = artifacts

@@ -5,6 +5,7 @@ from unittest.mock import patch
 import mlflow
 import numpy as np
 import optuna
+import pytest
 from promotions import own_store, using
 
 from course import store
@@ -44,8 +45,9 @@ def children(study, status="FINISHED"):
     return {int(run.data.tags["trial"]): run for run in runs}
 
 
-def tuning_store(empty_store, folder, monkeypatch):
-    """Use a tracking store with an experiment, as the body of a fixture; yields the URL of the storage for studies."""
-    for _ in using(own_store(empty_store, folder), folder, monkeypatch):
+@pytest.fixture
+def tracked(empty_store, tmp_path, monkeypatch):
+    """A tracking store with an experiment; the URL of the storage for studies."""
+    for _ in using(own_store(empty_store, tmp_path), tmp_path, monkeypatch):
         mlflow.set_experiment("tuning")
         yield store.study_storage()

@@ -2,6 +2,7 @@
 
 import mlflow
 import pandas as pd
+import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from sklearn.linear_model import LogisticRegression
@@ -30,7 +31,8 @@ TAGS = {"target": "big_move", "features": "volatility", "market": "sp500"}
 TRAINED = TAGS | {"train_end": TRAIN_END}
 
 
-def held_out_days() -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+@pytest.fixture(scope="module")
+def days() -> tuple[pd.DataFrame, pd.Series, pd.Series]:
     """Return features, outcomes, and a forecast with skill, of the held-out days."""
     X_train, X_test, y_train, y_test = time_split(*dataset(load("sp500", end=TEST_END), "big_move", "volatility"))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1)).fit(X_train, y_train)

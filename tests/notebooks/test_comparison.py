@@ -48,15 +48,12 @@ def test_comparison_gives_the_verdicts_of_nbval(fake):
     assert [is_compared(cell) for cell in code] == [True] * len(CELLS) + [False, False]
 
 
-@pytest.mark.parametrize(
-    ("error", "complaints"),
-    [
-        (Wrong("Count the days that rose, not all days."), []),
-        (Wrong("Wrong."), ["gets no advice", "gets no advice"]),
-        (KeyError("answer"), ["breaks the check", "breaks the check"]),
-        (None, ["answer 1 passes", "answer 2 passes", *(f"{name} passes" for name in chapter_runs.JUNK)]),
-    ],
-)
+@pytest.mark.parametrize(("error", "complaints"), [
+    (Wrong("Count the days that rose, not all days."), []),
+    (Wrong("Wrong."), ["gets no advice", "gets no advice"]),
+    (KeyError("answer"), ["breaks the check", "breaks the check"]),
+    (None, ["answer 1 passes", "answer 2 passes", *(f"{name} passes" for name in chapter_runs.JUNK)]),
+])  # fmt: skip
 def test_bad_check_is_found(error, complaints):
     problems = list(chapter_runs.problems(Exercise("09.1", Mock(side_effect=error), [1, 2]), {}))
     assert len(problems) == len(complaints)

@@ -5,14 +5,14 @@ import sys
 
 import mlflow
 import pandas as pd
-from batch_jobs import MARKS, TIME, champion, days, run_job, with_bad_rows, write
+from batch_jobs import ONE_WORKER, TIME, champion, days, run_job, with_bad_rows, write
 from fake_course import CHECKOUT, COURSE, clean_environment, until
 
 from course import servers, store
 from pystock.batch.resume import Output
 
 __all__ = ["champion", "days"]  # fixtures
-pytestmark = MARKS
+pytestmark = ONE_WORKER
 PROJECT = CHECKOUT / "projects" / "pystock-inference-batch"
 
 

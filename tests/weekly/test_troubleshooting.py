@@ -1,7 +1,4 @@
-"""The messages of other programs on book/troubleshooting.md, which change when those do, are provoked as they are.
-
-The messages of the course itself: tests/integration/course/test_troubleshooting_ours.py.
-"""
+"""Messages of other programs on book/troubleshooting.md; our own: integration/course/test_troubleshooting_ours.py."""
 
 import multiprocessing
 import os

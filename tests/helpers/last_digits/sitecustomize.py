@@ -1,7 +1,4 @@
-"""With this folder on PYTHONPATH, NumPy's logarithms and powers of e differ in the last digit of about half the values.
-
-So they do between a processor with AVX-512 and one without: this is another processor where there is only one.
-"""
+"""Another processor: on PYTHONPATH, half of NumPy's logarithms differ in the last digit, as without AVX-512."""
 
 import contextlib
 

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 import requests
-from api_service import MAIN, QUIET_MODELS, Service, as_rows, days, process_of
+from api_service import MAIN, Service, as_rows, days, process_of
 from chromium import browser
 from fake_course import until
 from playwright.sync_api import expect
@@ -20,7 +20,7 @@ from playwright.sync_api import expect
 from course.servers import answers
 
 __all__ = ["browser"]  # a fixture
-pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api")]
+pytestmark = pytest.mark.xdist_group("api")
 ROWS = {"rows": as_rows(days().iloc[:1])}
 GOOD = json.dumps(ROWS).encode()
 no_signals = pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import mlflow
 import pytest
-from api_service import NAME, QUIET_MODELS, Service, as_rows, days
+from api_service import NAME, Service, as_rows, days
 from fake_course import until
 
 from course import store
@@ -17,7 +17,7 @@ from course.servers import MLFLOW_SERVER_ENVIRONMENT, launch, mlflow_server
 from pystock.api import model
 from pystock.api.settings import Settings
 
-pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api_champion")]
+pytestmark = pytest.mark.xdist_group("api_champion")
 ROWS = as_rows(days().iloc[:5])
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import schemathesis
-from api_service import QUIET_MODELS
 from hypothesis import HealthCheck, Phase, seed, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -11,7 +10,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-pytestmark = [*QUIET_MODELS, pytest.mark.xdist_group("api")]
+pytestmark = pytest.mark.xdist_group("api")
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 

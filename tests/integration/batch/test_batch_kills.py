@@ -7,11 +7,11 @@ import sys
 
 import pandas as pd
 import pytest
-from batch_jobs import MARKS, contents, in_process, job_killed_at, run_job, with_bad_rows, write, write_partitions
+from batch_jobs import ONE_WORKER, contents, in_process, job_killed_at, run_job, with_bad_rows, write, write_partitions
 
 from pystock.batch import BatchError
 
-pytestmark = MARKS
+pytestmark = ONE_WORKER
 PLACES = 10  # of files and of folders each, as chapter 16 says
 
 

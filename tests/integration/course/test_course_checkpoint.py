@@ -66,8 +66,7 @@ def test_checkpoint(course_of_two):
     assert done.returncode == 1 and "COURSE_TRACKING_URI names neither a server nor the embedded store" in done.stderr
     # never over work; with --force it is kept; from the cache in seconds
     done = fake.run("checkpoint", "02")
-    assert done.returncode == 1
-    assert "Error: The embedded store holds 1 run, and" in done.stderr
+    assert done.returncode == 1 and "Error: The embedded store holds 1 run, and" in done.stderr
     assert_on_page("a checkpoint replaces the store", done.stderr)
     done = fake.run("checkpoint", "1", "--force")
     assert done.returncode == 0 and f"is kept as {fake.state / 'store.kept-1'}." in done.stdout

@@ -18,10 +18,7 @@ from course.environment import QUIET_MLFLOW
 from course.servers import MLFLOW_SERVER_ENVIRONMENT, free_port, mlflow_server, start_server
 from course.workbench import local as workbench
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="the workbench needs Linux or macOS"),
-    pytest.mark.xdist_group("learners"),
-]
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="no PostgreSQL there"), pytest.mark.xdist_group("learners")]
 
 WORK = """
 import course, mlflow, sys

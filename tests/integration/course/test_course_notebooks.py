@@ -36,9 +36,7 @@ def test_a_second_build_gives_the_same_bytes(fake):
     assert not fake.state.exists(), "building touches the learner's state"
 
 
-@pytest.mark.parametrize(
-    ("cell", "why"), [("raise ValueError(1)", "ValueError: 1"), ("os._exit(1)", "the kernel died")]
-)
+@pytest.mark.parametrize(("cell", "why"), [("1 / 0", "ZeroDivisionError: "), ("os._exit(1)", "the kernel died")])
 def test_a_chapter_that_fails_is_named_and_its_old_notebook_stays(fake, cell, why):
     fine = fake.chapter("01", "x = 1", built=False)
     fails = fake.chapter("02", "import os", cell, "x = 2", built=False)

@@ -37,10 +37,7 @@ def finished(fake):
 
 
 def failing(fake, cell, *options):
-    """Run a chapter whose second code cell is `cell`, with a chapter after it that must not run.
-
-    Returns what it printed, and the cell of the executed copy that stands at the number in the message.
-    """
+    """Run a chapter that ends in `cell`, and none after it; return what it printed, and the cell that this names."""
     fake.chapter("01", FINE, cell, "open('never', 'w')")
     fake.chapter("02", FINE)
     done = fake.run("run", *options)
@@ -56,13 +53,10 @@ def failing(fake, cell, *options):
     return done.stdout, named
 
 
-@pytest.mark.parametrize(
-    ("cell", "reason"),
-    [
-        ("# a comment\nraise ValueError('no prices\\nmore')", "`# a comment`: ValueError: no prices\n"),
-        ("import sys; sys.exit(0)", "SystemExit: it ended the notebook before its last cell"),
-    ],
-)
+@pytest.mark.parametrize(("cell", "reason"), [
+    ("# a comment\nraise ValueError('no prices\\nmore')", "`# a comment`: ValueError: no prices\n"),
+    ("import sys; sys.exit(0)", "SystemExit: it ended the notebook before its last cell"),
+])  # fmt: skip
 def test_a_cell_that_ends_its_chapter(fake, cell, reason):
     text, named = failing(fake, cell)
     assert reason in text and named.outputs[0].output_type == "error"

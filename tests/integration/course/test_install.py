@@ -1,7 +1,4 @@
-"""install.py: sets up once, completes what was interrupted, leaves out what is not wanted, and says what is missing.
-
-On a copy with a lock of a few small packages; the real lock: tests/slow/test_offline.py.
-"""
+"""install.py on a copy with a lock of a few small packages; with the real lock: tests/slow/test_offline.py."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""The messages on book/troubleshooting.md that no other test provokes: those of pystock and its projects, mostly.
-
-Those of other programs: tests/weekly/test_troubleshooting.py.
-"""
+"""Messages on book/troubleshooting.md that no other test provokes; of other programs: tests/weekly/."""
 
 import os
 import shutil

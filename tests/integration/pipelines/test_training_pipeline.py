@@ -19,10 +19,7 @@ from pystock import registry, training
 from pystock.registry import promotion
 
 needs_fork = pytest.mark.skipif(os.name == "nt", reason="processes that begin with everything imported, and are killed")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*input example:UserWarning"),  # advice to those who log models
-    pytest.mark.xdist_group("training"),
-]
+pytestmark = pytest.mark.xdist_group("training")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import signal
 import mlflow
 import promotions
 import pytest
-from pipeline_processes import forkserver, hold, race, work
+from pipeline_processes import forkserver, found, hold, race, work
 
 from course import servers, store
 from pystock import pipeline
@@ -35,11 +35,6 @@ def tracked(request, tmp_path, empty_store, monkeypatch):
     http = request.param == "http"
     uri = request.getfixturevalue("server") if http else promotions.own_store(empty_store, tmp_path)
     yield from promotions.using(uri, tmp_path, monkeypatch)
-
-
-def found(filter_string=""):
-    options = {"search_all_experiments": True, "output_format": "list", "order_by": ["attributes.start_time ASC"]}
-    return mlflow.search_runs(filter_string=filter_string, **options)
 
 
 @needs_fork

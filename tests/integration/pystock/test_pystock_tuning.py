@@ -9,15 +9,12 @@ import pytest
 import quick_search
 import sqlalchemy
 from optuna.trial import TrialState
-from quick_search import ABOUT, children, in_memory, quick, search, tuning_store
+from quick_search import ABOUT, children, in_memory, quick, search, tracked
 
 from course.workbench import local as workbench
 from pystock import tuning
 
-
-@pytest.fixture
-def tracked(empty_store, tmp_path, monkeypatch):
-    yield from tuning_store(empty_store, tmp_path, monkeypatch)
+__all__ = ["tracked"]  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,7 @@ from course import CourseError
 from course.workbench import backup, postgres
 from course.workbench import local as workbench
 
-pytestmark = [
-    pytest.mark.skipif(os.name == "nt", reason="no PostgreSQL in a package"),
-    pytest.mark.xdist_group("backup"),
-]
+pytestmark = [pytest.mark.skipif(os.name == "nt", reason="no PostgreSQL there"), pytest.mark.xdist_group("backup")]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -5,8 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
-from unittest.mock import patch
+from unittest.mock import Mock, call, patch
 
 import mlflow
 import psutil
@@ -76,12 +75,13 @@ def test_runs_of_dead_sessions_are_ended_and_no_others(here):
             process.wait()
 
 
-def test_another_sqlite_store_in_the_checkout_keeps_its_artifacts(here, empty_store, capsys, monkeypatch):
+def test_a_database_is_used_as_it_is_and_keeps_its_artifacts(here, empty_store, capsys, monkeypatch):
     folder = here.root / "my store"
     store.copy(empty_store, folder)
     os.environ["COURSE_TRACKING_URI"] = "sqlite:///my%20store/mlflow.db?password=secret"
     monkeypatch.chdir(here.root / "notebooks")
-    session.begin("01")
+    here.chapter("01", MARKETS)
+    session.begin("01", market="nasdaq")
     assert f"Tracking store: {store.uri(folder)}?password=\n" in capsys.readouterr().out
     mlflow.set_experiment("e")
     with mlflow.start_run():
@@ -185,44 +185,19 @@ def test_a_parameter_that_is_not_the_default_has_an_embedded_store_of_its_own(he
     assert "nothing to reset" in here.invoke("reset", "--store", "--yes").output
 
 
-def test_a_database_is_used_as_it_is(here, empty_store, tmp_path, capsys):
-    here.chapter("01", MARKETS)
-    store.copy(empty_store, tmp_path / "mine")
-    session.begin("01", store.uri(tmp_path / "mine"), market="nasdaq")
-    assert f"Tracking store: {store.uri(tmp_path / 'mine')}\n" in capsys.readouterr().out
-
-
-class FakeServer:
-    """The part of MLflow's client that `begin` calls. The server has the default workspace, and the one of Ada."""
-
-    def __init__(self, learner: bool) -> None:
-        self.workspaces, self.learner = ["ada"], learner
-
-    def search_experiments(self, _kind):
-        if (name := os.environ.get("MLFLOW_WORKSPACE", "ada")) not in self.workspaces:
-            raise mlflow.MlflowException(f"Workspace '{name}' not found", RESOURCE_DOES_NOT_EXIST)
-        return [SimpleNamespace(experiment_id="0", lifecycle_stage="active", name="Default")]
-
-    def create_workspace(self, name):
-        if self.learner:
-            raise mlflow.MlflowException("Permission denied", PERMISSION_DENIED)
-        self.workspaces.append(name)
-
-    def search_runs(self, *_):
-        return []
-
-
 def test_on_a_server_it_has_a_workspace_of_its_own(here, monkeypatch, capsys):
     here.chapter("01", MARKETS)
     os.environ["COURSE_TRACKING_URI"] = "http://127.0.0.1:9"
-    server = FakeServer(learner=True)
+    missing, denied = (mlflow.MlflowException("no", code) for code in (RESOURCE_DOES_NOT_EXIST, PERMISSION_DENIED))
+    server = Mock(**{"search_runs.return_value": [], "create_workspace.side_effect": [denied, None]})
+    server.search_experiments.side_effect = [missing, missing, [], [], []]
     monkeypatch.setattr(mlflow, "MlflowClient", lambda: server)
     with pytest.raises(session.CourseError, match="has no workspace `nasdaq` for you") as refusal:
         session.begin("01", market="nasdaq")
     assert_on_page("has no workspace", str(refusal.value))
-    server.learner = False
     session.begin("01", market="nasdaq")
-    assert server.workspaces == ["ada", "nasdaq"] and os.environ["MLFLOW_WORKSPACE"] == "nasdaq"
+    assert server.create_workspace.call_args_list == [call("nasdaq")] * 2
+    assert os.environ["MLFLOW_WORKSPACE"] == "nasdaq"
     assert "Tracking store: http://127.0.0.1:9, workspace nasdaq\n" in capsys.readouterr().out
     assert store.study_storage().endswith("/optuna-nasdaq.db")
     session.begin("01", market="sp500")

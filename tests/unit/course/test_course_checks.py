@@ -47,22 +47,19 @@ class Awkward:
     __ne__ = __add__ = __eq__
 
 
-@pytest.mark.parametrize(
-    ("exercise", "answer", "printed"),
-    [
-        ("01.1", ..., "Exercise 01.1: not answered yet: replace the ... in the cell above, then run both cells."),
-        ("01.1", 3, "Exercise 01.1: right."),
-        ("01.1", 2, "Exercise 01.1: not yet. Count again."),
-        ("01.1", 4, "Exercise 01.1: not yet. Too many for sp500."),
-        ("01.1", "3", "Exercise 01.1: not yet: Look at the table. (The check raised TypeError:"),
-        ("01.2", None, "Exercise 01.2: not yet: Look again. (The check raised TypeError:"),
-        ("01.1", Awkward(), "Exercise 01.1: not yet: Look at the table. (The check raised RuntimeError: no)"),
-        ("01.7", 3, "Exercise 01.7: the check did not work: there is no exercise 01.7; this chapter has 01.1, 01.2."),
-        ("02.1", 3, "Exercise 02.1: the check did not work: there is no exercise 02.1; this chapter has none."),
-        ("09.1", 3, "Exercise 09.1: the check did not work: There is no chapter 09: choose from 01, 02,"),
-        (1, 3, "Exercise 1: the check did not work:"),
-    ],
-)
+@pytest.mark.parametrize(("exercise", "answer", "printed"), [
+    ("01.1", ..., "Exercise 01.1: not answered yet: replace the ... in the cell above, then run both cells."),
+    ("01.1", 3, "Exercise 01.1: right."),
+    ("01.1", 2, "Exercise 01.1: not yet. Count again."),
+    ("01.1", 4, "Exercise 01.1: not yet. Too many for sp500."),
+    ("01.1", "3", "Exercise 01.1: not yet: Look at the table. (The check raised TypeError:"),
+    ("01.2", None, "Exercise 01.2: not yet: Look again. (The check raised TypeError:"),
+    ("01.1", Awkward(), "Exercise 01.1: not yet: Look at the table. (The check raised RuntimeError: no)"),
+    ("01.7", 3, "Exercise 01.7: the check did not work: there is no exercise 01.7; this chapter has 01.1, 01.2."),
+    ("02.1", 3, "Exercise 02.1: the check did not work: there is no exercise 02.1; this chapter has none."),
+    ("09.1", 3, "Exercise 09.1: the check did not work: There is no chapter 09: choose from 01, 02,"),
+    (1, 3, "Exercise 1: the check did not work:"),
+])  # fmt: skip
 def test_check_answers_in_a_line(here, capsys, exercise, answer, printed):
     course.check(exercise, answer)
     out = capsys.readouterr().out

@@ -45,5 +45,4 @@ def test_values_have_their_types(monkeypatch):
 def test_a_wrong_value_is_one_line_and_code_2(monkeypatch, capsys, name, text, message):
     with pytest.raises(SystemExit) as ended:
         parse(monkeypatch, f"--{name}", text)
-    assert ended.value.code == 2
-    assert f"argument --{name}: {message}" in capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and f"argument --{name}: {message}" in capsys.readouterr().err.splitlines()[-1]

@@ -3,14 +3,10 @@
 import mlflow
 import pytest
 from messages import assert_on_page
+from pipeline_processes import found
 
 from pystock import pipeline, processes
 from pystock.pipeline import PipelineError
-
-
-def found(filter_string=""):
-    options = {"search_all_experiments": True, "output_format": "list", "order_by": ["attributes.start_time ASC"]}
-    return mlflow.search_runs(filter_string=filter_string, **options)
 
 
 @pytest.mark.parametrize("error", [ValueError("no rows:\nload more"), PipelineError("no rows:\nload more")])

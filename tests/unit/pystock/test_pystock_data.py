@@ -40,9 +40,6 @@ def refusal(call, *arguments, **options) -> str:
     return message
 
 
-# The files and their card
-
-
 def test_files_are_made_again_byte_for_byte(tmp_path, capsys):
     """By `python data/make.py`, which the messages about a lost file advise; their checksums stand in the card."""
     spec = importlib.util.spec_from_file_location("make", ROOT / "data" / "make.py")
@@ -74,9 +71,6 @@ def test_card_shares_of_big_moves():
             moves = np.log(load(market)["Close"]).diff().dropna().abs() > 0.01
             shares.append(f"{100 * moves.loc[start:end].mean():.1f} %")
         assert re.search(rf"{name}.*\| {shares[0]} \| {shares[1]} \|", CARD), (name, shares)
-
-
-# load
 
 
 def test_load_takes_both_ends():
@@ -137,9 +131,6 @@ def test_validate_takes_a_frame_and_leaves_it_alone():
     whole = prices.astype("object")
     assert data.validate(whole).equals(prices) and (whole.dtypes == "object").all()
     assert "Open, High" in refusal(data.validate, prices.drop(columns="Open"))
-
-
-# download
 
 
 def chart(days, rows, zone="America/New_York"):

@@ -31,9 +31,6 @@ def held_out():
     return forecast("sp500", "big_move", "volatility")[:3]
 
 
-# Splits
-
-
 @pytest.mark.parametrize(("train_end", "test_end", "gap", "train", "test"), [
     # The outcome of Friday 3 is known on Monday 6, in the test period; that of Thursday 9 on Friday 10, after it.
     ("2020-01-03", "2020-01-09", 1, [1, 2], [6, 7, 8]),
@@ -82,9 +79,6 @@ def test_walk_forward_folds_keep_the_gap():
         assert train[-1] + 2 == validation[0]
 
 
-# Baselines
-
-
 def test_baselines_by_hand():
     y = series([1, 1, 0, 0, 1, 0])
     index = y.index[3:].append(pd.DatetimeIndex(["2020-01-09"]))  # and the day after the last outcome
@@ -110,9 +104,6 @@ def test_baselines_do_not_see_the_outcome_they_forecast(baseline):
         changed = y.copy()
         changed.iloc[row:] = 1 - changed.iloc[row:]
         assert baseline(changed, index)[: y.index[row]].equals(expected[: y.index[row]])
-
-
-# Scores
 
 
 @pytest.mark.parametrize("digits", [16, 1], ids=["no ties", "ties"])
@@ -169,8 +160,6 @@ def test_skill_and_block_length_on_nasdaq(target, name, auc, rolling, frozen, bl
     assert scores == pytest.approx([auc, rolling, frozen], abs=0.002)
     assert (skills[0].low > 0) == (name == "volatility") and evaluation.block_length(y) == block
 
-
-# Bad and extreme input
 
 ZEROS_AND_ONES = series([0, 1] * 20)
 HALF = pd.Series(0.5, index=ZEROS_AND_ONES.index)

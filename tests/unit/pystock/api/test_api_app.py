@@ -276,9 +276,7 @@ def fails(numbers):
     raise RuntimeError("a secret of the model")
 
 
-@pytest.mark.parametrize(
-    "fault", [fails, lambda numbers: numbers[:, 0] + 2, lambda numbers: numbers[:, 0] * float("nan")]
-)
+@pytest.mark.parametrize("fault", [fails, lambda rows: rows[:, 0] + 2, lambda rows: rows[:, 0] * float("nan")])
 def test_a_fault_of_the_model_is_500_and_only_the_log_says_why(make_client, caplog, fault):
     answer = predict(make_client(fault), GOOD)
     assert check_problem(answer, 500)["detail"] == "The service failed. Its log says why."

@@ -13,13 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from batch_jobs import MARKS, NAME, TIME, contents, run_job, with_bad_rows, write, write_partitions
+from batch_jobs import NAME, ONE_WORKER, TIME, contents, run_job, with_bad_rows, write, write_partitions
 
 from pystock import batch
 from pystock.batch import BatchError, resume
 from pystock.batch import job as batch_job
 
-pytestmark = MARKS
+pytestmark = ONE_WORKER
 PROJECT = Path(__file__).resolve().parents[4] / "projects" / "pystock-inference-batch"
 
 
@@ -31,9 +31,6 @@ def read(path):
 def expected(champion, days):
     """What the first champion itself says about the days."""
     return mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(days.drop(columns="Date"))
-
-
-# The output -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("form", "to"), [("csv", "parquet"), ("parquet", "csv"), ("csv", "csv")])
@@ -89,9 +86,6 @@ def test_all_rows_may_be_bad(champion, days, tmp_path):
     assert (result.scored, result.quarantined) == (0, 1006) and list(read(result.output)) == ["Date", *batch.WRITTEN]
 
 
-# Errors -----------------------------------------------------------------------------------------------------------
-
-
 def refused(message, *arguments, **options):
     with pytest.raises(BatchError) as error:
         run_job(*arguments, **options)
@@ -134,9 +128,6 @@ def test_columns_that_csv_cannot_hold_are_refused_for_csv_alone(champion, days, 
     assert run_job(tmp_path / "days.parquet", tmp_path / "out.parquet").rows == 1006
 
 
-# Twice, and after an interruption ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("folder", [False, True])
 def test_the_same_input_and_version_are_scored_once(champion, days, tmp_path, folder):
     source = write_partitions(days, tmp_path / "in", "csv") if folder else write(days, tmp_path / "in.csv")
@@ -156,8 +147,7 @@ def test_the_same_input_and_version_are_scored_once(champion, days, tmp_path, fo
         assert run_job(source, output).outcome == "done" and contents(output.parent) == kept
     with open(source / "year=2015" / "part-0.csv" if folder else source, "a") as changed:
         changed.write("cut\n")
-    assert run_job(source, output).quarantined == 1
-    assert run_job(source, output).outcome == "skipped"
+    assert run_job(source, output).quarantined == 1 and run_job(source, output).outcome == "skipped"
     (output / "_quarantine.csv" if folder else tmp_path / "out.quarantine.csv").unlink()
     assert run_job(source, output).outcome == "done"
 
@@ -196,9 +186,7 @@ def test_a_resumed_job_does_not_score_again_and_keeps_its_time(champion, days, t
 
 
 @pytest.mark.parametrize(("rows", "chunk_rows", "changed"), [(900, 100, "input digest"), (1006, 50, "chunk rows")])
-def test_partial_work_of_another_job_is_thrown_away(
-    champion, days, expected, tmp_path, monkeypatch, rows, chunk_rows, changed
-):
+def test_partial_work_of_another_job_is_thrown_away(days, expected, tmp_path, monkeypatch, rows, chunk_rows, changed):
     source, output = write(days, tmp_path / "days.csv"), tmp_path / "out.csv"
     interrupted_after(monkeypatch, 3, source, output)
     result = run_job(write(days.head(rows), source), output, chunk_rows=chunk_rows)
@@ -220,9 +208,6 @@ def test_a_job_without_a_terminal_shows_no_progress_for_half_a_minute(champion, 
     monkeypatch.setattr(batch_job, "QUIET", 0)
     run_job(source, tmp_path / "out.csv", progress=True, force=True)
     assert "1,006 rows" in capsys.readouterr().err
-
-
-# The run, and the script ------------------------------------------------------------------------------------------
 
 
 def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
@@ -264,9 +249,7 @@ def test_the_run_says_what_was_done_with_what(champion, days, tmp_path):
     (["days.csv", "--output", "out.csv"], 3, "1,005 of 1,006 rows scored by version 1"),
     (["good.csv", "--output", "out.csv", "--format", "", "--run_time", TIME], 0, "1,006 rows scored"),
 ])  # fmt: skip
-def test_the_script_ends_with_a_code_and_a_line(
-    champion, days, tmp_path, monkeypatch, capsys, arguments, code, message
-):
+def test_the_script_ends_with_a_code_and_line(days, expected, tmp_path, monkeypatch, capsys, arguments, code, message):
     write(with_bad_rows(days, 1006), tmp_path / "days.csv")
     write(days, tmp_path / "good.csv")
     monkeypatch.chdir(tmp_path)
@@ -278,6 +261,5 @@ def test_the_script_ends_with_a_code_and_a_line(
     if code == 1:  # Python itself prints the text
         assert ended.value.code.startswith(message) and "\n" not in ended.value.code
     else:
-        assert ended.value.code == code
-        assert message in printed.out + printed.err
+        assert ended.value.code == code and message in printed.out + printed.err
     assert (tmp_path / "out.csv").exists() == (code in (0, 3))

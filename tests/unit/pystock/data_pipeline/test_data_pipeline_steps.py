@@ -97,9 +97,6 @@ def spoiled(line: str) -> str:
     return line.replace(",", ",x", 1)
 
 
-# The table is that of pystock.features
-
-
 @pytest.mark.parametrize("market", data.MARKETS)
 def test_the_table_of_the_embedded_data_is_that_of_the_features(market, tmp_path):
     load_raw(tmp_path, market)
@@ -111,9 +108,6 @@ def test_the_table_of_the_embedded_data_is_that_of_the_features(market, tmp_path
         pd.testing.assert_frame_equal(table, X.assign(**{target: y}), check_exact=True)
         assert (result.manifest["rows"], result.manifest["last_day"]) == (len(X), f"{X.index[-1]:%Y-%m-%d}")
     assert result.manifest["source"] == f"data/{market}.csv"
-
-
-# New days
 
 
 def spread(lines: list[str], at: int) -> list[str]:
@@ -190,7 +184,6 @@ def test_the_end_hides_later_days(source):
 
 
 # What else can happen to days: the lines before and after, what is found, and what is said
-
 LINES = [line for line in EMBEDDED["sp500"][1:] if FIRST <= line[:10] <= LAST]
 AT = next(at for at, line in enumerate(LINES) if line.startswith("2015-03-03"))
 WITHOUT = [*LINES[:AT], *LINES[AT + 1 :]]
@@ -219,9 +212,6 @@ def test_disorder_is_found_and_what_follows_is_computed_anew(source, kind):
     assert (staging.outcome, staging.new_rows) == ("done", staging.manifest["rows"])
     assert training.outcome == ("skipped" if said == " again," else "done")
     same(source, source.fresh())
-
-
-# Bad rows, and a source that is none
 
 
 def test_more_than_one_per_cent_bad_stops_before_anything_downstream_changes(source):
@@ -286,9 +276,6 @@ def test_a_live_ticker(tmp_path, monkeypatch):
     assert check(tmp_path, "gspc").findings["bad"] == 0
     assert stages.read(tmp_path / "gspc" / "staging")[data.COLUMNS].equals(prices)
     assert load_raw(tmp_path, "gspc", "yahoo:^GSPC").outcome == "skipped"
-
-
-# When a step is skipped
 
 
 def test_what_is_unchanged_is_skipped_unless_it_is_forced(source):
@@ -365,9 +352,6 @@ def test_a_run_that_the_store_does_not_know_counts_for_nothing(source):
     assert [result.manifest["made_by"] for result in results] == ["b", "b", "b"]
 
 
-# The profile
-
-
 def test_the_profile_shows_what_was_found():
     raw = data.read_rows(data.embedded_folder() / "nasdaq.csv", "")
     raw.loc[77, "Close"] = "<b>"
@@ -383,9 +367,6 @@ def test_the_profile_shows_what_was_found():
     marks = profile.closes_and_volumes(good).axes[1].lines[1].get_xdata()
     assert list(pd.DatetimeIndex(marks).strftime("%Y-%m-%d")) == ["2015-05-12", "2018-01-09"]
     assert "no good rows" in profile.page(*contract.examine(raw.head(3).assign(Open="x")), "nothing")
-
-
-# In MLflow
 
 
 @pytest.fixture
@@ -459,9 +440,6 @@ def test_a_stop_at_the_check_is_told_and_keeps_the_quarantine(tracked, tmp_path)
     assert main.data.tags["failed_step"] == "check_verify_data" and main.data.tags["failed_because"].startswith("6 of")
     assert artifacts(staging) == {"quarantine/sp500.csv"} and staging.data.metrics["bad"] == 6
     assert not source.folder("staging").exists()
-
-
-# The project
 
 
 def test_parameters_are_those_of_the_project_file(monkeypatch):

@@ -7,7 +7,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.types import ColSpec, Schema
-from recalling_models import TAGS, TRAINED, held_out_days, predict_here, registering
+from recalling_models import TAGS, TRAINED, days, predict_here, registering
 
 from pystock import registry, tuning
 from pystock.data import load
@@ -15,13 +15,8 @@ from pystock.evaluation import TEST_END, time_split
 from pystock.features import dataset
 from pystock.models import log_decision_model
 
+__all__ = ["days"]  # a fixture
 gate = importlib.import_module("pystock.registry.gate")  # the package's function of that name hides it
-pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
-
-
-@pytest.fixture(scope="module")
-def days():
-    return held_out_days()
 
 
 @pytest.fixture

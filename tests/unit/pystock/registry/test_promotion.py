@@ -64,9 +64,8 @@ def test_the_callers_run_and_other_names_are_untouched(tracked, no_gate):
 
 def test_a_refusal_lists_every_condition_that_failed_and_is_recorded(tracked, monkeypatch):
     name = registered(2)
-    conditions = [
-        Condition(*each) for each in [("a", False, "-0.3"), ("b", True, "0.1"), ("c", False, "7 %"), ("d", True, "1")]
-    ]
+    evidence = {"a": "-0.3", "b": "0.1", "c": "7 %", "d": "1"}
+    conditions = [Condition(letter, letter in "bd", text) for letter, text in evidence.items()]
     monkeypatch.setattr(promotion, "judge", lambda *_: conditions)
     with pytest.raises(registry.Refused) as caught:
         registry.promote(name, 2, why="a try", who="ada")

@@ -16,8 +16,6 @@ from pystock.pipeline import PipelineError, finished_runs
 from pystock.registry import promotion
 from pystock.training import steps
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
-
 
 @pytest.fixture(autouse=True)
 def no_process(monkeypatch):
@@ -99,12 +97,10 @@ def test_a_worthless_model_that_has_seen_the_test_years_is_not_promoted(tracked)
     assert champion("pystock-big-move") == 1
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"family": "xgboost"}, {"settings": "C=0.2"}, {"seed": 1}, {"threshold": 0.3}, {"train_end": "2008-12-31"}]
-    + [{"test_end": "2013-12-31"}, {"force": True}],
-    ids=lambda changed: next(iter(changed)),
-)
+@pytest.mark.parametrize("changed", [
+    {"family": "xgboost"}, {"settings": "C=0.2"}, {"seed": 1}, {"threshold": 0.3}, {"force": True},
+    {"train_end": "2008-12-31"}, {"test_end": "2013-12-31"},
+], ids=lambda changed: next(iter(changed)))  # fmt: skip
 def test_what_has_changed_is_trained_again(tracked, changed):
     _, model = tracked
     again = in_a_run(training.train, **QUESTION | FAST | changed)
@@ -168,17 +164,10 @@ def test_a_model_of_another_kind_is_named(tracked):
         in_a_run(training.train, threshold=25)
 
 
-# A registry without half-registered models -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "told"),
-    [
-        ("set_lifecycle", ConnectionError("the network is gone"), ConnectionError),
-        ("promote", registry.Overtaken("ben was faster"), PipelineError),
-    ],
-    ids=["set_lifecycle", "overtaken"],
-)
+@pytest.mark.parametrize(("call", "error", "told"), [
+    ("set_lifecycle", ConnectionError("the network is gone"), ConnectionError),
+    ("promote", registry.Overtaken("ben was faster"), PipelineError),
+], ids=["set_lifecycle", "overtaken"])  # fmt: skip
 def test_an_error_before_the_verdict_removes_the_version(tracked, monkeypatch, call, error, told):
     _, model = tracked
     monkeypatch.setattr(promotion, "judge", passes)

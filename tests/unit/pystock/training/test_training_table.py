@@ -10,8 +10,6 @@ from training_runs import FAST, QUESTION, data_run, in_a_run
 from pystock import training
 from pystock.pipeline import PipelineError
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*input example:UserWarning")  # advice to those who log models
-
 
 def test_a_wrong_table_is_named_with_what_is_wrong(tracked):
     rows = training.table("embedded", **QUESTION)
