@@ -28,7 +28,7 @@ def _rows(answer):
     try:
         rows = pd.DataFrame(infer_and_parse_data(sent, SIGNATURE))
     except MlflowFailedTypeConversion:
-        raise Wrong("The server would refuse it: the signature requires numbers, and it cannot convert a word.") from None
+        raise Wrong("The server would refuse it: it cannot convert a word to the numbers of the signature.") from None
     except Exception:
         raise Wrong(
             "The server would refuse it: the table must be under the key dataframe_records or dataframe_split."

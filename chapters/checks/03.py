@@ -6,7 +6,7 @@ from sklearn.metrics import brier_score_loss, f1_score
 
 from course.checks import Exercise, Wrong, is_near, run_in
 from pystock.data import load
-from pystock.evaluation import TRAIN_END, frozen_base_rate, rolling_base_rate, skill, time_split
+from pystock.evaluation import TRAIN_END, frozen_base_rate, rolling_base_rate, skill, time_split, yesterdays_class
 from pystock.features import dataset, log_returns
 
 
@@ -53,6 +53,8 @@ def frozen_skill(answer, market):
         raise Wrong("You swapped the two rates. The rolling rate is the reference, so divide by its Brier score.")
     if is_near(answer, 1 - round(frozen, 3) / round(rolling, 3)):
         raise Wrong("Close: you divided the rounded scores. Compute them from the forecasts, and round at the end.")
+    if is_near(answer, 1 - brier_score_loss(y_test, yesterdays_class(y, y_test.index)) / rolling):
+        raise Wrong("That is the skill of 'like today'. Use the column `frozen rate`.")
     raise Wrong("The score is 1 - Brier(frozen) / Brier(rolling) on the test days. Keep its sign.")
 
 
@@ -77,7 +79,7 @@ def shorter_memory(answer, market):
 
 def own_baseline(answer, market):
     run = run_in("ideation", answer)
-    _, _, y_test = _outcomes(market)
+    y, _, y_test = _outcomes(market)
     if not run.info.run_name.startswith("baseline-"):
         raise Wrong(f"That run is named {run.info.run_name}: start its name with baseline-.")
     if (target := run.data.params.get("target")) != "big_move":
@@ -86,21 +88,20 @@ def own_baseline(answer, market):
         raise Wrong("That run is not finished: log inside a `with mlflow.start_run(…)` block.")
     if "forecast" not in run.data.params:
         raise Wrong("That run doesn't say which forecast it is: log the parameter forecast, such as 'last 22 days'.")
-    if (brier := run.data.metrics.get("brier")) is None:
-        raise Wrong("That run has no metric brier: call mlflow.log_metric('brier', …) inside the run.")
-    if not 0 < brier < brier_score_loss(y_test, y_test * 0 + 0.5):
-        raise Wrong(f"A Brier score of {brier:.3f} is no better than a 0.5 on every day: compute it again.")
-    y = _outcomes(market)[0]
+    if (brier := run.data.metrics.get("brier_value")) is None:
+        raise Wrong("That run has no metric brier_value: call mlflow.log_metric('brier_value', …) inside the run.")
+    if brier <= 0:
+        raise Wrong("No forecast of the future has a Brier score of 0: use only outcomes known at the close.")
     if brier >= brier_score_loss(y_test, rolling_base_rate(y, y_test.index)) - 1e-9:
         raise Wrong(f"A Brier score of {brier:.3f} is not below that of the rolling rate. Try a shorter window.")
 
 
 def worst_baseline(answer, market):
-    brier = run_in("ideation", answer).data.metrics.get("brier")
+    brier = run_in("ideation", answer).data.metrics.get("brier_value")
     if brier is None:
-        raise Wrong("That run has no metric brier: choose one of the baselines.")
-    runs = mlflow.search_runs(experiment_names=["ideation"], order_by=["metrics.brier DESC"], max_results=1)
-    if brier < runs.loc[0, "metrics.brier"] - 1e-9:
+        raise Wrong("That run has no metric brier_value: choose one of the baselines.")
+    runs = mlflow.search_runs(experiment_names=["ideation"], order_by=["metrics.brier_value DESC"], max_results=1)
+    if brier < runs.loc[0, "metrics.brier_value"] - 1e-9:
         raise Wrong(f"That run has a Brier score of {brier:.3f}, and another run has a higher one: reverse the order.")
 
 

@@ -30,7 +30,11 @@ def results(run: Run) -> Iterator[tuple[str, bool, str]]:
     files = [file.path for file in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)]
     models = run.outputs.model_outputs if run.outputs else []
     yield "run name", named, f"MLflow made up {run.info.run_name}: pass run_name to start_run."
-    yield "parameters", "C" in data.params, "log the setting C, so that two runs with other values can be compared."
+    yield (
+        "parameters",
+        any(name == "C" or name.endswith("__C") for name in data.params),
+        "log the setting C, so that two runs with other values can be compared.",
+    )
     yield "metrics", len(scores) >= 2, f"the scores are {scores}: log the AUC and the Brier score of the test rows."
     yield "tag", bool(tags), "no tag is yours: set one that a colleague can search for, such as the stage."
     drawn = [file for file in files if file.endswith((".png", ".svg", ".html"))]

@@ -72,7 +72,7 @@ def _usable(path: Path) -> Path:
 
 
 def folder(name: str = "") -> Path:
-    """Return the folder of the embedded store, or of `name` next to it. Raises CourseError if MLflow misreads its path."""
+    """Return the folder of the embedded store, or of the one `name`. Raises CourseError if MLflow misreads it."""
     return _usable(state() / (f"store-{name}" if name else "store"))
 
 

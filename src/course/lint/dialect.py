@@ -28,7 +28,7 @@ TURNS = {  # a pattern: what to write
     r"\bstop(?:s|ped)? the time\b": "time it",
     r"\bbeside\b": "next to, in addition to",
     r"\b(?:go|goes|went|gone|going) on\b": "continue, resume",
-    r"\bdays that judge|\b(?:a|one|two|further|second) looks?\b(?!-| (?:at|like|in)\b)": "the test years; an evaluation",
+    r"\bdays that judge|\b(?:a|one|two|further|second) looks?\b(?!-| (?:at|like|in)\b)": "test years; an evaluation",
     r"\bhold(?:s|ing)? (?:it|them|this|that) against\b": "compare with",
     r"\bdearer\b": "more expensive",
     r"\bsays? on the channel\b": "prints to stderr",

@@ -1,4 +1,8 @@
-"""`make lab` on a copy of the course, clicked through in Chromium; `make screenshots` renews chapters/figures/."""
+"""`make lab` as a newcomer meets it: JupyterLab and the MLflow UI, clicked through in a real, headless Chromium.
+
+The lab runs on a copy of the course in a temporary folder. The pictures go there too; `make screenshots` renews
+those in chapters/figures/.
+"""
 
 import io
 import re
@@ -25,6 +29,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 __all__ = ["browser"]  # a fixture
 NAME = "01_track_your_first_model"
+COMPARISON = CHECKOUT / "notebooks" / "06_manage_experiments.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
 
@@ -264,13 +269,13 @@ def view(page: Page, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def served(lab, notebook):
-    """The learner's store after chapter 02, with its solutions."""
-    done = lab.course.run("run", "02")
+def part_1(lab, notebook):
+    """The learner's store after chapters 02 to 04, with their solutions."""
+    done = lab.course.run("run", "02-04")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_two_runs_of_the_project_are_compared_in_the_mlflow_ui(lab, served):
+def test_two_runs_of_the_project_are_compared_in_the_mlflow_ui(lab, part_1):
     page = experiment(lab, "stockpred")
     toggle_columns(page, "Dataset", "Source", "Models", widen=[])
     search(page, "attributes.run_name LIKE 'project%'")
@@ -292,7 +297,7 @@ def test_two_runs_of_the_project_are_compared_in_the_mlflow_ui(lab, served):
     lab.picture(page, "02_mlflow_compare")
 
 
-def test_the_page_of_a_model_leads_to_its_id_and_its_run(lab, served):
+def test_the_page_of_a_model_leads_to_its_id_and_its_run(lab, part_1):
     page = experiment(lab, "stockpred")
     page.get_by_role("link", name="forest", exact=True).click()
     expect(page.get_by_role("heading", name="Logged models (1)")).to_be_attached()
@@ -305,41 +310,62 @@ def test_the_page_of_a_model_leads_to_its_id_and_its_run(lab, served):
         expect(page.get_by_text(file, exact=True)).to_be_visible()
 
 
-@pytest.mark.parametrize(("chapter", "name", "count", "picture"), [
-    ("04_build_honest_prototypes", "ideation", 4, "04_mlflow_prototypes"),
-    ("06_manage_experiments", "comparison", 9, "06_mlflow_compare"),
-])  # fmt: skip
-def test_runs_are_sorted_by_skill_in_the_mlflow_ui(lab, chapter, name, count, picture):
-    """The runs of a chapter with the figures that its notebook shows; to run the chapters here would take a minute."""
-    cells = nbformat.read(CHECKOUT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
-    rows = re.findall(r"(?m)^((?:direction|big.move)\b.*?)" + r" +(-?0\.\d+)" * 3 + "$", text)
-    figures = {re.sub(r"[\W_]+", "-", words): numbers for words, *numbers in rows}
-    assert len(figures) == count
-    client = MlflowClient(lab.ui)
-    created = client.create_experiment(name)
-    for run_name, numbers in figures.items():
-        run = client.create_run(created, run_name=run_name, tags={"stage": "prototyping"}).info.run_id
-        for end, number in zip(("value", "low", "high"), numbers):
-            client.log_metric(run, f"brier_skill_{end}", float(number))
-        client.set_terminated(run)
+def test_baselines_are_sorted_in_the_mlflow_ui(lab, part_1):
+    page = experiment(lab, "ideation")
+    search(page, "attributes.run_name LIKE 'baseline-%'")
+    toggle_columns(page, "Dataset", "Source", "Models", "brier_value", "target", widen=["brier_value", "Run Name"])
+    page.get_by_test_id("sort-header-brier_value").click()  # the highest first
+    highest = page.locator('.ag-row[row-index="0"]', has_text="baseline-big-move-always")
+    expect(highest).to_be_visible()
+    page.get_by_test_id("sort-header-brier_value").click()
+    expect(page.locator('.ag-row[row-index="1"]', has_text="baseline-big-move-rolling-rate")).to_be_visible()
+    lab.picture(page, "03_mlflow_baselines")
+    page.goto(f"{lab.ui}/#/experiments")
+    expect(page.get_by_role("row", name="ideation")).to_contain_text("criterion: Brier skill")
 
-    page = experiment(lab, name)
-    expect(page.get_by_role("link", name=run_name, exact=True)).to_be_visible()
+
+def test_prototypes_are_sorted_by_skill_in_the_mlflow_ui(lab, part_1):
+    page = experiment(lab, "ideation")
+    search(page, "tags.stage = 'prototyping' and attributes.run_name != 'cautious-forest'")
     shown = [f"brier_skill_{end}" for end in ("low", "value", "high")]
     toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=[*shown, "Run Name"])
-    low = {run_name: float(numbers[1]) for run_name, numbers in figures.items()}
+    page.get_by_test_id("sort-header-brier_skill_low").click()
+    expect(page.locator('.ag-row[row-index="0"]', has_text="big-move-logistic-volatility")).to_be_visible()
+    expect(page.locator('.ag-row[row-index="3"]', has_text="direction-forest")).to_be_visible()
+    lab.picture(page, "04_mlflow_prototypes")
+
+
+def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
+    """The nine runs of chapter 06 with the figures that its notebook shows; to run it here would take a minute."""
+    outputs = [output for cell in nbformat.read(COMPARISON, as_version=4).cells for output in cell.get("outputs", [])]
+    text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
+    rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
+    assert len(rows) == 9
+    client = MlflowClient(lab.ui)
+    created = client.create_experiment("comparison")
+    for target, features, family, *figures in rows:
+        tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
+        name = f"{target}-{features}-{family}".replace("_", "-")
+        run = client.create_run(created, run_name=name, tags=tags).info.run_id
+        for end, figure in zip(("value", "low", "high"), figures):
+            client.log_metric(run, f"brier_skill_{end}", float(figure))
+        client.set_terminated(run)
+
+    page = experiment(lab, "comparison")
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
+    shown = [f"brier_skill_{end}" for end in ("low", "value", "high")]
+    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=shown)
+    low = {"-".join(names).replace("_", "-"): float(low) for *names, _, low, _ in rows}
     page.get_by_test_id("sort-header-brier_skill_low").click()
     expect(page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))).to_be_visible()
-    expect(page.locator(f'.ag-row[row-index="{count - 1}"]', has_text=min(low, key=low.get))).to_be_visible()
-    lab.picture(page, picture)
+    expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
+    lab.picture(page, "06_mlflow_compare")
 
-    # the filter of chapter 06's cell
+    # the filter of the chapter's cell
     search(page, "tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
-    expect(page.get_by_role("link", name=min(low, key=low.get), exact=True)).to_have_count(0)
-    for run_name in low:
-        expect(page.get_by_role("link", name=run_name, exact=True)).to_have_count(int(low[run_name] > 0))
+    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
+    for name in low:
+        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
 
 
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
