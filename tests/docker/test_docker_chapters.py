@@ -1,8 +1,6 @@
-"""Chapters in the jupyter container of a workbench of their own: they take long, and run beside the other files.
+"""Chapters in a jupyter container: all with COURSE_ALL_CHAPTERS=1, else those that ask most of it.
 
-By default those that ask most of the container: 01 and 05, with the store on its server and a workbench inside it, and
-11, with accounts, on runs that stand for those of chapters 08 and 09. With COURSE_ALL_CHAPTERS=1, as in the nightly
-workflow, all of them.
+01 and 05 use a server and a workbench inside it, and 11 has accounts, on stand-ins for runs of chapters 08 and 09.
 """
 
 import os

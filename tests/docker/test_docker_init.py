@@ -26,14 +26,12 @@ def init(tmp_path):
 
 
 def test_the_secrets_are_new_and_for_you_alone(init):
-    assert init(umask="000").returncode == 0
-    assert init.env.stat().st_mode & 0o777 == 0o600
+    assert init(umask="000").returncode == 0 and init.env.stat().st_mode & 0o777 == 0o600
     first = secrets(init.env)
     init.env.unlink()
     init()
     second = secrets(init.env)
-    assert len(first) == 6
-    assert all(re.fullmatch("[A-Za-z0-9]{32}", value) for value in first.values())
+    assert len(first) == 6 and all(re.fullmatch("[A-Za-z0-9]{32}", value) for value in first.values())
     assert len({*first.values(), *second.values()}) == 12
 
 

@@ -93,8 +93,7 @@ def test_outputs_are_the_same_without_wide_vector_units(chapter, without_units):
     assert without_units.traces() == []
     if chapter_runs.COMPARE_OUTPUTS:
         committed = nbformat.read(chapter.notebook, as_version=4)
-        assert any(map(is_compared, committed.cells))
-        assert differing(committed, result.notebook) == {}
+        assert any(map(is_compared, committed.cells)) and differing(committed, result.notebook) == {}
 
 
 @WITHOUT_UNITS

@@ -44,8 +44,7 @@ def test_a_killed_job_resumes_and_makes_the_same_bytes(champion, days, tmp_path,
         else:
             now = {file: text for file, text in contents(place).items() if file in data}
             assert any(now == {file: whole[file] for file in data if file in whole} for whole in (old, wanted))
-        assert run_job(source, place / name).rows == 1006
-        assert contents(place) == wanted
+        assert run_job(source, place / name).rows == 1006 and contents(place) == wanted
     for _ in range(5):  # one job again and again, soon after it has begun: a chunk further at most
         assert in_process(job_killed_at, draw.randrange(5, 9), "", source, tmp_path / "often" / name) == -9
     assert "of them before this job was resumed" in run_job(source, tmp_path / "often" / name).said

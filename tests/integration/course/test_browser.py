@@ -1,8 +1,4 @@
-"""`make lab` as a newcomer meets it: JupyterLab and the MLflow UI, clicked through in a real, headless Chromium.
-
-The lab runs on a copy of the course in a temporary folder. The pictures go there too; `make screenshots` renews
-those in chapters/figures/.
-"""
+"""`make lab` on a copy of the course, clicked through in Chromium; `make screenshots` renews chapters/figures/."""
 
 import io
 import re
@@ -315,8 +311,7 @@ def test_baselines_are_sorted_in_the_mlflow_ui(lab, part_1):
     search(page, "attributes.run_name LIKE 'baseline-%'")
     toggle_columns(page, "Dataset", "Source", "Models", "brier_value", "target", widen=["brier_value", "Run Name"])
     page.get_by_test_id("sort-header-brier_value").click()  # the highest first
-    highest = page.locator('.ag-row[row-index="0"]', has_text="baseline-big-move-always")
-    expect(highest).to_be_visible()
+    expect(page.locator('.ag-row[row-index="0"]', has_text="baseline-big-move-always")).to_be_visible()
     page.get_by_test_id("sort-header-brier_value").click()
     expect(page.locator('.ag-row[row-index="1"]', has_text="baseline-big-move-rolling-rate")).to_be_visible()
     lab.picture(page, "03_mlflow_baselines")

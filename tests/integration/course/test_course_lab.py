@@ -68,8 +68,7 @@ def test_ui(course):
     """It also ends when its server does."""
     with course.started(COURSE, "ui", "--no-browser") as process:
         found = until(lambda: re.search(r"MLflow UI  (http://[\d.:]+)\n", course.output()), 60, "the address")
-        assert status(f"{found[1]}/") == 200
-        assert course.listening() == {"127.0.0.1"}
+        assert status(f"{found[1]}/") == 200 and course.listening() == {"127.0.0.1"}
         (server,) = [one for one in course.processes() if one.cmdline()[1:5] == ["-P", "-m", "mlflow", "server"]]
         server.kill()
         assert process.wait(60) == 1

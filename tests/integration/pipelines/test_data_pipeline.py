@@ -137,5 +137,4 @@ def test_a_kill_at_any_moment_leaves_the_old_tables_or_the_new_ones(tmp_path):
             assert all(state[stage] in (before[stage], new[stage]) for stage in state)
         assert states[0] == before and states[-1] == new and len({tuple(state.items()) for state in states}) == 4
         for moment in range(1, last, 12):  # the next run ends where an undisturbed one does
-            assert take(rows, spot / f"{moment:03d}") == new
-            assert not list((spot / f"{moment:03d}").rglob("*.new"))
+            assert take(rows, spot / f"{moment:03d}") == new and not list((spot / f"{moment:03d}").rglob("*.new"))

@@ -60,8 +60,7 @@ def test_a_workbench_keeps_what_was_logged(course):
     fake, before = course, modes(course.root)
     with fake.started(COURSE, "workbench", "--no-browser", JUPYTER_TOKEN="the learner's own") as process:
         where = started(fake, process)
-        assert (fake.root / "work" / "01_step.ipynb").exists()
-        assert modes(fake.root) == before
+        assert (fake.root / "work" / "01_step.ipynb").exists() and modes(fake.root) == before
         assert fake.listening(parts(fake)["postgres"]) == {"127.0.0.1"}
         address, token = where["JupyterLab"].split("/lab/tree/work?token=")
         assert status(f"{address}/api/contents") == 403

@@ -25,8 +25,7 @@ def doctor(fake, **env: str) -> dict[str, str]:
 
 
 def test_a_healthy_machine_passes(fake):
-    assert doctor(fake) == {}
-    assert doctor(fake, MLFLOW_TRACKING_URI="http://a", COURSE_TRACKING_URI="http://a") == {}
+    assert doctor(fake) == {} and doctor(fake, MLFLOW_TRACKING_URI="http://a", COURSE_TRACKING_URI="http://a") == {}
 
 
 def test_packages_that_differ_from_the_lock_are_named(fake):

@@ -153,8 +153,7 @@ def test_where_studies_are_kept(tmp_path, monkeypatch):
         ("", tmp_path / "state"),
     ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
-        assert store.study_storage() == f"sqlite:///{(folder / store.STUDIES).as_posix()}"
-        assert folder.is_dir()
+        assert store.study_storage() == f"sqlite:///{(folder / store.STUDIES).as_posix()}" and folder.is_dir()
     monkeypatch.setenv("COURSE_STUDY_STORAGE", "postgresql+psycopg://optuna@/studies?host=/run")
     assert store.study_storage() == "postgresql+psycopg://optuna@/studies?host=/run"
     monkeypatch.setenv("COURSE_STUDY_STORAGE", "sqlite:///my.db")

@@ -52,5 +52,4 @@ def test_a_run_may_go_from_one_work_to_another(tracked):
         pipeline.claim_work(f"{name}, first")
         pipeline.claim_work(f"{name}, second")
         tags = mlflow.get_run(inner.info.run_id).data.tags
-    assert (tags["claim"], tags["ticket"]) == (f"{name}, second", "1")
-    assert not processes.is_over(tags["process"])
+    assert (tags["claim"], tags["ticket"]) == (f"{name}, second", "1") and not processes.is_over(tags["process"])

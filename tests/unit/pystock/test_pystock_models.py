@@ -47,8 +47,7 @@ def test_what_comes_back_is_the_classifier_and_its_decisions(tracking, fitted):
     loaded = mlflow.pyfunc.load_model(info.model_uri)
     answer = loaded.predict(X)
     assert (answer["probability"] == probability).all() and answer.index.equals(X.index)
-    assert (answer["decision"] == (probability > 0.2)).all()
-    assert list(map(str, answer.dtypes)) == ["float64", "int64"]
+    assert (answer["decision"] == (probability > 0.2)).all() and list(map(str, answer.dtypes)) == ["float64", "int64"]
     assert (loaded.predict(X, params={"threshold": 0.6})["decision"] == (probability > 0.6)).all()
     assert loaded.predict(X.iloc[[7]]).equals(answer.iloc[[7]])  # alone or with others
     assert loaded.predict(X[X.columns[::-1]]).equals(answer)  # the signature knows the order

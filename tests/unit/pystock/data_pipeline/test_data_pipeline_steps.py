@@ -1,5 +1,4 @@
-"""The data pipeline: appended days equal the full computation, each disorder of the source has its outcome, and what
-the steps leave in MLflow."""
+"""The data pipeline: appended days, disorder in the source, skipped steps, and what the steps leave in MLflow."""
 
 import re
 import shutil
