@@ -70,7 +70,7 @@ def _link(chapter: Chapter, notebooks: str = "../notebooks") -> str:
 
 def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str, int]]:
     """Return the sections of a chapter, each with its share of the chapter's minutes."""
-    lengths = {"": 0.0}  # in minutes: 130 words, two code cells or a quarter of an exercise take about one
+    lengths = {"": 0.0}  # in minutes: 130 words, two code cells, a block for the terminal, a quarter of an exercise: one
     for cell in notebook.cells:
         if cell.cell_type == "code":
             lengths[[*lengths][-1]] += 0.5
@@ -78,7 +78,8 @@ def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str,
         first, *sections = re.split(r"^## (.+)$", cell.source, flags=re.MULTILINE)
         for heading, text in zip([[*lengths][-1], *sections[::2]], [first, *sections[1::2]]):
             exercises = re.findall(r"^> \*\*Exercise ", text, re.MULTILINE)
-            lengths[heading] = lengths.get(heading, 0) + len(text.split()) / 130 + 4 * len(exercises)
+            blocks = text.count("\n```") / 2
+            lengths[heading] = lengths.get(heading, 0) + len(text.split()) / 130 + blocks + 4 * len(exercises)
     steps = {name: length for name, length in lengths.items() if not NO_STEP.fullmatch(name)}
     ends = [round(minutes * end / sum(steps.values())) for end in accumulate(steps.values())]
     return [(name, end - start) for name, start, end in zip(steps, [0, *ends], ends)]

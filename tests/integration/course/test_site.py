@@ -21,6 +21,7 @@ LOOK = """() => ({
     ids: [...document.querySelectorAll("[id]")].map(each => each.id),
     links: [...document.links].map(each => each.href),
     broken: [...document.images].filter(each => !each.naturalWidth).map(each => each.src),
+    sideways: document.documentElement.scrollWidth > innerWidth,
 })"""
 
 
@@ -50,7 +51,7 @@ def test_every_page_loads_without_errors_and_its_links_lead_somewhere(site, brow
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*.html")} - {"index.html"}
     pages = {address + name for name in names if not name.startswith("_")}
     problems, seen = [], {}
-    with browser.new_page() as page:
+    with browser.new_page(viewport={"width": 420, "height": 800}) as page:  # a telephone
         page.on("console", lambda each: each.type in ("error", "warning") and problems.append(each.text))
         page.on("pageerror", lambda each: problems.append(str(each)))
         page.on("request", lambda each: each.url.startswith((address, "data:")) or problems.append(each.url))
@@ -59,6 +60,7 @@ def test_every_page_loads_without_errors_and_its_links_lead_somewhere(site, brow
             page.goto(name)
             seen[name] = page.evaluate(LOOK)
             problems += [f"{name}: no picture {each}" for each in seen[name]["broken"]]
+            problems += [f"{name}: scrolls sideways"] * seen[name]["sideways"]
     for name, look in seen.items():
         for link in {link for link in look["links"] if link.startswith(address)}:
             target, _, anchor = link.partition("#")
