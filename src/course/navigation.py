@@ -70,7 +70,7 @@ def _link(chapter: Chapter, notebooks: str = "../notebooks") -> str:
 
 def minutes_of_sections(notebook: NotebookNode, minutes: int) -> list[tuple[str, int]]:
     """Return the sections of a chapter, each with its share of the chapter's minutes."""
-    lengths = {"": 0.0}  # in minutes: 130 words, two code cells, a block for the terminal, a quarter of an exercise: one
+    lengths = {"": 0.0}  # in minutes: 130 words, two code cells, a block for a shell, a quarter of an exercise: one
     for cell in notebook.cells:
         if cell.cell_type == "code":
             lengths[[*lengths][-1]] += 0.5
