@@ -2,7 +2,6 @@
 
 from course.checks import Exercise, Wrong, is_near, run_in
 from pystock import tuning
-from pystock.data import named
 
 
 def _study_run(market):
@@ -10,7 +9,7 @@ def _study_run(market):
     import mlflow
 
     runs = mlflow.search_runs(
-        experiment_names=[named("tuning", market)],
+        experiment_names=["tuning"],
         filter_string="tags.family = 'xgboost' and tags.trials != '' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
@@ -74,7 +73,7 @@ def four_years(answer, market):
 def mirrored_again(answer, market):
     from mlflow.entities import ViewType
 
-    run = run_in(named("tuning", market), answer)
+    run = run_in("tuning", answer)
     best = _best(market)
     number = best.data.tags["trial"]
     if run.info.lifecycle_stage == "deleted":

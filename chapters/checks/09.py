@@ -8,7 +8,6 @@ from mlflow.types import Schema, TensorSpec
 
 from course.checks import Exercise, Wrong, is_near, run_in
 from pystock import tuning
-from pystock.data import named
 from pystock.evaluation import walk_forward
 
 
@@ -36,7 +35,7 @@ def _typed(text):
 
 def _on_the_folds(market):
     """Outcomes and the candidate's probabilities on the days that the five folds validate."""
-    candidate = _newest(named("tuning", market), "tags.pilot = 'candidate'")
+    candidate = _newest("tuning", "tags.pilot = 'candidate'")
     params = {name: _typed(text) for name, text in candidate.data.params.items()}
     X, y = tuning.training_data(market, "big_move", "volatility")
     parts = []
@@ -82,7 +81,7 @@ def window_schema(answer, market):
 def decision_model(answer, market):
     import mlflow
 
-    run = run_in(named("models", market), answer)
+    run = run_in("models", answer)
     if run.data.tags.get("pilot"):
         raise Wrong("That is the run of the pilot model: start a run of your own, without the tag pilot.")
     if not run.outputs or not run.outputs.model_outputs:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 __all__ = ["browser"]  # a fixture
 NAME = "01_track_your_first_model"
-COMPARISON = CHECKOUT / "notebooks" / "06_manage_experiments.ipynb"
+COMPARISON = CHECKOUT / "notebooks" / "06_compare_three_frameworks.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
 
