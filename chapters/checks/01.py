@@ -2,7 +2,7 @@
 
 import mlflow
 
-from course.checks import Exercise, Wrong, is_near, run_in
+from course.checks import Exercise, Wrong, is_near, newest_run, run_in
 from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -72,17 +72,12 @@ def reviewed(answer, market):
 
 
 def ups(answer, market):
-    newest = mlflow.search_runs(
-        experiment_names=[EXPERIMENT],
-        filter_string="attributes.run_name = 'forest'",
-        order_by=["start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    if not newest or not newest[0].outputs or not newest[0].outputs.model_outputs:
-        raise Wrong("The store has no run named forest with a model: run the cells with autologging above.")
+    missing = "The store has no run named forest with a model: run the cells with autologging above."
+    newest = newest_run(EXPERIMENT, "attributes.run_name = 'forest'", missing)
+    if not newest.outputs or not newest.outputs.model_outputs:
+        raise Wrong(missing)
     _, X_test, _, _ = _split(market)
-    model = mlflow.sklearn.load_model(f"models:/{newest[0].outputs.model_outputs[0].model_id}")
+    model = mlflow.sklearn.load_model(f"models:/{newest.outputs.model_outputs[0].model_id}")
     predicted = int(model.predict(X_test).sum())
     if is_near(answer, predicted):
         return

@@ -2,13 +2,12 @@
 
 import json
 
-import mlflow
 import pandas as pd
 from mlflow.pyfunc.scoring_server import infer_and_parse_data
 from mlflow.types.schema import ColSpec, Schema
 from mlflow.utils.proto_json_utils import MlflowFailedTypeConversion
 
-from course.checks import Exercise, Wrong, run_in
+from course.checks import Exercise, Wrong, newest_run, run_in
 from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -68,16 +67,9 @@ def project_300(answer, market):
 def grew_most(answer, market):
     runs = {}
     for name in ("project", "project-300"):
-        found = mlflow.search_runs(
-            experiment_names=["stockpred"],
-            filter_string=f"attributes.run_name = '{name}' and attributes.status = 'FINISHED'",
-            order_by=["start_time DESC"],
-            max_results=1,
-            output_format="list",
-        )
-        if not found:
-            raise Wrong(f"The store has no finished run named {name}: run its cell, or solve exercise 02.3 first.")
-        runs[name] = pd.Series(found[0].data.metrics)
+        missing = f"The store has no finished run named {name}: run its cell, or solve exercise 02.3 first."
+        run = newest_run("stockpred", f"attributes.run_name = '{name}'", missing)
+        runs[name] = pd.Series(run.data.metrics)
     growth = runs["project-300"] - runs["project"]
     if answer not in growth.index:
         raise Wrong(f"{answer!r} is not the name of a metric of these runs, such as {growth.index[0]}.")

@@ -6,24 +6,9 @@ import numpy as np
 import pandas as pd
 from mlflow.types import Schema, TensorSpec
 
-from course.checks import Exercise, Wrong, is_near, run_in
+from course.checks import Exercise, Wrong, is_near, newest_run, run_in
 from pystock import tuning
 from pystock.evaluation import walk_forward
-
-
-def _newest(experiment, filter_string):
-    import mlflow
-
-    runs = mlflow.search_runs(
-        experiment_names=[experiment],
-        filter_string=f"{filter_string} and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    if not runs:
-        raise Wrong(f"This store has no such run in the experiment {experiment}: run the chapters up to here first.")
-    return runs[0]
 
 
 def _typed(text):
@@ -35,7 +20,7 @@ def _typed(text):
 
 def _on_the_folds(market):
     """Outcomes and the candidate's probabilities on the days that the five folds validate."""
-    candidate = _newest("tuning", "tags.pilot = 'candidate'")
+    candidate = newest_run("tuning", "tags.pilot = 'candidate'", "The store has no candidate: run chapter 08.")
     params = {name: _typed(text) for name, text in candidate.data.params.items()}
     X, y = tuning.training_data(market, "big_move", "volatility")
     parts = []

@@ -1,26 +1,16 @@
 """The exercises of chapter 14."""
 
-from course.checks import Exercise, Wrong
+from course.checks import Exercise, Wrong, newest_run
 from pystock.data import named
 from pystock.training import NINE, nine_metrics
 
 
 def _newest(market: str, **tags: str):
     """The newest finished run of the training pipeline in this chapter's experiment with these tags."""
-    import mlflow
-
-    asked = {"pipeline": "pystock-training", "outcome": "done", "market": market} | tags
-    found = mlflow.search_runs(
-        experiment_names=[named("training", market)],
-        filter_string=" and ".join(f"tags.{tag} = '{value}'" for tag, value in asked.items())
-        + " and attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-        output_format="list",
-    )
-    if not found:
-        raise Wrong("This store has no such run of the pipeline yet: run the chapter up to its exercises first.")
-    return found[0]
+    tags = {"pipeline": "pystock-training", "outcome": "done", "market": market} | tags
+    wanted = " and ".join(f"tags.{tag} = '{value}'" for tag, value in tags.items())
+    missing = "This store has no such run of the pipeline yet: run the chapter up to its exercises first."
+    return newest_run(named("training", market), wanted, missing)
 
 
 def threshold_moves(answer, market):

@@ -50,6 +50,22 @@ def run_in(experiment: str, answer: Any) -> "Run":
     return run
 
 
+def newest_run(experiment: str, filter_string: str, missing: str) -> "Run":
+    """Return the newest finished run of `experiment` that the filter finds. Raises Wrong(missing) if there is none."""
+    import mlflow
+
+    runs = mlflow.search_runs(
+        experiment_names=[experiment],
+        filter_string=f"{filter_string} and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+        output_format="list",
+    )
+    if not runs:
+        raise Wrong(missing)
+    return runs[0]
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint."""
