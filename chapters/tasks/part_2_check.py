@@ -18,7 +18,11 @@ def results(experiment: Experiment, runs: list[Run]) -> Iterator[tuple[str, bool
     yield "server", uri.startswith("http"), f"the tracking URI is {uri}: start `mlflow server` and set the variable."
     place = experiment.artifact_location
     shared = not place.startswith(("file:", "/", "."))
-    yield "artifacts", shared, f"clients write files to {place} themselves: start the server with --artifacts-destination."
+    yield (
+        "artifacts",
+        shared,
+        f"clients write files to {place}: start the server with --artifacts-destination.",
+    )
 
     by_status: dict[str, list[str]] = {}
     for run in runs:
@@ -42,12 +46,18 @@ def results(experiment: Experiment, runs: list[Run]) -> Iterator[tuple[str, bool
 
     parents = [run for run in finished if PARENT not in run.data.tags]
     scored = [run for run in parents if any("test" in name for name in run.data.metrics)]
-    families = f"{len(scored)} finished runs that are not trials have a metric with `test` in its name: there are two models."
+    families = (
+        f"{len(scored)} finished runs that are not trials have a metric with `test` in its name: there are two models."
+    )
     yield "both models on the test rows", len(scored) >= 2, families
     inputs = [run for run in parents if run.inputs and run.inputs.dataset_inputs]
     yield "data set", bool(inputs), "no run names its data: call mlflow.log_input(mlflow.data.from_pandas(…))."
     models = [run for run in parents if run.outputs and run.outputs.model_outputs]
-    yield "models", len(models) >= 2, f"{len(models)} runs have a logged model: log both, to compare what you would use."
+    yield (
+        "models",
+        len(models) >= 2,
+        f"{len(models)} runs have a logged model: log both.",
+    )
     names = {name for run in parents for name in run.data.metrics}
     pairs = [name for name in names if name.endswith("_low") and f"{name[:-4]}_high" in names]
     yield "interval", bool(pairs), "log the ends of the interval of the difference as …_low and …_high."

@@ -315,7 +315,7 @@ def _one_exercise(page: Page, question: Cell, id: str, listed: Exercise | None) 
     last = solution.source.rstrip().splitlines()[-1]
     bound = {n.id for n in ast.walk(solution.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     bound |= {n.name for n in solution.tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-    folded = set(solution.tags) == {"solution", "hide-input"} and solution.hidden
+    folded = {"solution", "hide-input"} <= set(solution.tags) and solution.hidden
     untried = not check.outputs or f"Exercise {id}: not answered yet" in check.output
     solved = not solution.outputs or f"Exercise {id}: right." in solution.output
     wrong = len(listed.wrong) if listed else 2

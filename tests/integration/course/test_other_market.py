@@ -18,7 +18,7 @@ def server(empty_store, tmp_path_factory):
 
 
 @pytest.mark.xdist_group("other-market")
-@pytest.mark.parametrize("chapter", all_chapters()[:2], ids=lambda chapter: chapter.number)
+@pytest.mark.parametrize("chapter", all_chapters()[:4], ids=lambda chapter: chapter.number)
 def test_learners_copy_passes_on_the_other_market(chapter, server, tmp_path):
     chapter_runs.run_as_learner(chapter, server, tmp_path, chapter_runs.other_market(chapter))
 

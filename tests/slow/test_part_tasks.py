@@ -1,0 +1,78 @@
+"""The open tasks at the end of the parts, where nothing but the learner tells MLflow where to write."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from course.paths import root
+from course.servers import MLFLOW_SERVER_ENVIRONMENT, start_server
+
+POOR_1 = """
+import mlflow
+from sklearn.linear_model import LogisticRegression
+
+mlflow.set_experiment("poor")
+with mlflow.start_run():
+    mlflow.log_metric("auc", 0.99)
+    mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model", pip_requirements=[])
+"""
+POOR_2 = """
+import mlflow
+
+mlflow.set_experiment("poor")
+with mlflow.start_run(run_name="search"):
+    for trial in range(3):
+        with mlflow.start_run(run_name=f"trial-{trial}", nested=True):
+            mlflow.log_metric("test_mae", 44)
+mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("poor").experiment_id, run_name="lost")
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(root() / "chapters" / "tasks", tmp_path, dirs_exist_ok=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "COURSE_"))}
+
+    def run(*command, **environment):
+        options = {"cwd": tmp_path, "env": clean | {"MPLBACKEND": "agg"} | environment, "capture_output": True}
+        done = subprocess.run([sys.executable, *command], timeout=900, text=True, **options)
+        return done.returncode, done.stdout
+
+    return run
+
+
+def lacking(printed):
+    return {line.split("not yet  ")[1].split(":")[0] for line in printed.splitlines() if "not yet" in line}
+
+
+def test_part_1_check_tells_a_very_good_solution_from_a_poor_one(run):
+    assert "C=0.1: AUC 0.99" in run("part_1_train.py")[1]
+    assert ": probability of a benign tumour" in run("part_1_solution.py")[1]
+    passed, printed = run("part_1_check.py", "breast-cancer")
+    assert (passed, "9 of 9 checks pass." in printed) == (0, True), printed
+    run("-c", POOR_1)
+    failed, printed = run("part_1_check.py", "poor")
+    wanted = {"run name", "parameters", "metrics", "tag", "figure", "signature", "input example"}
+    assert (failed, lacking(printed)) == (1, wanted)
+    assert "has no finished run there" in run("part_1_check.py", "nothing")[1]
+
+
+def test_part_2_check_tells_a_very_good_solution_from_a_poor_one(run, tmp_path):
+    assert "ridge: mean absolute error 44.7 on 133 test rows" in run("part_2_train.py")[1]
+    run("-c", POOR_2)
+    failed, printed = run("part_2_check.py", "poor")
+    wanted = {"server", "artifacts", "all runs have ended", "trials", "trials can be compared", "data set", "models"}
+    wanted |= {"no trial saw the test rows", "both models on the test rows", "interval", "decision"}
+    assert (failed, lacking(printed)) == (1, wanted), printed
+    assert "has no run there" in run("part_2_check.py", "nothing")[1]
+    options = "--backend-store-uri sqlite:///server.db --artifacts-destination ./artifacts --port {port}"
+    command = [sys.executable, "-m", "mlflow", "server", *options.split()]
+    environment = MLFLOW_SERVER_ENVIRONMENT
+    with start_server(command, env=environment, cwd=tmp_path, log=tmp_path / "server.log") as server:
+        there = {"MLFLOW_TRACKING_URI": server.url}
+        assert "\nridge: boosting minus ridge is 1." in "\n" + run("part_2_solution.py", **there)[1]
+        passed, printed = run("part_2_check.py", "diabetes", **there)
+    assert (passed, "11 of 11 checks pass." in printed) == (0, True), printed
