@@ -367,3 +367,47 @@ def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
     there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
     assert lab.requested and not there
+
+
+@pytest.fixture(scope="module")
+def part_2(lab, notebook):
+    """The learner's store after chapter 07, with its solutions."""
+    done = lab.course.run("run", "07")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nested_runs_are_unfolded_below_their_parent_in_the_mlflow_ui(lab, part_2):
+    page = experiment(lab, "practice")
+    search(page, "attributes.run_name LIKE 'rate%'")
+    expect(page.get_by_role("link", name="stray", exact=True)).to_have_count(0)
+    toggle_columns(page, "Dataset", "Source", "Models", "loss", "accuracy", "rate", widen=["accuracy"])
+    page.locator(".ag-row", has_text="rates").locator("button").first.click()
+    for name in ("rate-0.01", "rate-0.3", "rate-4.0"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    lab.picture(page, "07_mlflow_nested")
+
+    page.get_by_role("link", name="rates", exact=True).click()
+    expect(page.get_by_text("Which learning rate brings the training loss down")).to_be_visible()
+    expect(page.get_by_role("link", name="rate-4.0")).to_be_visible()
+    lab.picture(page, "07_mlflow_note")
+
+
+def test_runs_that_failed_or_were_killed_are_marked_in_the_mlflow_ui(lab, part_2):
+    page = experiment(lab, "practice")
+    toggle_columns(page, "Dataset", "Source", "Models", "loss", "rate", widen=[])
+    expect(page.get_by_role("link", name="stray", exact=True)).to_be_visible()
+    lab.picture(page, "07_mlflow_status")
+    for name, status in (("killed", "Killed"), ("failing", "Failed")):
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.get_by_text(status, exact=True)).to_be_visible()
+        page.go_back()
+
+
+def test_system_metrics_are_drawn_in_the_mlflow_ui(lab, part_2):
+    page = experiment(lab, "practice")
+    page.get_by_role("link", name="memory-leak", exact=True).click()
+    page.get_by_role("tab", name="System metrics").click()
+    page.get_by_placeholder("Search metric charts").fill("system_memory|cpu")
+    expect(page.get_by_role("heading", name="system_memory_usage_megabytes")).to_be_visible()
+    page.wait_for_timeout(1000)  # the curves grow
+    lab.picture(page, "07_mlflow_system_metrics")
