@@ -24,7 +24,7 @@ def flipped(answer, market):
     if digest == unchanged.digest:
         raise Wrong("Its digest is that of the unchanged table: call describe again, on the changed copy.")
     if digest != right.digest:
-        raise Wrong("It has another digest: flip the first flag alone, and give describe the copy, y_train and 'flags'.")
+        raise Wrong("It has another digest: flip only the first flag, and call describe(copy, y_train, 'flags').")
 
 
 def lowest_loss(answer, market):
@@ -44,7 +44,7 @@ def lowest_loss(answer, market):
     if loss[answer] > min(loss.values()) + 0.0005:
         late = answer == max(loss)
         where = "That is the last step, where train-logloss is lowest." if late else f"It is {loss[answer]:.4f} there."
-        raise Wrong(f"{where} Look for the lowest point of validation-logloss: it gets down to {min(loss.values()):.4f}.")
+        raise Wrong(f"{where} Look for the lowest point of validation-logloss, {min(loss.values()):.4f}.")
 
 
 def forest(answer, market):
