@@ -14,7 +14,6 @@ import nbformat
 import pytest
 from chromium import PATIENCE, browser
 from fake_course import CHECKOUT, FakeCourse, until
-from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 __all__ = ["browser"]  # a fixture
 NAME = "01_track_your_first_model"
-COMPARISON = CHECKOUT / "notebooks" / "06_compare_three_frameworks.ipynb"
 WINDOW = {"width": 1280, "height": 800}
 
 
@@ -331,37 +329,49 @@ def test_prototypes_are_sorted_by_skill_in_the_mlflow_ui(lab, part_1):
     lab.picture(page, "04_mlflow_prototypes")
 
 
-def test_the_comparison_is_sorted_in_the_mlflow_ui(lab):
-    """The nine runs of chapter 06 with the figures that its notebook shows; to run it here would take a minute."""
-    outputs = [output for cell in nbformat.read(COMPARISON, as_version=4).cells for output in cell.get("outputs", [])]
-    text = "\n".join(output.get("data", {}).get("text/plain", "") for output in outputs)
-    rows = re.findall(r"(?m)^(direction|big_move), (flags|volatility): (\w+) +(\S+) +(\S+) +(\S+)$", text)
-    assert len(rows) == 9
-    client = MlflowClient(lab.ui)
-    created = client.create_experiment("comparison")
-    for target, features, family, *figures in rows:
-        tags = {"stage": "prototyping", "target": target, "features": features, "market": "sp500", "family": family}
-        name = f"{target}-{features}-{family}".replace("_", "-")
-        run = client.create_run(created, run_name=name, tags=tags).info.run_id
-        for end, figure in zip(("value", "low", "high"), figures):
-            client.log_metric(run, f"brier_skill_{end}", float(figure))
-        client.set_terminated(run)
+@pytest.fixture(scope="module")
+def part_2(lab, part_1):
+    """The learner's store after chapter 06, with its solutions."""
+    done = lab.course.run("run", "06")
+    assert done.returncode == 0, done.stdout + done.stderr
 
+
+COMPARED = "tags.stage = 'prototyping' and tags.family != 'forest'"  # the nine runs, without the exercise's
+
+
+def test_the_nine_runs_are_compared_in_the_mlflow_ui(lab, part_2):
     page = experiment(lab, "comparison")
-    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_be_visible()
-    shown = [f"brier_skill_{end}" for end in ("low", "value", "high")]
-    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=shown)
-    low = {"-".join(names).replace("_", "-"): float(low) for *names, _, low, _ in rows}
+    search(page, COMPARED)
+    shown = ["brier_skill_low", "brier_skill_value"]
+    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=[*shown, "Run Name"])
     page.get_by_test_id("sort-header-brier_skill_low").click()
-    expect(page.locator('.ag-row[row-index="0"]', has_text=max(low, key=low.get))).to_be_visible()
-    expect(page.locator('.ag-row[row-index="8"]', has_text=min(low, key=low.get))).to_be_visible()
+    expect(page.locator('.ag-row[row-index="0"]', has_text="big-move-volatility-logistic")).to_be_visible()
+    expect(page.locator('.ag-row[row-index="8"]', has_text="big-move-flags-net")).to_be_visible()
+    lab.picture(page, "06_mlflow_comparison")
+
+    view(page, "CHART")
+    page.get_by_placeholder("Search metric charts").fill("brier_skill_[lv]")
+    expect(page.get_by_role("heading", name="brier_skill_low", exact=True)).to_be_visible()
+    page.wait_for_timeout(1000)  # the bars grow
+    lab.picture(page, "06_mlflow_charts")
+
+    view(page, "TABLE")
+    for name in ("logistic", "xgboost", "net"):
+        row = page.locator(".ag-row", has=page.get_by_role("link", name=f"big-move-volatility-{name}", exact=True))
+        row.locator("input[type=checkbox]").first.check()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    page.get_by_text("Visualizations", exact=True).click()
+    expect(page.get_by_text("num_boost_round", exact=True).first).to_be_visible()
     lab.picture(page, "06_mlflow_compare")
 
-    # the filter of the chapter's cell
-    search(page, "tags.stage = 'prototyping' and metrics.brier_skill_low > 0")
-    expect(page.get_by_role("link", name="direction-flags-net", exact=True)).to_have_count(0)
-    for name in low:
-        expect(page.get_by_role("link", name=name, exact=True)).to_have_count(int(low[name] > 0))
+
+def test_a_run_shows_its_data_sets_in_the_mlflow_ui(lab, part_2):
+    page = experiment(lab, "comparison")
+    search(page, COMPARED)
+    page.get_by_role("link", name="direction-flags-logistic", exact=True).click()
+    page.get_by_text("sp500-direction-flags").first.click()
+    expect(page.get_by_text("day_01").first).to_be_visible()
+    lab.picture(page, "06_mlflow_dataset")
 
 
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
