@@ -28,7 +28,7 @@ def search(name: str, storage: str) -> list[float]:
     """Milliseconds that each trial takes."""
     study = tuning.open_study(name, storage, trials=TRIALS, **ABOUT)
     times, begun = [], time.perf_counter()
-    for _ in tuning.go_on(study, free):
+    for _ in tuning.run_trials(study, free):
         times.append((time.perf_counter() - begun) * 1000)
         begun = time.perf_counter()
     return times

@@ -119,7 +119,7 @@ def left(study: optuna.Study) -> int:
     return int(study.user_attrs["trials"]) - len(finished(study))
 
 
-def go_on(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
+def run_trials(study: optuna.Study, evaluate: Callable[..., Iterator[float]] = skills) -> Iterator[FrozenTrial]:
     """Run the remaining trials, one per step of a loop over this, and mirror each to MLflow.
 
     It first repairs what a killed process left behind. `evaluate` is called as `skills` is.

@@ -24,7 +24,7 @@ def quick(model, X, y, years):
 
 def search(name, storage, trials, evaluate=quick, **about):
     study = tuning.open_study(name, storage, trials=trials, **(ABOUT | about))
-    for _ in tuning.go_on(study, evaluate):
+    for _ in tuning.run_trials(study, evaluate):
         pass
     return study
 
@@ -35,7 +35,7 @@ def in_memory(trials):
     for key, value in (ABOUT | {"trials": trials}).items():
         study.set_user_attr(key, value)
     with patch.object(tuning, "put_in_order"), patch.object(tuning, "mirror"):
-        assert len(list(tuning.go_on(study, quick))) == trials
+        assert len(list(tuning.run_trials(study, quick))) == trials
     return study
 
 

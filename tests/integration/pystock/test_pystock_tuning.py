@@ -41,7 +41,7 @@ def mirror(trial, run):
         tuning.mlflow.MlflowClient.log_batch = lambda *a, **k: os.kill(os.getpid(), {signal})
     original(trial, run)
 original, tuning.mirror = tuning.mirror, mirror
-for _ in tuning.go_on(study, doomed):
+for _ in tuning.run_trials(study, doomed):
     pass
 """
 
@@ -77,7 +77,7 @@ def test_on_postgresql(tracked):
         url = sqlalchemy.make_url(bench.database).update_query_dict({"options": "-csearch_path=optuna"})
         url = url.render_as_string(hide_password=False)
         study = tuning.open_study("on-postgresql", url, trials=6, **ABOUT)
-        next(tuning.go_on(study, quick))
+        next(tuning.run_trials(study, quick))
         study.ask(tuning.SPACES["logistic"])
         again = search("on-postgresql", url, 6)
         assert len(tuning.finished(again)) == 6 and len(again.trials) == 7

@@ -40,7 +40,7 @@ def test_years_shorten_the_past():
 def test_another_store_gets_everything(tracked, empty_store, tmp_path):
     """A study that was begun on one tracking store, and goes on on another: a new run, and all trials under it."""
     study = tuning.open_study("moved", tracked, trials=4, **ABOUT)
-    trials = tuning.go_on(study, quick)
+    trials = tuning.run_trials(study, quick)
     next(trials), next(trials)
     store.copy(empty_store, tmp_path / "other")
     mlflow.set_tracking_uri(store.uri(tmp_path / "other"))
@@ -53,7 +53,7 @@ def test_what_is_searched_decides_whether_a_study_goes_on(tracked, monkeypatch):
     def opened(name="one", trials=8, **about):
         return tuning.open_study(name, tracked, trials=trials, **ABOUT | about)
 
-    next(tuning.go_on(opened(trials=9), quick))
+    next(tuning.run_trials(opened(trials=9), quick))
     assert [opened(trials=9).study_name, opened().study_name] == ["one-1", "one-2"]
     assert [opened(market="nasdaq").study_name for _ in range(2)] == ["one-3", "one-3"]
     monkeypatch.setitem(tuning.SPACES, "logistic", {"years": tuning.SPACES["logistic"]["years"]})
@@ -87,7 +87,7 @@ def test_the_calls_of_the_mirror_do_not_grow_in_number(tracked, monkeypatch):
         counted = lambda *a, original=original, name=name, **k: calls.append(name) or original(*a, **k)  # noqa: E731
         monkeypatch.setattr(tracking, name, counted)
     counts = []
-    for _ in tuning.go_on(study, quick):
+    for _ in tuning.run_trials(study, quick):
         counts.append(len(calls))
         calls.clear()
     assert 0 < counts[-1] == counts[1] <= 8, counts
