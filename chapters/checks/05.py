@@ -1,9 +1,11 @@
 """The exercises of chapter 05."""
 
-import sqlite3
-from contextlib import closing
+import re
+import shlex
+from fnmatch import fnmatch
 from urllib.parse import urlsplit
 
+import numpy as np
 import pandas as pd
 
 from course.checks import Exercise, Wrong, run_in
@@ -11,75 +13,50 @@ from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
 
-# A small store: the columns of MLflow's tables that the query needs, with two experiments and a history.
-TABLES = """
-    CREATE TABLE experiments (experiment_id, name, lifecycle_stage);
-    CREATE TABLE runs (run_uuid, name, status, lifecycle_stage, experiment_id);
-    CREATE TABLE params (key, value, run_uuid);
-    CREATE TABLE tags (key, value, run_uuid);
-    CREATE TABLE metrics (key, value, timestamp, run_uuid, step, is_nan);
-    CREATE TABLE latest_metrics (key, value, timestamp, step, is_nan, run_uuid);
-"""
-LAST_ACCURACY = {"coin": 0.47, "interrupted": 0.53, "elsewhere": 0.9}
+
+def reviewed(answer, market):
+    if not isinstance(answer, dict) or not {"info", "data"} <= answer.keys():
+        raise Wrong("The answer is the run as the server returns it: answer = get_run(by_http).")
+    if answer["info"].get("run_name") != "by-http":
+        raise Wrong(f"That is the run {answer['info'].get('run_name')}: read by-http with get_run(by_http).")
+    tags = {tag["key"]: tag["value"] for tag in answer["data"].get("tags", [])}
+    if "reviewed" not in tags:
+        raise Wrong(f"That run has the tags {sorted(tags)}: add the tag reviewed, save it, and call get_run again.")
+    if tags["reviewed"] != "yes":
+        raise Wrong(f"The tag reviewed has the value {tags['reviewed']!r}: it should be yes.")
 
 
-def _small_store(experiment):
-    store = sqlite3.connect(":memory:")
-    store.executescript(TABLES)
-    for number, name in enumerate([experiment, "stockpred"], 1):
-        store.execute("INSERT INTO experiments VALUES (?, ?, 'active')", (number, name))
-    for run, accuracy in LAST_ACCURACY.items():
-        store.execute("INSERT INTO runs VALUES (?, ?, 'FINISHED', 'active', ?)", (run, run, 1 + (run == "elsewhere")))
-        store.execute("INSERT INTO params VALUES ('seed', '0', ?)", (run,))
-        store.execute("INSERT INTO tags VALUES ('mlflow.runName', ?, ?)", (run, run))
-        for key, values in {"accuracy": [accuracy + 0.04, accuracy], "days_up": [120, 590]}.items():
-            for step, value in enumerate(values, 2010):
-                store.execute("INSERT INTO metrics VALUES (?, ?, ?, ?, ?, 0)", (key, value, step, run, step))
-            store.execute("INSERT INTO latest_metrics VALUES (?, ?, ?, ?, 0, ?)", (key, value, step, step, run))
-    return store
+class _Model:
+    """A model whose predictions for a table are those of a function."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def predict(self, X):
+        return pd.Series(self.function(X), index=X.index)
 
 
-def query(answer, market):
-    if not isinstance(answer, str) or not answer.strip():
-        raise Wrong("Give the query as text, in quotes: 'SELECT … FROM …'.")
-    experiment = "workbench"
-    with closing(_small_store(experiment)) as store:
-        try:
-            rows = [tuple(row) for row in pd.read_sql(answer, store).itertuples(index=False)]
-        except Exception as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise Wrong(f"The database rejects the query: {reason}.") from None
-    expected = [("interrupted", LAST_ACCURACY["interrupted"]), ("coin", LAST_ACCURACY["coin"])]
-    names = [row[0] for row in rows]
-    if rows == expected:
-        return
-    if rows == expected[::-1]:
-        raise Wrong("The rows are right, but their order is not: to list the best first, use ORDER BY … DESC.")
-    if "elsewhere" in names:
-        raise Wrong(f"It also lists runs of other experiments: join experiments, and filter on the name {experiment}.")
-    if any(len(row) != 2 for row in rows):
-        raise Wrong("It returns other columns than the name and the accuracy: select only these two.")
-    if len(names) > len(set(names)):
-        raise Wrong("It lists a run more than once: use latest_metrics, not the history, and only the key accuracy.")
-    raise Wrong("On a small store with two runs of this experiment, it does not return both with their last accuracy.")
+MODELS = {  # name: predictions, and whether a row's prediction depends on that row alone
+    "a coin that hashes each row": (lambda X: (pd.util.hash_pandas_object(X, index=False) / 2**64 < 0.5) * 1, True),
+    "a model that always says up": (lambda X: 1, True),
+    "the seeded coin": (lambda X: (np.random.default_rng(0).random(len(X)) < 0.5) * 1, False),
+    "a model that compares a row with the mean": (lambda X: (X["day_14"] > X["day_14"].mean()) * 1, False),
+    "a model that is wrong only in the last row": (lambda X: np.arange(len(X)) // 9, False),
+}
 
 
-def address(answer, market):
-    if not isinstance(answer, str):
-        raise Wrong("Give the address as text: 'http://…'.")
-    try:
-        parts = urlsplit(answer.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise Wrong("That is not an address: use the form http://name:port.") from None
-    if host in ("localhost", "127.0.0.1", "0.0.0.0", "::1"):
-        raise Wrong("In a container this is the container itself, and MLflow does not run in the container jupyter.")
-    if host != "mlflow":
-        raise Wrong("Containers of one compose file reach each other by their service names: use the server's.")
-    if parts.scheme != "http":
-        raise Wrong("The server uses plain HTTP: begin the address with http://.")
-    if port != 5000:
-        raise Wrong("The name is right, but the port is not: use the one on which the server listens in its container.")
+def independence(answer, market):
+    if not callable(answer):
+        raise Wrong("The answer is the function itself: answer = row_independent, without parentheses.")
+    flags = np.random.default_rng(1).integers(0, 2, size=(10, 14)).astype(float)
+    X = pd.DataFrame(flags, columns=[f"day_{day:02}" for day in range(1, 15)])
+    for name, (function, independent) in MODELS.items():
+        result = answer(_Model(function), X)
+        if not isinstance(result, bool | np.bool_):
+            raise Wrong(f"Your function returns {result!r}: return True or False.")
+        if bool(result) != independent:
+            which = "depends on that row alone" if independent else "depends on the other rows too"
+            raise Wrong(f"For {name}, your function returns {result}, but the prediction for a row {which}.")
 
 
 def from_code(answer, market):
@@ -103,21 +80,121 @@ def from_code(answer, market):
         raise Wrong("That model does not predict 1 for every row.")
 
 
+def resumed(answer, market):
+    import mlflow
+
+    if not callable(answer):
+        raise Wrong("The answer is the function itself: answer = resume, without parentheses.")
+    if mlflow.active_run():
+        raise Wrong("A run is still active in this notebook: end it with mlflow.end_run().")
+    mlflow.set_experiment("workbench")  # start_run refuses the run of another experiment
+    table = pd.DataFrame({"days_up": [3.0, 5, 8, 9], "accuracy": [0.5, 0.4, 0.5, 0.6]}, index=[2010, 2011, 2012, 2013])
+    with mlflow.start_run(run_name="check-of-exercise-05.4") as run:
+        for year in (2012, 2010):
+            mlflow.log_metrics(table.loc[year].to_dict(), step=year)
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    try:
+        answer(run_id, table)
+        points = client.get_metric_history(run_id, "accuracy")
+        years = sorted(point.step for point in points)
+        named = f"Of a run with 2010 and 2012, your function made one with {years}"
+        if len(years) > len(set(years)):
+            raise Wrong(f"{named}: it logs years again that the server already had.")
+        if years != list(table.index):
+            raise Wrong(f"{named}, but the table has {list(table.index)}: log each row whose year is missing.")
+        if {point.step: point.value for point in points} != table["accuracy"].to_dict():
+            raise Wrong("The years are right, but their values are not those of the table.")
+        if sorted(point.step for point in client.get_metric_history(run_id, "days_up")) != years:
+            raise Wrong("The years of accuracy are right, but those of days_up are not: log the whole row.")
+        if mlflow.active_run():
+            raise Wrong("The run is still active: end it, for example with a with block.")
+    finally:
+        mlflow.end_run()
+        client.delete_run(run_id)
+
+
+def _options(command):
+    words = shlex.split(command)
+    options = {}
+    for place, word in enumerate(words):
+        if word.startswith("--"):
+            name, equals, value = word.partition("=")
+            options[name] = value if equals else " ".join(words[place + 1 : place + 2])
+    return options
+
+
+def containers(answer, market):
+    if not isinstance(answer, dict) or set(answer) != {"command", "tracking_uri"}:
+        raise Wrong("The answer is a dictionary with the keys command and tracking_uri.")
+    if not all(isinstance(text, str) for text in answer.values()):
+        raise Wrong("Both values of the dictionary are texts.")
+    _address(answer["tracking_uri"].strip())
+    _command(answer["command"])
+
+
+def _address(text):
+    uri = urlsplit(text)
+    if uri.hostname in ("localhost", "127.0.0.1", "0.0.0.0"):
+        raise Wrong("tracking_uri: in the container jupyter, this is the container itself, where no server listens.")
+    if uri.hostname != "mlflow" or uri.scheme != "http":
+        raise Wrong("tracking_uri: containers reach each other by their names. It begins with http://mlflow.")
+    if not re.search(r":5000/?$", text):
+        raise Wrong("tracking_uri: the name is right, but use the port on which the server listens in its container.")
+
+
+def _command(text):
+    try:
+        options = _options(text)
+    except ValueError as error:
+        raise Wrong(f"command: a shell can't read it ({error}).") from None
+    if "--default-artifact-root" in options:
+        raise Wrong("command: --default-artifact-root tells the clients to write to their own disks. Replace it.")
+    if options.get("--artifacts-destination") != "/artifacts":
+        raise Wrong("command: the server itself should store the files: --artifacts-destination /artifacts.")
+    if options.get("--host") != "0.0.0.0" or options.get("--port") != "5000":
+        raise Wrong("command: keep --host 0.0.0.0 and --port 5000, or no other container can reach the server.")
+    if "@postgres/" not in options.get("--backend-store-uri", ""):
+        raise Wrong("command: the address of the database was right: the container postgres.")
+    allowed = [name.strip() for name in options.get("--allowed-hosts", "").split(",") if name.strip()]
+    if not allowed:
+        raise Wrong("command: a client of mlflow:5000 still gets 403. The third row of the table has the fix.")
+    if "*" in allowed:
+        raise Wrong("command: * allows every name, which turns the protection off. List the names in use.")
+    for host, who in {"mlflow:5000": "the notebook in the container", "127.0.0.1:5050": "your browser"}.items():
+        names = {host, host.replace("127.0.0.1", "localhost")}
+        if not any(fnmatch(name, pattern) for name in names for pattern in allowed):
+            raise Wrong(f"command: with this list, {who} gets 403, because {host} is not in it.")
+
+
+def _first_row_only(model, X):
+    return list(model.predict(X.head(1))) == list(model.predict(X))[:1]
+
+
+def _log_everything(run_id, table):
+    import mlflow
+
+    with mlflow.start_run(run_id=run_id):
+        for year, values in table.iterrows():
+            mlflow.log_metrics(values.to_dict(), step=year)
+
+
+_COMMAND = "mlflow server --host 0.0.0.0 --port 5000 --backend-store-uri postgresql+psycopg://mlflow@postgres/mlflow"
+
 EXERCISES = [
     Exercise(
         "05.1",
-        test=query,
+        test=reviewed,
+        wrong=["yes", {"info": {"run_name": "by-http"}, "data": {"tags": [{"key": "reviewed", "value": "no"}]}}],
+    ),
+    Exercise("05.2", test=independence, wrong=[_first_row_only, True]),
+    Exercise("05.3", test=from_code, wrong=["always-up", "0" * 32]),
+    Exercise("05.4", test=resumed, wrong=[_log_everything, "resume"]),
+    Exercise(
+        "05.5",
+        test=containers,
         wrong=[
-            (
-                "SELECT name, value AS accuracy FROM runs JOIN metrics USING (run_uuid) WHERE key = 'accuracy' "
-                "ORDER BY value DESC"
-            ),
-            (
-                "SELECT runs.name, value AS accuracy FROM experiments JOIN runs USING (experiment_id) "
-                "JOIN latest_metrics USING (run_uuid) WHERE key = 'accuracy' ORDER BY value"
-            ),
+            {"command": f"{_COMMAND} --artifacts-destination /artifacts", "tracking_uri": "http://mlflow:5000"},
+            {"command": _COMMAND, "tracking_uri": "http://mlflow:5050"},
         ],
     ),
-    Exercise("05.2", test=address, wrong=["http://localhost:5000", "http://mlflow:5050"]),
-    Exercise("05.3", test=from_code, wrong=["always-up", "0" * 32]),
 ]

@@ -34,7 +34,7 @@ NUMBER = re.compile(r"(?<![\w.])([-−]?)(?!0\d\.)(\d+(?:,\d{3})*\.\d+)(?!\d|\.\
 RUN_ID = r"\b(?:m-)?[0-9a-f]{32}\b"
 MACHINE_PATH = r"(?:^|[\s'\"=:/(])(/(?:root|home|tmp|work|Users|private/var|usr|opt|var)/|[A-Z]:\\)"
 NEVER_IN_CODE = {
-    "a port": r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):\d+|port[\"']?\s*[=:,]\s*[\"']?\d+|--port[= ]\d+",
+    "a port": r"(?:localhost|127\.0\.0\.1|0\.0\.0\.0):\d+|port[\"']?\s*[=:,]\s*[\"']?[1-9]|--port[= ][1-9]",
     "an id": RUN_ID,
     "a version": r"(?<![\d.])\d+\.\d+\.\d+(?!\.?\d)|[=~><]=\s*\d+\.\d+[\"',]|models:/[^/\"'{]+/\d",
     "a path of one machine": MACHINE_PATH,

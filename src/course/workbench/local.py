@@ -40,6 +40,7 @@ class Workbench:
     def __init__(self, folder: Path, socket: Path, server: Server, lab: str | None) -> None:
         self.folder, self.url, self.lab = folder, server.url, lab
         self.database, self.socket, self._server = postgres.uri(socket), socket, server
+        self.command = ""  # of the MLflow server, to read: with names for what differs at each start
         self._parts = ExitStack()
 
     def running(self) -> bool:
@@ -121,6 +122,8 @@ def start(
         )
         stack.callback(server.stop)
         bench = Workbench(folder, socket, server, address)
+        words = shlex.join(_mlflow(folder, Path("SOCKET"), "PORT", auth)).partition(" -m mlflow ")[2]
+        bench.command = f"mlflow {words}".replace(folder.as_uri(), "file:///FOLDER")
         _wait_until_healthy(bench, mlflow, lab_port, timeout)
         addresses = {"MLflow": bench.url} | ({"JupyterLab": address.split("/lab")[0]} if address else {})
         (new := folder / "running.json.new").write_text(json.dumps(addresses))
@@ -158,7 +161,7 @@ def _jupyter(folder: Path, port: int, env: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _mlflow(folder: Path, socket: Path, port: int, auth: bool) -> list[str]:
+def _mlflow(folder: Path, socket: Path, port: int | str, auth: bool) -> list[str]:
     # guarded, because its worker outlives a killed server, and supervisor looks after the server alone
     guard = [sys.executable, "-P", "-m", "course.process_guard", "8"]
     options = ["--enable-workspaces", "--artifacts-destination", (folder / "artifacts").as_uri()]

@@ -336,6 +336,35 @@ def part_2(lab, part_1):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_tag_that_a_colleague_adds_in_the_mlflow_ui_is_read_over_http(lab):
+    client = MlflowClient(lab.ui)
+    run = client.create_run("0", run_name="by-http").info.run_id
+    client.log_metric(run, "accuracy", 0.5)
+    client.set_terminated(run)
+    page = experiment(lab, "Default")
+    page.get_by_role("link", name="by-http", exact=True).click()
+    page.get_by_role("button", name=re.compile("^(Add|Edit) tags$")).click()
+    page.get_by_role("dialog").get_by_role("combobox").click()
+    page.keyboard.type("reviewed")
+    page.keyboard.press("Enter")
+    page.get_by_placeholder("Type a value").fill("yes")
+    page.get_by_role("button", name="Add tag", exact=True).click()
+    page.get_by_role("button", name="Save tags").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    until(lambda: client.get_run(run).data.tags.get("reviewed") == "yes", PATIENCE, "the tag")
+    lab.picture(page, "05_mlflow_by_http")
+
+
+def test_a_metric_with_steps_is_a_curve_in_the_mlflow_ui(lab, part_2):
+    page = experiment(lab, "workbench")
+    page.get_by_role("link", name="coin", exact=True).first.click()  # the second is the model
+    page.get_by_role("tab", name="Model metrics").click()
+    for metric in ("accuracy", "days_up"):
+        expect(page.get_by_role("heading", name=metric, exact=True)).to_be_visible()
+    page.wait_for_timeout(1000)  # the curves grow
+    lab.picture(page, "05_mlflow_metrics")
+
+
 COMPARED = "tags.stage = 'prototyping' and tags.family != 'forest'"  # the nine runs, without the exercise's
 
 

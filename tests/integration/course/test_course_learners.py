@@ -83,6 +83,7 @@ def test_accounts(two):
         assert len(account["password"]) >= 12 and account["password"] not in two.done.stdout + two.done.stderr
         assert re.search(rf"^{name} +workspace created, account created$", two.done.stdout, re.MULTILINE)
         assert variables(account)["COURSE_TRACKING_URI"] == two.bench.url
+    assert two.bench.command.endswith("--artifacts-destination file:///FOLDER/artifacts --app-name basic-auth")
     assert two.ada["password"] != two.bob["password"]
 
 
