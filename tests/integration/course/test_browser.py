@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from chromium import PATIENCE, browser
 from fake_course import CHECKOUT, FakeCourse, until
+from mlflow import MlflowClient
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
