@@ -6,8 +6,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from unittest.mock import patch
 
+import load_of_30
 import psutil
 from summary import summary
 
@@ -15,7 +15,6 @@ from course import workbench
 from course.servers import start_server
 
 CALLS = 300
-CLASS = Path(__file__).parents[1] / "tests" / "helpers" / "load_of_30.py"
 
 CLIENT = """
 import sys, time, mlflow
@@ -80,8 +79,6 @@ def measure() -> dict:
 
 
 def class_of_30() -> dict:
-    with patch.object(sys, "path", [str(CLASS.parent), *sys.path]):
-        import load_of_30
     bench = workbench.start_workbench()
     try:
         return {f"class of 30, {name}": value for name, value in load_of_30.measure(bench).items()}
