@@ -64,11 +64,6 @@ def walk_forward(n_splits: int = 5, gap: int = 1, **options: int) -> TimeSeriesS
 # Baselines: forecasts that look at no feature --------------------------------------------------------------------
 
 
-def always_up(index: pd.Index) -> pd.Series:
-    """Return probability 1 on every row of `index`."""
-    return pd.Series(1.0, index=index, name="always_up")
-
-
 def frozen_base_rate(y_train: pd.Series, index: pd.Index) -> pd.Series:
     """Return the share of ones in the training outcomes, on every row of `index`."""
     return pd.Series(float(y_train.mean()), index=index, name="frozen_base_rate")

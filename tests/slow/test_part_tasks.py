@@ -64,15 +64,13 @@ def test_part_2_check_tells_a_very_good_solution_from_a_poor_one(run, tmp_path):
     assert "ridge: mean absolute error 44.7 on 133 test rows" in run("part_2_train.py")[1]
     run("-c", POOR_2)
     failed, printed = run("part_2_check.py", "poor")
-    wanted = {"server", "artifacts", "all runs have ended", "trials", "trials can be compared", "data set", "models"}
-    wanted |= {"no trial saw the test rows", "both models on the test rows", "interval", "decision"}
-    assert (failed, lacking(printed)) == (1, wanted), printed
+    assert (failed, "0 of 11 checks pass." in printed) == (1, True), printed
     assert "has no run there" in run("part_2_check.py", "nothing")[1]
     options = "--backend-store-uri sqlite:///server.db --artifacts-destination ./artifacts --port {port}"
     command = [sys.executable, "-m", "mlflow", "server", *options.split()]
     environment = MLFLOW_SERVER_ENVIRONMENT
     with start_server(command, env=environment, cwd=tmp_path, log=tmp_path / "server.log") as server:
         there = {"MLFLOW_TRACKING_URI": server.url}
-        assert "\nridge: boosting minus ridge is 1." in "\n" + run("part_2_solution.py", **there)[1]
+        assert "ridge: boosting minus ridge is 1." in run("part_2_solution.py", **there)[1]
         passed, printed = run("part_2_check.py", "diabetes", **there)
     assert (passed, "11 of 11 checks pass." in printed) == (0, True), printed

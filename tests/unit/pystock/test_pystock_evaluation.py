@@ -82,7 +82,6 @@ def test_walk_forward_folds_keep_the_gap():
 def test_baselines_by_hand():
     y = series([1, 1, 0, 0, 1, 0])
     index = y.index[3:].append(pd.DatetimeIndex(["2020-01-09"]))  # and the day after the last outcome
-    assert evaluation.always_up(index).tolist() == [1, 1, 1, 1]
     assert evaluation.frozen_base_rate(y.iloc[:3], index).tolist() == pytest.approx([2 / 3] * 4)
     # At row 3 the outcomes of rows 0, 1, 2 are known; that of row 3 is tomorrow's.
     rolling, yesterday = evaluation.rolling_base_rate(y, index, window=3), evaluation.yesterdays_class(y, index)
@@ -193,7 +192,7 @@ def test_resamples_with_one_class_are_left_out():
 
 
 def test_forecasts_of_certainty_have_finite_scores():
-    table = score_table(ZEROS_AND_ONES, evaluation.always_up(ZEROS_AND_ONES.index), HALF)
+    table = score_table(ZEROS_AND_ONES, HALF + 0.5, HALF)
     assert np.isfinite(table).all(axis=None)
     assert table.loc["log_loss", "value"] == pytest.approx(18, abs=0.1) and table.loc["auc", "value"] == 0.5
     assert table.loc["f1", "value"] == pytest.approx(2 / 3) and table.loc["mcc", "value"] == 0
