@@ -16,7 +16,6 @@ from jupyter_core.paths import jupyter_config_dir
 
 from course import store
 from course.chapters import all_chapters
-from course.copies import copy_notebooks
 from course.environment import JUPYTER
 from course.errors import CourseError
 from course.paths import root, state
@@ -128,6 +127,8 @@ def ui(open_browser: bool, name: str = "") -> None:
 
 def lab(open_browser: bool) -> None:
     """Run JupyterLab in work/, and the MLflow UI next to it, until Ctrl-C."""
+    from course.copies import copy_notebooks  # imports nbformat, which notebooks that import this module don't need
+
     copied = copy_notebooks()
     if copied:
         print(f"Copied to work/, where you can edit them: {', '.join(copied)}")

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import webbrowser
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -24,7 +25,6 @@ import psutil
 from filelock import FileLock, Timeout
 
 from course import lab
-from course.copies import copy_notebooks
 from course.environment import IGNORED, SETTINGS
 from course.errors import CourseError
 from course.paths import state
@@ -41,11 +41,21 @@ class Workbench:
         self.folder, self.url, self.lab = folder, server.url, lab
         self.database, self.socket, self._server = postgres.uri(socket), socket, server
         self.command = ""  # of the MLflow server, to read: with names for what differs at each start
+        self._unfinished: list[Callable[[], None]] = []  # what is left to do until it is ready
         self._parts = ExitStack()
 
     def running(self) -> bool:
         """Return whether all parts run: when one exits, the others are stopped."""
         return self._server.running()
+
+    def wait(self) -> None:
+        """Return once every part is ready. Raises CourseError, and stops the others, if one does not start."""
+        try:
+            while self._unfinished:
+                self._unfinished.pop(0)()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Stop all parts, JupyterLab first and PostgreSQL last; return when they are gone. The data is kept."""
@@ -83,9 +93,17 @@ def folder() -> Path:
 
 
 def start(
-    folder: Path, *, mlflow: bool = True, jupyter: bool = False, auth: bool = False, timeout: float = 300
+    folder: Path,
+    *,
+    mlflow: bool = True,
+    jupyter: bool = False,
+    auth: bool = False,
+    timeout: float = 300,
+    wait: bool = True,
 ) -> Workbench:
     """Start the workbench of that folder, created if there is none, and return once every part is ready.
+
+    With `wait=False`, return earlier: call `wait()` of the workbench before you use it.
 
     Raises CourseError if one runs there already, if PostgreSQL cannot work, or if a part does not start.
     """
@@ -111,7 +129,7 @@ def start(
             token = _write_secret(folder / "jupyter-token", secrets.token_urlsafe(24))
             address = f"http://127.0.0.1:{lab_port}/lab/tree/work?token={token}"
             env |= _jupyter(folder, lab_port, env)
-        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "--configuration"]
+        command = [sys.executable, "-P", "-m", "course.supervise", "--configuration"]
         server = launch(
             [*command, str(Path(__file__).with_name("supervisord.conf"))],
             port=port,
@@ -124,7 +142,9 @@ def start(
         bench = Workbench(folder, socket, server, address)
         words = shlex.join(_mlflow(folder, Path("SOCKET"), "PORT", auth)).partition(" -m mlflow ")[2]
         bench.command = f"mlflow {words}".replace(folder.as_uri(), "file:///FOLDER")
-        _wait_until_healthy(bench, mlflow, lab_port, timeout)
+        bench._unfinished.append(lambda: _wait_until_healthy(bench, mlflow, lab_port, timeout))
+        if wait:
+            bench.wait()
         addresses = {"MLflow": bench.url} | ({"JupyterLab": address.split("/lab")[0]} if address else {})
         (new := folder / "running.json.new").write_text(json.dumps(addresses))
         new.replace(folder / "running.json")
@@ -277,8 +297,10 @@ def _temporary(what: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=f"course-{what}-{os.getpid()}-", dir="/tmp"))
 
 
-def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbench:
+def start_workbench(folder: Path | None = None, *, auth: bool = False, wait: bool = True) -> Workbench:
     """Start PostgreSQL and the MLflow server for a notebook, in a temporary folder unless one is named.
+
+    With `wait=False`, return earlier: call `wait()` of the workbench before you use it.
 
     `stop()` keeps the folder, so that `start_workbench(bench.folder)` finds its data again at the same address;
     `discard()` removes it.
@@ -288,19 +310,28 @@ def start_workbench(folder: Path | None = None, *, auth: bool = False) -> Workbe
         folder = _temporary("workbench")
         folder.chmod(0o711)  # as root PostgreSQL runs under another account, which has to enter it
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    bench = start(folder, auth=auth)
-    if workspace := os.environ.get("MLFLOW_WORKSPACE"):  # a learner's workspace, which this server needs, too
+    bench = start(folder, auth=auth, wait=False)
+    bench._unfinished.append(lambda: _create_your_workspace(bench.url))
+    if wait:
+        bench.wait()
+    return bench
+
+
+def _create_your_workspace(url: str) -> None:
+    """Create the workspace that MLFLOW_WORKSPACE names, which this server needs, too."""
+    if workspace := os.environ.get("MLFLOW_WORKSPACE"):
         from mlflow import MlflowClient
 
         with patch.dict(os.environ, MLFLOW_WORKSPACE="default"):
-            client = MlflowClient(bench.url)
+            client = MlflowClient(url)
             if workspace not in [one.name for one in client.list_workspaces()]:
                 client.create_workspace(workspace)
-    return bench
 
 
 def workbench(open_browser: bool, auth: bool) -> None:
     """Run all three until Ctrl-C."""
+    from course.copies import copy_notebooks  # imports nbformat: a second, which `start_workbench` saves
+
     copy_notebooks()
     with start(folder(), jupyter=True, auth=auth) as bench:
         stopped = lab.told_to_stop()
