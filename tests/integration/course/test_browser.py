@@ -26,6 +26,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 __all__ = ["browser"]  # a fixture
 NAME = "01_track_your_first_model"
 WINDOW = {"width": 1280, "height": 800}
+COMPARED = "tags.stage = 'prototyping' and tags.family != 'forest'"  # the nine runs, without the exercise's
 
 
 @dataclass
@@ -364,9 +365,6 @@ def test_a_metric_with_steps_is_a_curve_in_the_mlflow_ui(lab, part_2):
         expect(page.get_by_role("heading", name=metric, exact=True)).to_be_visible()
     page.wait_for_timeout(1000)  # the curves grow
     lab.picture(page, "05_mlflow_metrics")
-
-
-COMPARED = "tags.stage = 'prototyping' and tags.family != 'forest'"  # the nine runs, without the exercise's
 
 
 def test_the_nine_runs_are_compared_in_the_mlflow_ui(lab, part_2):
