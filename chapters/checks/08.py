@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from xgboost import XGBClassifier
 
-from course.checks import Exercise, Wrong, is_near, run_in
+from course.checks import Exercise, Wrong, is_near, newest_run, run_in
 from pystock import tuning
 from pystock.evaluation import brier_difference
 
@@ -69,16 +69,12 @@ def own_search(answer, market):
 
 
 def same_in_the_best(answer, market):
-    import mlflow
-
     names = list(tuning.SPACES["xgboost"])
     if answer not in names:
         raise Wrong(f"The answer is the name of a hyperparameter: {', '.join(names)}.")
-    search = {"experiment_names": ["tuning"], "output_format": "list", "order_by": ["attributes.start_time DESC"]}
-    studies = "tags.family = 'xgboost' and tags.trials != '' and attributes.status = 'FINISHED'"
-    if not (runs := mlflow.search_runs(filter_string=studies, max_results=1, **search)):
-        raise Wrong("This store has no search of XGBoost yet: run the chapter up to this exercise first.")
-    complete = _children(runs[0], " and tags.state = 'complete'")
+    missing = "This store has no search of XGBoost yet: run the chapter up to this exercise first."
+    study = newest_run("tuning", "tags.family = 'xgboost' and tags.trials != ''", missing)
+    complete = _children(study, " and tags.state = 'complete'")
     best = sorted(complete, key=lambda run: run.data.metrics["skill"], reverse=True)[:3]
     values = [f"{float(run.data.params[answer]):.3g}" for run in best]
     if len(set(values)) > 1:
