@@ -2,7 +2,7 @@
 
 import re
 
-from course.checks import Exercise, Wrong, newest_run, run_in
+from course.checks import Exercise, Wrong, newest_run, run_in, runs_by_filter
 from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -65,13 +65,7 @@ def forest(answer, market):
 def passing_filter(answer, market):
     import mlflow
 
-    if not isinstance(answer, str) or not answer.strip():
-        raise Wrong("Give the filter as text, in quotes: \"tags.family = 'net'\".")
-    try:
-        found = mlflow.search_runs(experiment_names=["comparison"], filter_string=answer, output_format="list")
-    except mlflow.MlflowException as error:
-        reason = str(error).splitlines()[0].removeprefix("INVALID_PARAMETER_VALUE: ")
-        raise Wrong(f"MLflow cannot parse the filter: {reason}") from None
+    found = runs_by_filter("comparison", answer)
     everything = mlflow.search_runs(experiment_names=["comparison"], output_format="list")
     right = {run.info.run_id for run in everything if _passes(run)}
     for run in found:

@@ -66,6 +66,20 @@ def newest_run(experiment: str, filter_string: str, missing: str) -> "Run":
     return runs[0]
 
 
+def runs_by_filter(experiment: str, answer: Any) -> "list[Run]":
+    """Return the runs of `experiment` that a learner's filter finds. Raises Wrong if it is not one."""
+    import mlflow
+
+    if not isinstance(answer, str) or not answer.strip():
+        raise Wrong("Give the filter as text, in quotes: \"attributes.status = 'FINISHED'\".")
+    try:
+        runs: list[Run] = mlflow.search_runs(experiment_names=[experiment], filter_string=answer, output_format="list")
+    except mlflow.MlflowException as error:
+        reason = str(error).splitlines()[0].removeprefix("INVALID_PARAMETER_VALUE: ")
+        raise Wrong(f"MLflow refuses the filter: {reason}") from None
+    return runs
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of a chapter, as chapters/checks/NN.py lists it. The chapter itself has its question and hint."""
