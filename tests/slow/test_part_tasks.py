@@ -44,10 +44,6 @@ def run(tmp_path):
     return run
 
 
-def lacking(printed):
-    return {line.split("not yet  ")[1].split(":")[0] for line in printed.splitlines() if "not yet" in line}
-
-
 def test_part_1_check_tells_a_very_good_solution_from_a_poor_one(run):
     assert "C=0.1: AUC 0.99" in run("part_1_train.py")[1]
     assert ": probability of a benign tumour" in run("part_1_solution.py")[1]
@@ -56,7 +52,8 @@ def test_part_1_check_tells_a_very_good_solution_from_a_poor_one(run):
     run("-c", POOR_1)
     failed, printed = run("part_1_check.py", "poor")
     wanted = {"run name", "parameters", "metrics", "tag", "figure", "signature", "input example"}
-    assert (failed, lacking(printed)) == (1, wanted)
+    lacking = {line.split("not yet  ")[1].split(":")[0] for line in printed.splitlines() if "not yet" in line}
+    assert (failed, lacking) == (1, wanted)
     assert "has no finished run there" in run("part_1_check.py", "nothing")[1]
 
 
@@ -68,8 +65,7 @@ def test_part_2_check_tells_a_very_good_solution_from_a_poor_one(run, tmp_path):
     assert "has no run there" in run("part_2_check.py", "nothing")[1]
     options = "--backend-store-uri sqlite:///server.db --artifacts-destination ./artifacts --port {port}"
     command = [sys.executable, "-m", "mlflow", "server", *options.split()]
-    environment = MLFLOW_SERVER_ENVIRONMENT
-    with start_server(command, env=environment, cwd=tmp_path, log=tmp_path / "server.log") as server:
+    with start_server(command, env=MLFLOW_SERVER_ENVIRONMENT, cwd=tmp_path, log=tmp_path / "server.log") as server:
         there = {"MLFLOW_TRACKING_URI": server.url}
         assert "ridge: boosting minus ridge is 1." in run("part_2_solution.py", **there)[1]
         passed, printed = run("part_2_check.py", "diabetes", **there)

@@ -47,6 +47,11 @@ class Lab:
     def server(self) -> str:
         return self.address.partition("/lab/")[0]
 
+    def run(self, chapters: str) -> None:
+        """Run chapters with their solutions on the learner's store."""
+        done = self.course.run("run", chapters)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def window(self) -> Page:
         """A window of a browser that has never been here."""
         context = self.browser.new_context(viewport=WINDOW, locale="en-GB", timezone_id="UTC")
@@ -267,8 +272,7 @@ def view(page: Page, name: str) -> None:
 @pytest.fixture(scope="module")
 def part_1(lab, notebook):
     """The learner's store after chapters 02 to 04, with their solutions."""
-    done = lab.course.run("run", "02-04")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.run("02-04")
 
 
 def test_two_runs_of_the_project_are_compared_in_the_mlflow_ui(lab, part_1):
@@ -334,8 +338,7 @@ def test_prototypes_are_sorted_by_skill_in_the_mlflow_ui(lab, part_1):
 @pytest.fixture(scope="module")
 def part_2(lab, part_1):
     """The learner's store after chapters 05 to 07, with their solutions."""
-    done = lab.course.run("run", "05-07")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.run("05-07")
 
 
 def test_a_tag_that_a_colleague_adds_in_the_mlflow_ui_is_read_over_http(lab):
@@ -441,8 +444,7 @@ def test_system_metrics_are_drawn_in_the_mlflow_ui(lab, part_2):
 
 def test_the_trials_of_a_search_are_compared_in_the_mlflow_ui(lab, part_2):
     """Last, because chapter 08 adds runs to the experiment `practice` of chapter 07."""
-    done = lab.course.run("run", "08")
-    assert done.returncode == 0, done.stdout + done.stderr
+    lab.run("08")
     page = experiment(lab, "tuning")
     search_run = page.get_by_role("link", name="big-move-volatility-xgboost", exact=True)
     expect(search_run).to_be_visible()
