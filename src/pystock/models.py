@@ -1,7 +1,10 @@
 """Models as the pilot and what comes after it use them: a probability, and a decision at a threshold."""
 
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import date
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -130,6 +133,58 @@ def load_decision_model(uri: str, what: str = "") -> LoadedModel:
     except MlflowException:  # a model of another flavor
         probability = None
     return LoadedModel(model, inputs.input_names(), defaults[0] if defaults else None, probability)
+
+
+def trained_until(info: ModelInfo) -> pd.Timestamp:
+    """Return a model's last training day: the latest that its metadata (`trained_until`) or its run (`train_end`) has.
+
+    Raises ValueError if there is none, or one that is not a date.
+    """
+    recorded = [(info.metadata or {}).get(TRAINED_UNTIL)]
+    if info.run_id:
+        run = mlflow.get_run(info.run_id).data
+        recorded += [run.params.get("train_end"), run.tags.get("train_end")]
+    days = [str(day) for day in recorded if day]
+    if not days:
+        raise ValueError("its last training day is not recorded: set it as the tag train_end of its run, as 2009-12-31")
+    try:
+        return max(pd.Timestamp(date.fromisoformat(day)) for day in days)
+    except ValueError:
+        raise ValueError(f"its last training day is recorded as {' and '.join(days)}: write it as 2009-12-31") from None
+
+
+CLEAN_TIMEOUT = 120  # seconds for a new interpreter to load two models and predict
+ELSEWHERE = """
+import sys, mlflow.pyfunc, numpy, pandas
+rows = pandas.read_pickle("rows")
+for name in sys.argv[1:]:
+    answer = mlflow.pyfunc.load_model(name, suppress_warnings=True).predict(rows)["probability"]
+    if len(answer) != len(rows):
+        raise ValueError(f"{len(answer)} predictions for {len(rows)} rows")
+    numpy.save(name, numpy.asarray(answer, "float64"))
+"""
+
+
+def predict_elsewhere(models: Sequence[str], X: pd.DataFrame) -> tuple[list[pd.Series], str]:
+    """Return the probabilities that a new interpreter in an empty folder predicts with each model; or why it could not.
+
+    It needs no store: the files are fetched here. `-I` hides modules that another machine would not find.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder, places = Path(name), [f"model-{number}" for number in range(len(models))]
+        X.to_pickle(folder / "rows")
+        for model, place in zip(models, places, strict=True):
+            (folder / place).mkdir()
+            mlflow.artifacts.download_artifacts(model, dst_path=str(folder / place))
+        command, options = [sys.executable, "-I", "-c", ELSEWHERE, *places], {"text": True, "errors": "replace"}
+        try:
+            done = subprocess.run(command, cwd=folder, timeout=CLEAN_TIMEOUT, capture_output=True, **options)
+        except subprocess.TimeoutExpired:
+            return [], f"no result within {CLEAN_TIMEOUT} s"
+        if done.returncode:
+            model = models[sum((folder / f"{place}.npy").exists() for place in places)]
+            return [], f"{model}: {first_line(done.stderr.strip().rpartition(chr(10))[2] or f'exit {done.returncode}')}"
+        return [pd.Series(np.load(folder / f"{place}.npy"), X.index) for place in places], ""
 
 
 def _is_xgboost(model: object) -> bool:
