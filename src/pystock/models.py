@@ -68,12 +68,13 @@ def log_decision_model(
     threshold: float,
     name: str = "decision",
     tags: dict[str, str] | None = None,
+    registered_model_name: str | None = None,
 ) -> ModelInfo:
     """Log a fitted classifier as a decision model into the active run.
 
     `X` holds the rows that it was fitted on; the first two are the input example. If they have dates, the model records
     the last one (its metadata `trained_until`), and the registry's gate evaluates it on later days only. `tags` are set
-    on the logged model.
+    on the logged model, and `registered_model_name` registers it as a version of that name.
 
     The model is a pyfunc from code (decision_model.py). It takes the columns of `X` as doubles and returns
     `probability` (double) and `decision` (long, 1 if that is above `threshold`). `predict` takes another threshold as
@@ -101,6 +102,7 @@ def log_decision_model(
             pip_requirements=decision_requirements(model),
             metadata={TRAINED_UNTIL: f"{X.index.max():%Y-%m-%d}"} if dated else None,
             tags=tags,
+            registered_model_name=registered_model_name,
         )
     return info
 
