@@ -22,7 +22,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "stages": {"default": "", "help": "folder of the stages; empty: the data pipeline's own default"},
     "family": {"choices": list(SETTINGS), "default": "xgboost"},
     "settings": {"default": "", "help": "override the family's defaults: max_depth=2,years=5"},
-    "promote": cli.yes_no("yes", "no: a version that passes the gate stays in Staging"),
+    "promote": cli.yes_no("yes", "no: a version that passes the gate is approved, and not promoted"),
     "force": cli.yes_no("no", "run all steps, even if nothing has changed"),
 }
 

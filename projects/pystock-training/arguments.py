@@ -18,7 +18,10 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "train_end": {"type": cli.day, "default": TRAIN_END, "help": "last training day"},
     "test_end": {"type": cli.day, "default": TEST_END, "help": "last held-out day"},
     "model": {"type": cli.word, "required": True, "help": "the id of a model that train_model made"},
-    "promote": cli.yes_no("yes", "no: a version that passes the gate stays in Staging"),
+    "promote": cli.yes_no("yes", "no: a version that passes the gate is approved, and not promoted"),
+    "name": {"type": cli.word, "required": True, "help": "the name of a registered model"},
+    "version": {"type": cli.whole_number, "required": True, "help": "the number of its version"},
+    "why": {"required": True, "help": "the reason, for the history"},
     "force": cli.yes_no("no", "run all steps, even if nothing has changed"),
 }
 TRAINING = ("market", "target", "features", "data", "family", "settings", "threshold", "seed", "train_end", "test_end")

@@ -178,14 +178,15 @@ def predict_elsewhere(models: Sequence[str], X: pd.DataFrame) -> tuple[list[pd.S
         for model, place in zip(models, places, strict=True):
             (folder / place).mkdir()
             mlflow.artifacts.download_artifacts(model, dst_path=str(folder / place))
-        command, options = [sys.executable, "-I", "-c", ELSEWHERE, *places], {"text": True, "errors": "replace"}
+        command = [sys.executable, "-I", "-c", ELSEWHERE, *places]
         try:
-            done = subprocess.run(command, cwd=folder, timeout=CLEAN_TIMEOUT, capture_output=True, **options)
+            done = subprocess.run(command, cwd=folder, timeout=CLEAN_TIMEOUT, capture_output=True)
         except subprocess.TimeoutExpired:
             return [], f"no result within {CLEAN_TIMEOUT} s"
         if done.returncode:
+            last_words = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             model = models[sum((folder / f"{place}.npy").exists() for place in places)]
-            return [], f"{model}: {first_line(done.stderr.strip().rpartition(chr(10))[2] or f'exit {done.returncode}')}"
+            return [], f"{model}: {first_line(last_words or f'it exited with {done.returncode}')}"
         return [pd.Series(np.load(folder / f"{place}.npy"), X.index) for place in places], ""
 
 

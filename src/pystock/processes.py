@@ -1,7 +1,12 @@
-"""The identity of a process, which outlives it: whether the process that wrote a lock or a run is still alive."""
+"""Processes: which is this one, is that one still alive, and one at a time."""
 
+import getpass
+import hashlib
 import platform
+import tempfile
+from pathlib import Path
 
+import filelock
 import psutil
 
 
@@ -26,3 +31,12 @@ def is_over(process: str) -> bool:
         return running.status() == psutil.STATUS_ZOMBIE or abs(running.create_time() - float(created)) > 2
     except psutil.NoSuchProcess:
         return True
+
+
+def alone(work: str, timeout: float = 600) -> filelock.BaseFileLock:
+    """Return the lock for one piece of work at a time, by this account on this machine.
+
+    It waits up to `timeout` seconds, then raises filelock.Timeout.
+    """
+    name = hashlib.sha256(f"{getpass.getuser()} {work}".encode()).hexdigest()[:16]
+    return filelock.FileLock(Path(tempfile.gettempdir(), f"pystock-{name}.lock"), timeout=timeout)

@@ -1,7 +1,4 @@
-"""The model registry: which version is champion, who decided it, and on what evidence.
-
-`judge` is the gate for a model; `promote` and `rollback` move the alias `champion`, and `history` lists their records.
-"""
+"""The model registry: a gate for models (`judge`), and a champion that is promoted, rolled back, and has a history."""
 
 from pystock.registry.gate import CONDITIONS, MARGIN, Case, Condition, judge
 from pystock.registry.promotion import EXPERIMENT, Refused, RegistryError, history, promote, rollback

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import mlflow
 import pandas as pd
-from mlflow.models import EvaluationResult, MetricThreshold, make_metric
-from mlflow.models.evaluation.validation import ModelValidationFailedException
+from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.model import ModelInfo
 
 from pystock.evaluation import brier_difference, skill
 from pystock.models import predict_elsewhere, trained_until
 
 MARGIN = 0.002  # Brier score: how much worse than the champion a model may be, at the end of the interval
+MSE = "mean_squared_error"  # MLflow's name
 LOWER = MetricThreshold(min_absolute_change=1e-9, greater_is_better=False)  # than the baseline
 
 
@@ -43,22 +43,17 @@ class Case(NamedTuple):
 
 
 def scores_better(case: Case) -> Condition:
-    """Return whether the Brier score is below the reference's, by MLflow's own evaluation and validation."""
-
-    def brier_score(predictions: pd.Series, targets: pd.Series) -> float:
-        return float(((predictions - targets) ** 2).mean())
-
+    """Return whether the Brier score is below the reference's, by MLflow's evaluation and validation alone."""
     rows = pd.DataFrame({"y": case.y.astype("float64"), "probability": case.probability})
-    metric = make_metric(eval_fn=brier_score, greater_is_better=False)
-    result = mlflow.models.evaluate(data=rows, targets="y", predictions="probability", extra_metrics=[metric])
-    baseline = EvaluationResult({"brier_score": brier_score(case.reference, rows["y"])}, artifacts={})
-    ours, theirs = result.metrics["brier_score"], baseline.metrics["brier_score"]
-    passed = True
+    options = {"targets": "y", "predictions": "probability", "extra_metrics": [mlflow.metrics.mse()]}
+    result = mlflow.models.evaluate(data=rows, **options)
+    baseline = EvaluationResult({MSE: float(((case.reference - rows["y"]) ** 2).mean())}, artifacts={})
+    evidence = f"Brier score {result.metrics[MSE]:.4f}, the reference has {baseline.metrics[MSE]:.4f}"
     try:
-        mlflow.validate_evaluation_results({"brier_score": LOWER}, result, baseline)
-    except ModelValidationFailedException:
-        passed = False
-    return Condition("score", passed, f"Brier score {ours:.4f}, the reference has {theirs:.4f}")
+        mlflow.validate_evaluation_results({MSE: LOWER}, result, baseline)
+    except mlflow.MlflowException:  # ModelValidationFailedException
+        return Condition("score", False, evidence)
+    return Condition("score", True, evidence)
 
 
 def beats_reference(case: Case) -> Condition:
@@ -107,20 +102,15 @@ def judge(
     if not (X.index.is_unique and X.index.equals(y.index) and X.index.equals(reference.index)):
         raise ValueError("X, y and reference have different rows, or rows twice: select them with .loc[y.index].")
     models = [model, champion] if champion else [model]
-    info, *others = map(mlflow.models.get_model_info, models)
-    judged = [
-        _signature(info),
-        *(_unseen(each, y.index) for each in (info, *others) if isinstance(y.index, pd.DatetimeIndex)),
-    ]
+    infos, dated = [mlflow.models.get_model_info(each) for each in models], isinstance(y.index, pd.DatetimeIndex)
+    judged = [_signature(infos[0]), *(_unseen(each, y.index) for each in infos if dated)]
     if all(each.passed for each in judged):
         forecasts, lost = predict_elsewhere(models, X)
         evidence = lost or f"a new interpreter predicted {len(X)} held-out rows"
         judged.append(Condition("clean process", not lost, evidence))
-    if not all(each.passed for each in judged):
-        return judged
-    case = Case(info, y, forecasts[0], reference, forecasts[-1] if champion else None, margin)
-    for condition in conditions:
+    for condition in conditions if all(each.passed for each in judged) else ():
         try:
+            case = Case(infos[0], y, forecasts[0], reference, forecasts[-1] if champion else None, margin)
             judged.append(condition(case))
         except ValueError as error:  # invalid probabilities, or too few rows
             judged.append(Condition(condition.__name__, False, f"cannot be judged: {error}"))

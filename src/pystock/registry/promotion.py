@@ -5,15 +5,11 @@ account on one machine wait for each other; between machines, let a CI job with 
 """
 
 import getpass
-import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import filelock
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
@@ -21,11 +17,12 @@ from mlflow.entities import Run
 
 from pystock.errors import PystockError
 from pystock.model_uri import find_version, registered_model
+from pystock.processes import alone
 from pystock.registry.gate import Condition, judge
 
 EXPERIMENT = "promotions"
-PATIENCE = 600  # seconds to wait for another promotion on this machine
-UNFINISHED = ("open", "approved")  # the outcome of a record before it is closed
+OPEN = ("open", "approved")  # the outcomes of a record that is not closed
+COLUMNS = ["who", "when", "why", "from", "to", "outcome", "evidence"]
 
 
 class RegistryError(PystockError):
@@ -37,9 +34,9 @@ class Refused(RegistryError):
 
     def __init__(self, what: str, conditions: list[Condition]):
         self.conditions = conditions
-        failed = [f"- {each.name}: {each.evidence}" for each in conditions if not each.passed]
+        failed = [f"\n- {each.name}: {each.evidence}" for each in conditions if not each.passed]
         head = f"{what} is not promoted: {len(failed)} of {len(conditions)} conditions failed."
-        super().__init__("\n".join([head, *failed]))
+        super().__init__(head + "".join(failed))
 
 
 def promote(
@@ -53,41 +50,38 @@ def promote(
     Raises Refused if a condition failed, RegistryError if the version is already the champion or the champion has
     changed meanwhile, and filelock.Timeout if another promotion does not end.
     """
-    client = MlflowClient()
-    with _lock(name):
-        before, to = _settle(client, name), int(find_version(name, version, client=client).version)
+    with alone(f"promotion {mlflow.get_registry_uri()} {name}"):
+        before, to = _settle(name), str(find_version(name, version).version)
         if to == before:
             raise RegistryError(f"Version {to} of {name} is already the champion.")
-        with _record(client, name, "promoted", before, to, why) as run_id:
+        with _record(name, "promoted", before, to, why) as run_id:
             champion = f"models:/{name}/{before}" if before else None
             conditions = judge(f"models:/{name}/{to}", X, y, reference, champion, **options)
             mlflow.log_metrics({key: value for each in conditions for key, value in each.metrics.items()})
             mlflow.set_tag("evidence", "\n".join(map(repr, conditions)))
             if passed := all(each.passed for each in conditions):
-                _move(client, name, before, to, run_id)
+                _move(name, before, to, run_id)
             else:
-                client.set_model_version_tag(name, str(to), "validation_status", "rejected")
+                MlflowClient().set_model_version_tag(name, to, "validation_status", "rejected")
                 mlflow.set_tag("outcome", "refused")
     if not passed:
         raise Refused(f"Version {to} of {name}", conditions)
     return conditions
 
 
-def rollback(name: str, *, why: str) -> int:
+def rollback(name: str, *, why: str) -> str:
     """Make the version that the champion replaced the champion again, and return its number; there is no gate.
 
-    If the alias was moved without a record, it goes back to the champion of the records. Raises as `promote`, and
-    RegistryError if there is no earlier champion.
+    If the alias was moved without a record, it goes back to the champion of the records. Raises as `promote`.
     """
-    client = MlflowClient()
-    with _lock(name):
-        before, done = _settle(client, name), [run.data.tags for run in _records(name) if _has_moved(run, None)]
-        earlier = [tags["from"] for tags in done if (tags["verb"], tags["to"]) == ("promoted", str(before))]
-        to = _number((earlier or [tags["to"] for tags in done] or [None])[-1])
-        if not to or to == before:
+    with alone(f"promotion {mlflow.get_registry_uri()} {name}"):
+        before, done = _settle(name), [run.data.tags for run in _records(name) if _has_moved(run.data.tags)]
+        earlier = [tags["from"] for tags in done if (tags["verb"], tags["to"]) == ("promoted", before)]
+        to = (earlier or [tags["to"] for tags in done] or [""])[-1]
+        if to in ("", before):
             raise RegistryError(f"{name} has no earlier champion, so there is nothing to roll back to.")
-        with _record(client, name, "rolled back", before, to, why) as run_id:
-            _move(client, name, before, to, run_id)
+        with _record(name, "rolled back", before, to, why) as run_id:
+            _move(name, before, to, run_id)
     return to
 
 
@@ -97,85 +91,70 @@ def history(name: str) -> pd.DataFrame:
     Outcomes: promoted, rolled back, refused, overtaken; interrupted, until the next promotion closes the record; and
     "not recorded" if the alias was moved in another way.
     """
-    columns = {f"tags.{key}": key for key in ("who", "why", "from", "to", "outcome", "evidence")}
-    columns = {"tags.who": "who", "start_time": "when", **columns}
-    table = _records(name, "pandas").reindex(columns=list(columns)).rename(columns=columns)
-    table["outcome"] = table["outcome"].replace(dict.fromkeys(UNFINISHED, "interrupted"))
-    now, runs = _champion(name), [run.data.tags["to"] for run in _records(name) if _has_moved(run, _champion(name))]
-    if (standing := int(runs[-1]) if runs else None) != now:
-        table.loc[len(table)] = ["", pd.NaT, "", standing, now, "not recorded", "the alias was moved without a record"]
+    champion, standing, rows = _champion(name), "", []
+    for run in _records(name):
+        tags = run.data.tags
+        standing = tags["to"] if _has_moved(tags, champion) else standing
+        outcome = "interrupted" if tags["outcome"] in OPEN else tags["outcome"]
+        rows.append(tags | {"when": run.info.start_time, "outcome": outcome})
+    if champion != standing:
+        rows.append({"from": standing, "to": champion, "outcome": "not recorded", "evidence": "moved without a record"})
+    table = pd.DataFrame(rows, columns=COLUMNS).fillna({"who": "", "why": ""})
     numbers = {side: pd.to_numeric(table[side]).astype("Int64") for side in ("from", "to")}
-    return table.assign(when=pd.to_datetime(table["when"], utc=True), **numbers)
-
-
-def _lock(name: str) -> filelock.BaseFileLock:
-    """Return the lock for one promotion of a name at a time, by this account on this machine."""
-    place = hashlib.sha256(f"{mlflow.get_registry_uri()} {name} {getpass.getuser()}".encode()).hexdigest()[:16]
-    return filelock.FileLock(Path(tempfile.gettempdir(), f"promotion-{place}.lock"), timeout=PATIENCE)
+    return table.assign(when=pd.to_datetime(table["when"], unit="ms", utc=True), **numbers)
 
 
 @contextmanager
-def _record(client: MlflowClient, name: str, verb: str, before: int | None, to: int, why: str) -> Iterator[str]:
+def _record(name: str, verb: str, before: str, to: str, why: str) -> Iterator[str]:
     """Start the run that records a promotion, before anything is moved."""
-    if not why.strip():
-        raise RegistryError(f"The champion of {name} stays, because `why` is empty: give a reason for the history.")
-    # The first write is to the name: it stops a caller without the permission to change it.
-    client.set_registered_model_tag(name, "promotions", EXPERIMENT)
+    client = MlflowClient()
+    client.set_registered_model_tag(name, "promotions", EXPERIMENT)  # first: it stops a caller without the permission
     who = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("GITHUB_ACTOR") or getpass.getuser()
-    tags = {"registered_model": name, "from": str(before or ""), "to": str(to), "who": who, "why": why}
-    tags |= {"verb": verb, "outcome": "open", "mlflow.note.content": why}
+    tags = {"registered_model": name, "from": before, "to": to, "who": who, "why": why, "verb": verb, "outcome": "open"}
     experiment = client.get_experiment_by_name(EXPERIMENT)
     place = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-    with mlflow.start_run(experiment_id=place, run_name=f"{name}-{to}", tags=tags, nested=True) as run:
+    with mlflow.start_run(experiment_id=place, run_name=f"{name}-{to}", tags=tags, nested=True, description=why) as run:
         yield run.info.run_id
 
 
-def _move(client: MlflowClient, name: str, before: int | None, to: int, run_id: str) -> None:
-    """Move the alias, if the champion is still the one that was compared with, and close the record."""
-    run = client.get_run(run_id)
-    if _champion(name) != before or run.data.tags["outcome"] != "open":
+def _move(name: str, before: str, to: str, run_id: str) -> None:
+    """Move the alias, if the champion is still the one that was compared with."""
+    client = MlflowClient()
+    if _champion(name) != before or client.get_run(run_id).data.tags["outcome"] != "open":
         client.set_tag(run_id, "outcome", "overtaken")
         raise RegistryError(f"{name} got another champion meanwhile, and version {to} was not compared with it: retry.")
     client.set_tag(run_id, "outcome", "approved")  # from here on, the alias says how far it got
-    client.set_registered_model_alias(name, "champion", str(to))
-    _close(client, name, run)
+    client.set_registered_model_alias(name, "champion", to)
+    _settle(name)
 
 
-def _close(client: MlflowClient, name: str, run: Run) -> None:
-    client.set_model_version_tag(name, to := run.data.tags["to"], "validation_status", "approved")
-    client.set_model_version_tag(name, to, "promotion", run.info.run_id)
-    if str(client.get_registered_model(name).aliases.get("challenger")) == to:
-        client.delete_registered_model_alias(name, "challenger")
-    client.set_tag(run.info.run_id, "outcome", run.data.tags["verb"])
-
-
-def _settle(client: MlflowClient, name: str) -> int | None:
-    """Close the records that interrupted promotions left open; return the champion's version."""
-    champion = _champion(name)
-    for run in _records(name):
-        if run.data.tags["outcome"] in UNFINISHED:
-            if _has_moved(run, champion):
-                _close(client, name, run)
-            else:
-                client.set_tag(run.info.run_id, "outcome", "interrupted")
-            client.set_terminated(run.info.run_id, "KILLED")
+def _settle(name: str) -> str:
+    """Close the open record of a name, also one that an interrupted promotion left; return the champion's version."""
+    client, champion = MlflowClient(), _champion(name)
+    for run_id, tags in ((run.info.run_id, run.data.tags) for run in _records(name)):
+        if tags["outcome"] in OPEN and (moved := _has_moved(tags, champion)):
+            client.set_model_version_tag(name, champion, "validation_status", "approved")
+            client.set_model_version_tag(name, champion, "promotion", run_id)
+            if str(client.get_registered_model(name).aliases.get("challenger")) == champion:
+                client.delete_registered_model_alias(name, "challenger")
+        if tags["outcome"] in OPEN:
+            client.set_tag(run_id, "outcome", tags["verb"] if moved else "interrupted")
+            client.set_terminated(run_id, "KILLED")  # the end of a promotion that is active makes it FINISHED
     return champion
 
 
-def _has_moved(run: Run, champion: int | None) -> bool:
+def _has_moved(tags: dict[str, str], champion: str = "") -> bool:
     """Return whether a promotion moved the alias; an approved one has, if its version is the champion."""
-    outcome = run.data.tags["outcome"]
-    return outcome in ("promoted", "rolled back") or (outcome == "approved" and int(run.data.tags["to"]) == champion)
+    return tags["outcome"] == tags["verb"] or (tags["outcome"], tags["to"]) == ("approved", champion)
 
 
-def _records(name: str, output_format: str = "list") -> Any:
-    wanted = {"filter_string": f"tags.registered_model = '{name}'", "order_by": ["attributes.start_time"]}
-    return mlflow.search_runs(experiment_names=[EXPERIMENT], output_format=output_format, **wanted)
+def _records(name: str) -> list[Run]:
+    """Return the records of a name, oldest first."""
+    experiment = MlflowClient().get_experiment_by_name(EXPERIMENT)
+    places, order = [experiment.experiment_id] if experiment else [], ["attributes.start_time"]
+    wanted = f"tags.registered_model = '{name}'"
+    return mlflow.search_runs(places, wanted, order_by=order, output_format="list") if places else []
 
 
-def _champion(name: str) -> int | None:
-    return _number(registered_model(name, MlflowClient()).aliases.get("champion"))
-
-
-def _number(version: Any) -> int | None:
-    return int(version) if version else None
+def _champion(name: str) -> str:
+    return str(registered_model(name, MlflowClient()).aliases.get("champion", ""))

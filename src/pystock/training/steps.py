@@ -21,7 +21,7 @@ from pystock import runs
 from pystock.data import named
 from pystock.errors import ignoring
 from pystock.evaluation import TEST_END, TRAIN_END, nine_metrics, rolling_base_rate, score_table, time_split
-from pystock.model_uri import model_id_of
+from pystock.model_uri import find_version, model_id_of
 from pystock.pipeline import PipelineError, active_run_id, claim_work, end_step, existing_run, finished_runs
 from pystock.training.settings import Value, parse_settings
 from pystock.training.table import DATA_PIPELINE, data_set, find_data_run, newest_data_run, table
@@ -148,11 +148,11 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> StepRe
     """Register a model of `train` as a version, and let the gate decide about it.
 
     The name comes from target and market: `pystock-big-move`, `pystock-big-move-nasdaq`. A model has one version. If it
-    passes, it is promoted (`pystock.registry.promote`) or, without `promote`, moved to Staging; if not, it stays in
-    Development with the reasons (tags `gate` and `reasons`, description). The gate evaluates it on the days after its
-    `train_end`, but never before the test years. An error before the verdict removes the version again; a version that
-    a killed process left is judged by the next call. Skipped if there is a verdict, unless `force`. Raises
-    PipelineError as `evaluate`, for a model that was not evaluated or is being registered, and without a verdict.
+    passes, it is promoted (`pystock.registry.promote`) or, without `promote`, approved; if not, it is rejected. Its
+    tags are `validation_status` (pending, approved, rejected) and `reasons`; the description has the verdict. The gate
+    judges it on the held-out days of `evaluate`, but never before the test years. A version that an error or a killed
+    process left pending is judged by the next call. Skipped if there is a verdict, unless `force`. Raises PipelineError
+    as `evaluate`, for a model that was not evaluated or is being registered, and without a verdict.
     """
     source, tags = _source(model)
     run_id = _begin("register_model", **{name: tags[name] for name in ("market", "target", "features", "family")})
@@ -165,74 +165,80 @@ def register(model: str, *, promote: bool = True, force: bool = False) -> StepRe
     versions = client.search_model_versions(f"name = '{name}'")
     version = next((each for each in versions if model_id_of(each) == model), None)
     state = version.tags if version else {}
-    judged = "gate" in state
-    if version and not force and judged and not (promote and state.get("lifecycle") == "Staging"):
+    waits = promote and state.get("validation_status") == "approved" and "promotion" not in state
+    if version and "reasons" in state and not waits and not force:
         said = f"the model {model} is already version {version.version} of {name}: {version.description}"
         return _registered("skipped", said, model, state.get("pipeline_run", ""), version)
     if version is None:
-        version = _new_version(client, name, model, source.info.run_id, run_id)
-    try:
-        evaluate_after = max(tags["train_end"], TRAIN_END)
-        said = _ask_gate(client, version, promote, f"the run {run_id} of {PIPELINE}", evaluate_after)
-    except BaseException:
-        if not judged and not _is_champion(client, version) and not _was_promoted(client, version):
-            client.delete_model_version(name, version.version)
-        raise
-    version = client.get_model_version(name, version.version)
-    return _registered("done", said, model, run_id, version)
+        with ignoring("RESOURCE_ALREADY_EXISTS"):
+            client.create_registered_model(name)
+        made = {"validation_status": "pending", "pipeline_run": run_id}
+        version = client.create_model_version(name, f"models:/{model}", source.info.run_id, tags=made, model_id=model)
+    said = _ask_gate(client, version, tags, promote, f"the run {run_id} of {PIPELINE}")
+    return _registered("done", said, model, run_id, client.get_model_version(name, version.version))
 
 
-def _ask_gate(client: MlflowClient, version: ModelVersion, promote: bool, why: str, evaluate_after: str) -> str:
+def promote_version(name: str, version: str, why: str) -> str:
+    """Promote a version whose source run names market, target and features; return a sentence about it.
+
+    The gate judges it on the held-out days of its table; without the tag `data_run`, those of the embedded prices.
+    Raises as `pystock.registry.promote`, and PipelineError if the run does not name them.
+    """
+    from pystock import registry
+
+    run = existing_run(find_version(name, version).run_id)
+    tags = {**run.data.tags, **run.data.params} if run else {}
+    if missing := [tag for tag in ("market", "target", "features") if tag not in tags]:
+        raise PipelineError(f"The source run of version {version} of {name} has no tag {', '.join(missing)}: set it.")
+    registry.promote(name, version, *_held_out(tags), why=why)
+    return f"version {version} of {name} is the champion"
+
+
+def _held_out(tags: Mapping[str, str]) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """Return the features and outcomes of the days that a model was not trained on, and the rolling base rate."""
+    target = tags["target"]
+    rows = table(tags.get("data_run", "embedded"), tags["market"], target, tags["features"])
+    days = max(tags.get("train_end", TRAIN_END), TRAIN_END), tags.get("test_end", TEST_END)
+    _, X_test, _, y_test = time_split(rows.drop(columns=target), rows[target], *days)
+    return X_test, y_test, rolling_base_rate(rows[target], y_test.index)
+
+
+def _ask_gate(client: MlflowClient, version: ModelVersion, tags: Mapping[str, str], promote: bool, why: str) -> str:
     """Run the gate, act on its verdict and record it; return a sentence about it."""
     from pystock import registry  # late: it imports half of all modules, and a skipped step needs none of them
 
-    name, number, failed = version.name, int(version.version), []
-    if "gate" in version.tags or not _was_promoted(client, version):  # else only the verdict is missing
+    name, number, conditions = version.name, str(version.version), list[registry.Condition]()
+    if _champion(client, name) != number or "promotion" not in version.tags:
         try:
-            if promote or _is_champion(client, version):  # a promotion that died may have set the alias: settle it
-                registry.promote(name, number, why=why, evaluate_after=evaluate_after)
+            if promote:
+                conditions = registry.promote(name, number, *_held_out(tags), why=why)
             else:
-                conditions = registry.gate(name, number, evaluate_after=evaluate_after)
-                failed = [each for each in conditions if not each.passed]
+                champion = f"models:/{name}/{now}" if (now := _champion(client, name)) else None
+                conditions = registry.judge(f"models:/{name}/{number}", *_held_out(tags), champion)
         except registry.Refused as refused:
-            failed = [each for each in refused.conditions if not each.passed]
+            conditions = refused.conditions
         except registry.RegistryError as error:
-            if not _is_champion(client, version):  # settling the promotion of a killed process made it champion
+            if _champion(client, name) != number:  # a killed process had made it the champion
                 raise PipelineError(str(error)) from error
-    reasons = "; ".join(f"{each.name}: {each.evidence}" for each in failed)
-    state = client.get_model_version(name, version.version).tags.get("lifecycle", "Development")
-    if failed and state == "Staging":  # it passed once, against another champion
-        registry.set_lifecycle(name, number, state := "Development")
-    if not failed and state == "Development":
-        registry.set_lifecycle(name, number, state := "Staging")
-    verdict = f"not promoted: {reasons}" if failed else f"passed the gate, now in {state}"
-    client.update_model_version(name, version.version, description=verdict)
-    client.set_model_version_tag(name, version.version, "reasons", reasons)
-    client.set_model_version_tag(name, version.version, "gate", "refused" if failed else "passed")  # last: it is final
-    return f"version {number} of {name} {'is ' if failed else ''}{verdict}"
+    reasons = "; ".join(f"{each.name}: {each.evidence}" for each in conditions if not each.passed)
+    status = "rejected" if reasons else "approved"
+    done = " and is the champion" if not reasons and _champion(client, name) == number else ""
+    verdict = f"not promoted: {reasons}" if reasons else f"passed the gate{done}"
+    client.update_model_version(name, number, description=verdict)
+    client.set_model_version_tag(name, number, "validation_status", status)
+    client.set_model_version_tag(name, number, "reasons", reasons)  # last: it is final
+    return f"version {number} of {name} {'is ' if reasons else ''}{verdict}"
 
 
-def _new_version(client: MlflowClient, name: str, model: str, source_run: str, run_id: str) -> ModelVersion:
-    with ignoring("RESOURCE_ALREADY_EXISTS"):
-        client.create_registered_model(name)
-    tags = {"lifecycle": "Development", "pipeline_run": run_id}
-    return client.create_model_version(name, f"models:/{model}", source_run, tags=tags, model_id=model)
-
-
-def _is_champion(client: MlflowClient, version: ModelVersion) -> bool:
-    return str(client.get_registered_model(version.name).aliases.get("champion")) == str(version.version)
-
-
-def _was_promoted(client: MlflowClient, version: ModelVersion) -> bool:
-    """Return whether a promotion of this version was completed."""
-    tags = client.get_model_version(version.name, version.version).tags
-    promotion = existing_run(tags.get("promotion"))
-    return promotion is not None and promotion.data.tags["outcome"].startswith("promoted")
+def _champion(client: MlflowClient, name: str) -> str | None:
+    version = client.get_registered_model(name).aliases.get("champion")
+    return str(version) if version else None
 
 
 def _registered(outcome: str, said: str, model: str, made_by: str, version: ModelVersion) -> StepResult:
+    gate = "refused" if version.tags["validation_status"] == "rejected" else "passed"
     verdict: dict[str, Value] = {"name": version.name, "version": int(version.version)}
-    verdict |= {"gate": version.tags["gate"], "reasons": version.tags.get("reasons", "")}
+    verdict |= {"gate": gate, "reasons": version.tags.get("reasons", "")}
     return _end(StepResult("register_model", outcome, said, model, made_by, verdict))
 
 
