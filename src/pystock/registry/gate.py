@@ -44,9 +44,8 @@ class Case(NamedTuple):
 
 def scores_better(case: Case) -> Condition:
     """Return whether the Brier score is below the reference's, by MLflow's evaluation and validation alone."""
-    rows = pd.DataFrame({"y": case.y.astype("float64"), "probability": case.probability})
-    options = {"targets": "y", "predictions": "probability", "extra_metrics": [mlflow.metrics.mse()]}
-    result = mlflow.models.evaluate(data=rows, **options)
+    rows = pd.DataFrame({"y": case.y.astype("float64"), "p": case.probability})
+    result = mlflow.models.evaluate(data=rows, targets="y", predictions="p", extra_metrics=[mlflow.metrics.mse()])
     baseline = EvaluationResult({MSE: float(((case.reference - rows["y"]) ** 2).mean())}, artifacts={})
     evidence = f"Brier score {result.metrics[MSE]:.4f}, the reference has {baseline.metrics[MSE]:.4f}"
     try:

@@ -97,9 +97,9 @@ def history(name: str) -> pd.DataFrame:
         standing = tags["to"] if _has_moved(tags, champion) else standing
         outcome = "interrupted" if tags["outcome"] in OPEN else tags["outcome"]
         rows.append(tags | {"when": run.info.start_time, "outcome": outcome})
-    if champion != standing:
-        rows.append({"from": standing, "to": champion, "outcome": "not recorded", "evidence": "moved without a record"})
-    table = pd.DataFrame(rows, columns=COLUMNS).fillna({"who": "", "why": ""})
+    moved = {"from": standing, "to": champion, "outcome": "not recorded", "evidence": "moved without a record"}
+    rows += [] if champion == standing else [{"who": "", "why": "", **moved}]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     numbers = {side: pd.to_numeric(table[side]).astype("Int64") for side in ("from", "to")}
     return table.assign(when=pd.to_datetime(table["when"], unit="ms", utc=True), **numbers)
 
@@ -138,8 +138,8 @@ def _settle(name: str) -> str:
             if str(client.get_registered_model(name).aliases.get("challenger")) == champion:
                 client.delete_registered_model_alias(name, "challenger")
         if tags["outcome"] in OPEN:
-            client.set_tag(run_id, "outcome", tags["verb"] if moved else "interrupted")
             client.set_terminated(run_id, "KILLED")  # the end of a promotion that is active makes it FINISHED
+            client.set_tag(run_id, "outcome", tags["verb"] if moved else "interrupted")
     return champion
 
 

@@ -1,6 +1,5 @@
 """The gate on real models: each condition with its number, and no day that a model was trained on."""
 
-import importlib
 import re
 
 import mlflow
@@ -11,99 +10,90 @@ from recalling_models import TAGS, TRAINED, days, predict_here, registering
 
 from pystock import registry, tuning
 from pystock.data import load
-from pystock.evaluation import TEST_END, time_split
+from pystock.evaluation import TEST_END, rolling_base_rate, time_split
 from pystock.features import dataset
-from pystock.models import log_decision_model
+from pystock.models import log_decision_model, trained_until
+from pystock.registry import gate
 
 __all__ = ["days"]  # a fixture
-gate = importlib.import_module("pystock.registry.gate")  # the package's function of that name hides it
 
 
 @pytest.fixture
 def register(tracked, tmp_path, monkeypatch):
-    monkeypatch.setattr(gate, "_clean_process", predict_here)
+    monkeypatch.setattr(gate, "predict_elsewhere", predict_here)
     return registering(tmp_path)
 
 
-def failures(version, **options):
+@pytest.fixture(scope="module")
+def held_out(days):
+    X_test, y_test, _ = days
+    _, y = dataset(load("sp500", end=TEST_END), "big_move", "volatility")
+    return X_test, y_test, rolling_base_rate(y, y_test.index)
+
+
+@pytest.fixture
+def failures(held_out):
     """The conditions that failed, by name, with their evidence."""
-    conditions = registry.gate("candidates", version, **options)
-    assert [condition.name for condition in conditions] == ["signature", "base rate", "champion", "clean process"]
-    return {condition.name: condition.evidence for condition in conditions if not condition.passed}
+
+    def failures(version, champion=None, after="2009", **options):
+        later = [each[each.index > after] for each in held_out]
+        against = champion and f"models:/candidates/{champion}"
+        judged = registry.judge(f"models:/candidates/{version}", *later, against, **options)
+        return {condition.name: condition.evidence for condition in judged if not condition.passed}
+
+    return failures
 
 
-def evidence(version, name, **options):
-    return next(each.evidence for each in registry.gate("candidates", version, **options) if each.name == name)
-
-
-def set_champion(version):
-    mlflow.MlflowClient().set_registered_model_alias("candidates", "champion", str(version))
-
-
-def test_each_condition_fails_alone_and_with_others(register, days, monkeypatch):
+def test_each_condition_fails_alone_and_with_others(register, days, failures):
     _, y, good = days
     assert failures(register(good, outputs=None)) == {"signature": "it does not declare its outputs"}
-    other = Schema([ColSpec("double", "probability"), ColSpec("double", "p")])
-    assert failures(register(good, outputs=other)) == {}
+    assert failures(register(good, outputs=Schema([ColSpec("double", "p")]))) == {"signature": "12 inputs, outputs p"}
+    assert failures(register(good, outputs=Schema([ColSpec("double", "probability"), ColSpec("double", "p")]))) == {}
     flat = pd.Series(0.24, good.index)  # the held-out years' own rate: better than the rolling one, but not surely
     failed = failures(register(flat))
-    assert list(failed) == ["base rate"] and "Brier skill +0.000 [-0.044, +0.045]" in failed["base rate"], failed
-    registry.promote("candidates", register(good), why="the first")
-    worse = 0.6 * good + 0.4 * flat
-    failed = failures(register(worse))
+    assert list(failed) == ["reference"] and "Brier skill +0.000 [-0.044, +0.045]" in failed["reference"], failed
+    champion, worse, worst = register(good), register(0.6 * good + 0.4 * flat), register(1 - good)
+    failed = failures(worse, champion)
     assert list(failed) == ["champion"] and failed["champion"].startswith("Brier score +0.00"), failed
     assert failed["champion"].endswith("; the interval must be below +0.002")
-    with monkeypatch.context() as patch:
-        patch.setattr(gate, "MARGIN", 0.05)
-        assert failures(register(worse)) == {}
-    assert failures(register(0.9 * good + 0.1 * y)) == {}
-    unnamed = register(flat, outputs=Schema([ColSpec("double", "p")]))
-    assert list(failures(unnamed)) == ["signature", "base rate", "champion"]
-    with pytest.raises(registry.Refused, match="2 of 4 conditions failed.\n- base rate: .*\n- champion: .*$"):
-        registry.promote("candidates", register(flat), why="a try")
+    assert failures(worse, champion, margin=0.05) == {} and failures(champion, champion) == {}
+    assert failures(register(0.9 * good + 0.1 * y), champion) == {}
+    failed = failures(worst, champion)
+    assert list(failed) == ["score", "reference", "champion"]
+    assert re.fullmatch(r"Brier score 0\.\d{4}, the reference has 0\.\d{4}", failed["score"])
 
 
-def test_forecasts_that_are_not_probabilities_fail(register, days):
+def test_promote_logs_the_numbers_and_the_evidence(register, days, held_out):
+    good = register(days[2])
+    assert all(each.passed for each in registry.promote("candidates", good, *held_out, why="the first"))
+    run = mlflow.get_run(mlflow.MlflowClient().get_model_version("candidates", str(good)).tags["promotion"])
+    skill = run.data.metrics["brier_skill_value"]
+    assert f"Brier skill {skill:+.3f}" in run.data.tags["evidence"]
+    assert run.data.metrics["mean_squared_error"] == pytest.approx(((days[2] - days[1]) ** 2).mean())
+    with pytest.raises(registry.Refused, match="2 of 7 conditions failed.\n- reference: .*\n- champion: .*$"):
+        registry.promote("candidates", register(pd.Series(0.24, days[2].index)), *held_out, why="a try")
+
+
+def test_a_condition_of_ones_own_is_added(register, days, failures):
+    def few_alarms(case):
+        share = (case.probability > 0.25).mean()
+        return registry.Condition("alarms", share < 0.2, f"alarms on {share:.0%} of the days; at most 20 %")
+
+    own = [*registry.CONDITIONS, few_alarms]
+    assert list(failures(register(days[2]), conditions=own)) == ["alarms"]
+
+
+def test_forecasts_that_are_not_probabilities_fail(register, days, failures):
     for wrong, reason in ((days[2] + 1, ".*give probabilities"), (days[2].where(days[2] > 0.1), "has .* missing")):
         failed = failures(register(wrong))
-        assert list(failed) == ["base rate"]
-        assert re.match(f"cannot be judged: probability {reason}", failed["base rate"])
+        assert re.match(f"cannot be judged: probability {reason}", failed["beats_reference"])
 
 
-def test_a_version_without_a_question_fails_with_what_is_missing(register, days):
-    client = mlflow.MlflowClient()
-    for tags, reason in (
-        ({"target": "big_move"}, "its source run lacks the tag features, market; set it there"),
-        (TRAINED | {"market": "dax"}, "the tags of its source run are invalid ('dax' is not an embedded market"),
-        (TRAINED | {"target": "luck"}, "the tags of its source run are invalid ('luck' is not a target"),
-    ):
-        failed = failures(register(days[2], tags=tags))
-        assert list(failed) == ["base rate", "champion", "clean process"]
-        assert all(reason in evidence for evidence in failed.values()), failed
-    version = client.create_model_version("candidates", source="s3://nowhere/model").version
-    failed = failures(version)
-    assert len(failed) == 4 and "its files cannot be read" in failed["signature"]
-    assert failed["base rate"].startswith("cannot be judged: it has no source run")
-    gone = register(days[2])
-    client.delete_run(client.get_model_version("candidates", gone).run_id)
-    assert failures(gone) == {}, "a deleted run can still be read"
-
-
-def test_a_champion_of_other_features_is_compared_and_one_of_another_question_is_not(register, days, monkeypatch):
-    X_test, _, good = days
-    mine = register(good)
-    set_champion(mine)
-    assert failures(mine) == {}
-    other = register(good, tags=TRAINED | {"target": "direction"})
-    assert failures(other)["champion"] == "cannot be compared with version 1: that version forecasts big_move on sp500"
-    jobs = []
-    monkeypatch.setattr(gate, "_clean_process", lambda now: jobs.extend(now) or [good.to_numpy() for _ in now])
-    assert failures(register(good, tags=TRAINED | {"features": "flags"})) == {}
-    flags = dataset(load("sp500", end=TEST_END), "big_move", "flags")[0]
-    assert [list(rows) for _, rows in jobs] == [list(flags), list(X_test)]
-    # a champion that does not load is not held against the base rate
-    monkeypatch.setattr(gate, "_clean_process", lambda jobs: [good.to_numpy(), "OSError: gone"])
-    assert failures(register(good)) == {"champion": "cannot be compared with version 1: OSError: gone"}
+def test_rows_that_differ_are_named(register, days, held_out):
+    X, y, reference = held_out
+    for wrong in ((X, y.iloc[1:], reference), (X, y, reference[::-1]), (pd.concat([X, X]), y, reference)):
+        with pytest.raises(ValueError, match="different rows, or rows twice: select them with .loc"):
+            registry.judge("models:/candidates/1", *wrong)
 
 
 def perfect(days):
@@ -111,80 +101,47 @@ def perfect(days):
     return 0.05 + 0.9 * days[1].astype(float)
 
 
-def test_training_data_that_overlap_the_evaluation_days_are_refused_with_both_dates(register, days):
+def test_training_days_among_the_held_out_days_are_refused_with_both_dates(register, days, failures, held_out):
     version = register(perfect(days), tags=TAGS | {"train_end": "2013-12-31"})
-    reason = (
-        "it was trained on days up to 2013-12-31, which overlap the evaluation days that begin on 2010-01-04; "
-        "evaluate it on later days, with evaluate_after='2013-12-31'"
-    )
-    lost = dict.fromkeys(("base rate", "champion"), f"cannot be judged: {reason}")
-    assert failures(version) == lost | {"clean process": f"not tried: {reason}"}
-    with pytest.raises(registry.Refused, match="up to 2013-12-31, which overlap the evaluation days .* 2010-01-04"):
-        registry.promote("candidates", version, why="it is so good")
+    reason = "was trained on days up to 2013-12-31, and the held-out days begin on 2010-01-04"
+    failed = failures(version)
+    assert list(failed) == ["unseen rows"] and failed["unseen rows"].endswith(reason)
+    with pytest.raises(registry.Refused, match=reason):
+        registry.promote("candidates", version, *held_out, why="it is so good")
     assert not mlflow.MlflowClient().get_registered_model("candidates").aliases
-    # one day is enough, and the day before the first is not an overlap
-    assert "overlap" in failures(register(days[2], tags=TAGS | {"train_end": "2010-01-04"}))["base rate"]
+    # the first day is enough, and the day before it is not among them
+    assert list(failures(register(days[2], tags=TAGS | {"train_end": "2010-01-04"}))) == ["unseen rows"]
     assert failures(register(days[2], tags=TAGS | {"train_end": "2010-01-03"})) == {}
 
 
-def test_a_model_trained_to_2011_is_judged_on_2012_to_2014(register, days):
+def test_a_champion_that_has_seen_the_days_is_refused_and_both_are_compared_on_later_ones(register, days, failures):
     _, y, good = days
-    version = register(good.where(good.index > "2011-12-31"), tags=TAGS | {"train_end": "2011-12-31"})
-    assert failures(version, evaluate_after="2011-12-31") == {}
-    seen = evidence(version, "base rate", evaluate_after="2011-12-31")
-    assert f"against the rolling base rate on {(y.index > '2011-12-31').sum()} days from 2012-01-03;" in seen
-    blind = register(good.where(good.index < "2012", 0.9), tags=TAGS | {"train_end": "2011-12-31"})
-    assert "base rate" in failures(blind, evaluate_after="2011-12-31"), "its skill is on days that it has seen"
+    cheat = perfect(days).where(y.index <= "2012-12-31", 0.5)  # knows its training days by heart, and nothing else
+    champion = register(cheat, tags=TAGS | {"train_end": "2012-12-31"})
+    candidate = register(good)
+    assert "was trained on days up to 2012-12-31" in failures(candidate, champion)["unseen rows"]
+    assert list(failures(candidate, champion, after="2013")) == ["reference"]  # two years are few
 
 
-def test_the_latest_recorded_end_of_training_counts(register, days):
+def test_the_latest_recorded_end_of_training_counts(tracked):
     """What a model says of itself, a parameter and a tag of its run: none can hide a later one."""
     X, _, y, _ = time_split(*dataset(load("sp500", end=TEST_END), "big_move", "volatility"), "2011-12-31")
     client = mlflow.MlflowClient()
     with mlflow.start_run(tags=TRAINED) as run:  # the tag says 2009
         mlflow.log_param("train_end", "2009-12-31")
         info = log_decision_model(tuning.build("logistic").fit(X, y), X, threshold=0.25)
-    version = client.create_model_version("candidates", info.model_uri, run.info.run_id, model_id=info.model_id).version
-    assert "up to 2011-12-29, which overlap" in failures(version)["base rate"]
+    assert f"{trained_until(info):%Y-%m-%d}" == "2011-12-29"
     client.set_tag(run.info.run_id, "train_end", "2012-06-29")
-    assert "up to 2012-06-29, which overlap" in failures(version)["base rate"]
-
-
-@pytest.mark.parametrize(("train_end", "evaluate_after", "reason"), [
-    ("2015-06-30", "2009-12-31", "days up to 2015-06-30, but the evaluation days end on 2014-12-30, so no day is"),
-    ("2015-06-30", "2015-06-30", "0 evaluation days are left after 2015-06-30, because they end on 2014-12-31"),
-    ("2014-03-31", "2014-03-31", "190 evaluation days are left after 2014-03-31, .* but an interval needs 250"),
-])  # fmt: skip
-def test_no_day_or_too_few_days_left_are_refused_with_the_reason(register, days, train_end, evaluate_after, reason):
-    version = register(days[2], tags=TAGS | {"train_end": train_end})
-    assert re.search(reason, failures(version, evaluate_after=evaluate_after)["base rate"])
+    assert f"{trained_until(info):%Y-%m-%d}" == "2012-06-29"
 
 
 @pytest.mark.parametrize(("tags", "reason"), [
-    (TAGS, "the days that it was trained on are not recorded; add the last one to its source run with "),
-    (TAGS | {"train_end": "last year"}, "its last training day is recorded as last year; write a date as 2009-12-31"),
+    (TAGS, "its last training day is not recorded: set it as the tag train_end of its run, as 2009-12-31"),
+    (TAGS | {"train_end": "last year"}, "its last training day is recorded as last year: write it as 2009-12-31"),
 ])  # fmt: skip
-def test_a_model_that_does_not_say_where_its_training_ended_is_refused(register, days, tags, reason):
+def test_a_model_that_does_not_say_where_its_training_ended_is_refused(register, days, tags, reason, failures):
     version = register(days[2], tags=tags)
-    assert reason in failures(version)["base rate"]
+    assert failures(version)["unseen rows"].endswith(reason)
     run_id = mlflow.MlflowClient().get_model_version("candidates", version).run_id
     mlflow.MlflowClient().set_tag(run_id, "train_end", "2009-12-31")  # as the message advises
     assert failures(version) == {}
-
-
-def test_the_champion_is_compared_on_days_that_neither_has_seen(register, days):
-    _, y, good = days
-    cheat = perfect(days).where(y.index <= "2012-12-31", 0.5)  # knows its training days by heart, and nothing else
-    set_champion(register(cheat, tags=TAGS | {"train_end": "2012-12-31"}))
-    candidate = register(good)
-    assert failures(candidate) == {}
-    seen = evidence(candidate, "champion")
-    assert f"against version 1 on {(y.index > '2012-12-31').sum()} days from 2013-01-02; the interval" in seen
-    assert "on" not in evidence(candidate, "base rate").partition(" against the rolling base rate")[2].partition(";")[0]
-    set_champion(register(good, tags=TAGS | {"train_end": "2014-06-30"}))
-    assert failures(register(good)) == {
-        "champion": "cannot be compared with version 3: it was trained on days up to 2014-06-30, which leaves 127 of "
-        "the evaluation days from 2010-01-04 to 2014-12-30, but an interval needs 250"
-    }
-    set_champion(register(good, tags=TAGS))
-    assert "version 5: the days that it was trained on are not recorded" in failures(candidate)["champion"]
