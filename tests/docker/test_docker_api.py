@@ -68,7 +68,7 @@ def test_one_command_from_nothing_to_a_prediction(bench, record_property):
     assert close(answer, probability(1)) and answer["predictions"][0]["decision"] == 1
     client = mlflow.MlflowClient()
     found = client.get_model_version_by_alias(NAME, "champion")
-    assert found.version == "1" and found.tags["gate"] == "passed" and found.tags["lifecycle"] == "Production"
+    assert found.version == "1" and found.tags["validation_status"] == "approved" and found.tags["promotion"]
     source = client.get_run(client.get_run(found.run_id).data.tags["data_run"])
     assert source.data.tags["pipeline"] == "pystock-data-features"
 
@@ -136,7 +136,7 @@ def second(bench):
 
 def test_a_promoted_version_answers_without_a_restart(bench, second):
     started = bench.container("api")["State"]["StartedAt"]
-    promote = f"from pystock import registry; registry.promote('{NAME}', {second}, why='a test')"
+    promote = f"from pystock import training; training.promote_version('{NAME}', '{second}', 'a test')"
     bench.compose("run", "--rm", "--no-TTY", "pipeline", "python", "-c", promote)
     # the rows of a champion and of the one before differ, so that a mixed answer would be seen
     expected = {version: probability(version) for version in (1, second)}

@@ -173,7 +173,7 @@ print(json.dumps({
     "table": os.path.getsize(table),
     "inputs": [one.dataset.digest == data.data.tags["digest"] for one in data.inputs.dataset_inputs],
     "features": len(model.metadata.get_input_schema().inputs),
-    "version": [version.source == "models:/" + main.data.tags["model"], version.tags["gate"]],
+    "version": [version.source == "models:/" + main.data.tags["model"], version.tags["validation_status"]],
     "parents": len({run.data.tags.get("mlflow.parentRunId") for run in steps}),
     "skill": steps[1].data.metrics["brier_skill_value"],
 }))
@@ -193,7 +193,7 @@ def test_the_projects_run_as_written_with_their_stages_in_a_volume(bench, pipeli
     assert pipelines["states"] == ["FINISHED"] * 5
     assert pipelines["data_run"] and pipelines["inputs"] == [True]
     assert pipelines["table"] > 100_000 and pipelines["features"] == 12 and pipelines["parents"] == 1
-    assert pipelines["version"] == [True, "passed"] and pipelines["skill"] > 0.1
+    assert pipelines["version"] == [True, "approved"] and pipelines["skill"] > 0.1
     (state,) = [one for one in bench.container("jupyter")["Mounts"] if one["Destination"].endswith("/.course")]
     found = bench.run("jupyter", "sh", "-c", "find $PYSTOCK_STAGES -name manifest.json").stdout.split()
     assert len(found) == 3 and all(path.startswith(state["Destination"]) for path in found)

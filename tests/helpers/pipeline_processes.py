@@ -13,7 +13,7 @@ from pystock import pipeline, training
 from pystock.registry import promotion
 
 # Every call of the client by which a registration and its promotion write.
-WRITES = ["create_experiment", "create_model_version", "create_registered_model", "create_run", "delete_model_version"]
+WRITES = ["create_experiment", "create_model_version", "create_registered_model", "create_run"]
 WRITES += ["delete_registered_model_alias", "log_batch", "log_param", "set_model_version_tag", "set_tag"]
 WRITES += ["set_registered_model_alias", "set_registered_model_tag", "set_terminated", "update_model_version"]
 

@@ -102,7 +102,7 @@ def judge(
         raise ValueError("X, y and reference have different rows, or rows twice: select them with .loc[y.index].")
     models = [model, champion] if champion else [model]
     infos, dated = [mlflow.models.get_model_info(each) for each in models], isinstance(y.index, pd.DatetimeIndex)
-    judged = [_signature(infos[0]), *(_unseen(each, y.index) for each in infos if dated)]
+    judged = [_signature(infos[0]), *(_unseen(*each, y.index) for each in zip(("it", "the champion"), infos) if dated)]
     if all(each.passed for each in judged):
         forecasts, lost = predict_elsewhere(models, X)
         evidence = lost or f"a new interpreter predicted {len(X)} held-out rows"
@@ -124,10 +124,10 @@ def _signature(info: ModelInfo) -> Condition:
     return Condition("signature", "probability" in names, f"{len(signature.inputs)} inputs, outputs {', '.join(names)}")
 
 
-def _unseen(info: ModelInfo, rows: pd.DatetimeIndex) -> Condition:
+def _unseen(which: str, info: ModelInfo, rows: pd.DatetimeIndex) -> Condition:
     try:
         until = trained_until(info)
     except ValueError as reason:
-        return Condition("unseen rows", False, f"{info.model_id}: {reason}")
+        return Condition("unseen rows", False, f"{which}: {reason}")
     days = f"trained on days up to {until:%Y-%m-%d}, and the held-out days begin on {rows.min():%Y-%m-%d}"
-    return Condition("unseen rows", until < rows.min(), f"{info.model_id} was {days}")
+    return Condition("unseen rows", until < rows.min(), f"{which} was {days}")
