@@ -467,6 +467,30 @@ def test_the_trials_of_a_search_are_compared_in_the_mlflow_ui(lab, part_2):
     lab.picture(page, "08_mlflow_parallel")
 
 
+def test_versions_and_their_promotions_are_shown_in_the_mlflow_ui(lab, part_2):
+    """After the pictures of chapter 10, whose model chapter 11 registers."""
+    lab.run("11")
+    page = experiment(lab, "promotions")
+    search(page, "tags.registered_model = 'pystock-big-move' and tags.outcome != 'interrupted'")
+    shown = ("outcome", "from", "to", "brier_difference_high")
+    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=["Run Name", "brier_difference_high"])
+    expect(page.get_by_text("refused", exact=True)).to_be_visible()
+    lab.picture(page, "11_mlflow_promotions")
+
+    page.get_by_role("link", name="Model registry", exact=True).click()
+    page.get_by_role("dialog").get_by_label("Close").click()  # a note about aliases
+    page.get_by_role("link", name="pystock-big-move", exact=True).click()
+    page.get_by_text("Tags", exact=True).first.click()  # folds the tags, so that all versions fit
+    for alias in ("champion", "challenger"):
+        expect(page.get_by_text(f"@ {alias}", exact=True)).to_be_visible()
+    lab.picture(page, "11_mlflow_model")
+
+    page.get_by_role("link", name="Version 1", exact=True).click()
+    expect(page.get_by_text("big-move-volatility-xgboost-decision", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Promote model")).to_be_visible()
+    lab.picture(page, "11_mlflow_version")
+
+
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
     there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
     assert lab.requested and not there
