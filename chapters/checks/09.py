@@ -1,7 +1,5 @@
 """The exercises of chapter 09."""
 
-import traceback
-
 import numpy as np
 from mlflow.types import Schema, TensorSpec
 
@@ -92,32 +90,39 @@ def one_probability(answer, market):
         raise Wrong(f"For the model {name}, the last probability is {expected[-1]:.3f}, not {values[-1]:.3f}.")
 
 
-def private_error(answer, market):
-    import mlflow
+def window_schema(answer, market):
+    if not isinstance(answer, Schema):
+        raise Wrong("Give a Schema: Schema([TensorSpec(np.dtype(…), (…))]).")
+    if not answer.is_tensor_spec() or len(answer.inputs) != 1:
+        raise Wrong("An array is described by one TensorSpec, not by columns.")
+    (spec,) = answer.inputs
+    if spec.type != np.dtype("float32"):
+        raise Wrong(f"Its type is {spec.type}: the network uses float32, and MLflow doesn't convert arrays.")
+    if spec.shape == (22, 3):
+        raise Wrong("That is one window. The first number of the shape is the number of windows; -1 means any number.")
+    if spec.shape != (-1, 22, 3):
+        raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
 
-    _need_function(answer, "predict_privately")
-    X = _rows(market, 3)
-    candidate = newest_run("tuning", "tags.pilot = 'candidate'", UNTRAINED)
-    model = mlflow.pyfunc.load_model(_address(candidate))
-    day = f"{X.index[0]:%Y-%m-%d}"
-    if not np.array_equal(answer(model, X), model.predict(X)):
-        raise Wrong("For data that the model accepts, return what model.predict returns.")
-    try:
-        answer(model, X.drop(columns="realised_22"))
-    except ValueError as error:
-        message, printed = str(error), "".join(traceback.format_exception(error))
-    except mlflow.MlflowException:
-        raise Wrong(
-            "Without a column, your function lets MLflow's error through: catch it, and raise ValueError."
-        ) from None
-    else:
-        raise Wrong("Without a column, your function raises nothing: raise ValueError.")
-    if day in message:
-        raise Wrong("Your message quotes the caller's rows: take error.__context__, not error.")
-    if "realised_22" not in message:
-        raise Wrong(f"Your message is {message!r}: it should tell which column is missing.")
-    if day in printed:
-        raise Wrong("Your message is clean, but the traceback prints MLflow's above it: add `from None` to the raise.")
+
+OUTCOMES = {  # of each table: what pyfunc does with it, and advice
+    "A": ("rejected", "MLflow finds columns by their exact names. Which of the names does it find in capitals?"),
+    "B": ("converted", "reset_index turns the dates into one more column. See the input with an extra column."),
+    "C": ("accepted", "In percent, the values change. Does a name or a type change?"),
+    "D": ("converted", "int16 isn't double, but can float64 hold all its values? See the input in int32."),
+}
+
+
+def outcomes(answer, market):
+    if not isinstance(answer, dict) or not all(isinstance(each, str) for pair in answer.items() for each in pair):
+        raise Wrong('Give a dictionary, such as {"A": "accepted", "B": "rejected"}, with all four letters.')
+    answer = {letter.strip().upper(): outcome.strip().lower() for letter, outcome in answer.items()}
+    if missing := OUTCOMES.keys() - answer.keys():
+        raise Wrong(f"Your dictionary has no outcome for {', '.join(sorted(missing))}.")
+    for letter, (outcome, advice) in OUTCOMES.items():
+        if answer[letter] not in ("accepted", "converted", "rejected"):
+            raise Wrong(f"The outcome of {letter} is accepted, converted or rejected, not {answer[letter]}.")
+        if answer[letter] != outcome:
+            raise Wrong(f"Table {letter} isn't {answer[letter]}. {advice}")
 
 
 def strict_names(answer, market):
@@ -136,22 +141,10 @@ def strict_names(answer, market):
         except TypeError as error:
             if name not in str(error):
                 raise Wrong(f"The message of your TypeError should name the unknown parameter, {name}.") from None
+        except Exception as error:
+            raise Wrong(f"For {name}=0.1, your function raises {type(error).__name__}: raise TypeError.") from None
         else:
-            raise Wrong(f"Your function accepts {name}=0.1, which the signature doesn't know: raise TypeError.")
-
-
-def window_schema(answer, market):
-    if not isinstance(answer, Schema):
-        raise Wrong("Give a Schema: Schema([TensorSpec(np.dtype(…), (…))]).")
-    if not answer.is_tensor_spec() or len(answer.inputs) != 1:
-        raise Wrong("An array is described by one TensorSpec, not by columns.")
-    (spec,) = answer.inputs
-    if spec.type != np.dtype("float32"):
-        raise Wrong(f"Its type is {spec.type}: the network uses float32, and MLflow doesn't convert arrays.")
-    if spec.shape == (22, 3):
-        raise Wrong("That is one window. The first number of the shape is the number of windows; -1 means any number.")
-    if spec.shape != (-1, 22, 3):
-        raise Wrong(f"Its shape is {spec.shape}: any number of windows, of 22 days each, with 3 values a day.")
+            raise Wrong(f"Your function accepts {name}=0.1, which isn't in the signature: raise TypeError.")
 
 
 def _pyfunc(uri, X):
@@ -160,42 +153,31 @@ def _pyfunc(uri, X):
     return mlflow.pyfunc.load_model(uri).predict(X)
 
 
-def _raise_whole_message(model, data):
-    import mlflow
-
-    try:
-        return model.predict(data)
-    except mlflow.MlflowException as error:
-        raise ValueError(str(error)) from None
-
-
-def _raise_in_a_chain(model, data):
-    import mlflow
-
-    try:
-        return model.predict(data)
-    except mlflow.MlflowException as error:
-        raise ValueError(str(error.__context__))  # noqa: B904
-
-
 EXERCISES = [
     Exercise("09.1", test=input_shape, wrong=[(-1, 1), (-1, 14)]),
     Exercise("09.2", test=one_probability, wrong=[_pyfunc, lambda uri, X: _pyfunc(uri, X).reshape(len(X), -1)[:, -1]]),
-    Exercise("09.3", test=private_error, wrong=[_raise_whole_message, _raise_in_a_chain]),
     Exercise(
-        "09.4",
-        test=strict_names,
-        wrong=[
-            lambda model, X, **params: model.predict(X, params=params),
-            lambda model, X, threshold=0.5: model.predict(X),
-        ],
-    ),
-    Exercise(
-        "09.5",
+        "09.3",
         test=window_schema,
         wrong=[
             Schema([TensorSpec(np.dtype("float32"), (22, 3))]),
             Schema([TensorSpec(np.dtype("float64"), (-1, 22, 3))]),
+        ],
+    ),
+    Exercise(
+        "09.4",
+        test=outcomes,
+        wrong=[
+            {"A": "rejected", "B": "rejected", "C": "accepted", "D": "converted"},
+            {"A": "rejected", "B": "converted", "C": "rejected", "D": "converted"},
+        ],
+    ),
+    Exercise(
+        "09.5",
+        test=strict_names,
+        wrong=[
+            lambda model, X, **params: model.predict(X, params=params),
+            lambda model, X, threshold=0.5: model.predict(X),
         ],
     ),
 ]
