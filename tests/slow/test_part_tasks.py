@@ -29,6 +29,15 @@ with mlflow.start_run(run_name="search"):
             mlflow.log_metric("test_mae", 44)
 mlflow.MlflowClient().create_run(mlflow.get_experiment_by_name("poor").experiment_id, run_name="lost")
 """
+POOR_3 = """
+import mlflow
+from sklearn.linear_model import LogisticRegression
+
+with mlflow.start_run(tags={"registered_model": "poor", "outcome": "promoted"}):
+    described = {"serialization_format": "cloudpickle", "pip_requirements": [], "registered_model_name": "poor"}
+    mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model", **described)
+mlflow.MlflowClient().set_registered_model_alias("poor", "champion", "1")
+"""
 
 
 @pytest.fixture
@@ -70,3 +79,16 @@ def test_part_2_check_tells_a_very_good_solution_from_a_poor_one(run, tmp_path):
         assert "ridge: boosting minus ridge is 1." in run("part_2_solution.py", **there)[1]
         passed, printed = run("part_2_check.py", "diabetes", **there)
     assert (passed, "11 of 11 checks pass." in printed) == (0, True), printed
+
+
+def test_part_3_check_tells_a_very_good_solution_from_a_poor_one(run):
+    assert "XGBoost: Brier score 0.02" in run("part_3_train.py")[1]
+    history = run("part_3_solution.py")[1]
+    assert "1 to 2, refused" in history and "champion: version 1" in history, history
+    passed, printed = run("part_3_check.py", "eight")
+    assert (passed, "13 of 13 checks pass." in printed) == (0, True), printed
+    run("-c", POOR_3)
+    failed, printed = run("part_3_check.py", "poor")
+    fine = [line.split()[1:] for line in printed.splitlines() if line.startswith("  ok")]
+    assert (failed, fine) == (1, [["source", "runs"], ["champion"]]), printed
+    assert "There is no version" in run("part_3_check.py", "nothing")[1]

@@ -467,6 +467,36 @@ def test_the_trials_of_a_search_are_compared_in_the_mlflow_ui(lab, part_2):
     lab.picture(page, "08_mlflow_parallel")
 
 
+def show_description(page: Page, name: str) -> None:
+    """Open the file MLmodel on the page of a logged model, and hide where the store is."""
+    page.get_by_role("link", name="Models", exact=True).click()
+    page.get_by_role("link", name=name, exact=True).first.click()
+    page.get_by_text("Artifacts", exact=True).click()
+    page.get_by_text("MLmodel", exact=True).first.click()
+    expect(page.get_by_text("mlflow_version").first).to_be_visible()
+    hide_paths = r"""() => {
+        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode())
+            texts.currentNode.data = texts.currentNode.data.replace(/[/]{3}\S+?(?=[/]artifacts)/, "///…");
+    }"""
+    page.evaluate(hide_paths)
+
+
+def test_the_description_of_a_model_is_shown_in_the_mlflow_ui(lab, part_2):
+    """After the test above, which runs chapter 08."""
+    lab.run("09")
+    page = experiment(lab, "tuning")
+    show_description(page, "big-move")
+    lab.picture(page, "09_mlflow_model")
+
+    page = experiment(lab, "practice")
+    show_description(page, "alarm")
+    params = page.get_by_text("threshold").last
+    params.scroll_into_view_if_needed()
+    expect(params).to_be_in_viewport()
+    lab.picture(page, "09_mlflow_params")
+
+
 def test_versions_and_their_promotions_are_shown_in_the_mlflow_ui(lab, part_2):
     """After the pictures of chapter 10, whose model chapter 11 registers."""
     lab.run("11")

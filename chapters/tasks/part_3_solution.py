@@ -1,0 +1,177 @@
+"""One very good solution of the task of part 3. Read it after you have written yours. Its model is part_3_model.py."""
+
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import skops.io
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from xgboost import XGBClassifier
+
+NAME = "eight"
+PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn")
+MARGIN = 0.005  # Brier score that a new version may lose to the champion: a twentieth of what the base rate has
+X, digit = load_digits(return_X_y=True, as_frame=True)
+y = (digit == 8).astype(float)
+# the rows come writer by writer, so other people wrote the held-out rows
+X_train, X_test, y_train, y_test = X[:1029], X[1029:], y[:1029], y[1029:].to_numpy()
+inputs, outputs = [ColSpec("double", column) for column in X], [ColSpec("double", "probability")]
+client = mlflow.MlflowClient()
+
+
+def register(family, model, library="skops", save=skops.io.dump, ending="skops"):
+    """Train a model in a run, package it with its library's own file, and return its new version of NAME."""
+    with mlflow.start_run(run_name=family), tempfile.TemporaryDirectory() as folder:
+        data = mlflow.data.from_pandas(X_train.assign(eight=y_train), targets="eight", name="digits-train")
+        mlflow.log_input(data, context="training")
+        settings = model.get_params().items()
+        mlflow.log_params({name: value for name, value in settings if isinstance(value, (int, float))})
+        save(model.fit(X_train, y_train), f"{folder}/model.{ending}")
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("part_3_model.py")),
+            artifacts={"model": f"{folder}/model.{ending}"},
+            signature=ModelSignature(Schema(inputs), Schema(outputs)),
+            input_example=X_train.head(3),
+            pip_requirements=[f"{name}=={version(name)}" for name in (*PACKAGES, library)],
+            registered_model_name=NAME,
+        )
+    return str(info.registered_model_version)
+
+
+ELSEWHERE = """
+import sys, mlflow, numpy, pandas
+forecast = mlflow.pyfunc.load_model(sys.argv[1]).predict(pandas.read_csv("rows.csv", dtype="float64"))
+numpy.save("forecast.npy", forecast["probability"])
+"""
+
+
+@cache
+def forecast(number):
+    """Return a version's probabilities of the held-out rows, from a new process that has nothing but its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = mlflow.artifacts.download_artifacts(f"models:/{NAME}/{number}", dst_path=folder)
+        X_test.to_csv(f"{folder}/rows.csv", index=False)
+        subprocess.run([sys.executable, "-c", ELSEWHERE, model], cwd=folder, check=True, capture_output=True)
+        return np.load(f"{folder}/forecast.npy")
+
+
+def runs_elsewhere(number, champion):
+    """Return whether the condition holds, the evidence in words, and its numbers. So does each condition."""
+    try:
+        lacking = len(y_test) - int(np.sum((forecast(number) >= 0) & (forecast(number) <= 1)))
+    except subprocess.CalledProcessError as error:
+        return False, f"a new process failed: {error.stderr.decode().strip().splitlines()[-1]}", {}
+    return lacking == 0, f"{lacking} rows without a probability", {"rows_without_probability": lacking}
+
+
+def beats_base_rate(number, champion):
+    return compare(number, "base rate", y_train.mean(), 0)
+
+
+def is_not_worse(number, champion):
+    if champion == "none":
+        return True, "there is no champion yet", {}
+    return compare(number, "champion", forecast(champion), MARGIN)
+
+
+def compare(number, other, probability, limit):
+    """Bootstrap the paired differences of two Brier scores; their 95% interval must be below a limit.
+
+    Digits by one person resemble each other, so the true interval is somewhat wider.
+    """
+    differences = (forecast(number) - y_test) ** 2 - (probability - y_test) ** 2
+    drawn = np.random.default_rng(0).integers(len(differences), size=(2000, len(differences)))
+    low, high = np.quantile(differences[drawn].mean(axis=1), [0.025, 0.975])
+    mean, metric = differences.mean(), f"minus_{other.replace(' ', '_')}"
+    evidence = f"Brier score {mean:+.3f} [{low:+.3f}, {high:+.3f}] against the {other}, limit {limit}"
+    return high < limit, evidence, {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+
+
+CONDITIONS = {
+    "A new process loads the model, and 0 of the held-out rows get no probability.": runs_elsewhere,
+    "The Brier score minus that of the base rate has its 95% interval below 0.": beats_base_rate,
+    f"The Brier score minus that of the champion has its 95% interval below {MARGIN}.": is_not_worse,
+}
+
+
+def champion_version():
+    """Return the version that is champion, as a text, or "none"."""
+    return str(client.get_registered_model(NAME).aliases.get("champion", "none"))
+
+
+def records():
+    """Return the runs that record the promotions and rollbacks of NAME, oldest first."""
+    order = ["attributes.start_time ASC"]
+    return mlflow.search_runs(filter_string=f"tags.registered_model = '{NAME}'", order_by=order, output_format="list")
+
+
+def start_record(before, to, why):
+    """Start the run that records a change, before anything changes: a crash leaves an open record. MLflow adds who."""
+    used = f"judged {len(records())} changes before this one"
+    tags = {"registered_model": NAME, "from": before, "to": to, "why": why, "outcome": "open", "held_out_rows": used}
+    return mlflow.start_run(run_name=f"{NAME}-{to}", tags=tags)
+
+
+def promote(number, why):
+    """Make a version the champion if all conditions hold. After one that fails, the others are not tried."""
+    before, evidence, passed = champion_version(), [], True
+    with start_record(before, number, why):
+        for condition in CONDITIONS.values():
+            if passed:
+                passed, words, metrics = condition(number, before)
+                evidence.append(f"{condition.__name__} {'passed' if passed else 'FAILED'}: {words}")
+                mlflow.log_metrics(metrics)
+        mlflow.set_tag("evidence", "\n".join(evidence))
+        if champion_version() != before:
+            raise RuntimeError(f"{NAME} got another champion while version {number} was judged: judge it again.")
+        if passed:
+            client.set_registered_model_alias(NAME, "champion", number)
+        client.set_model_version_tag(NAME, number, "validation_status", "approved" if passed else "rejected")
+        client.set_model_version_tag(NAME, number, "validation_reason", evidence[-1])
+        mlflow.set_tag("outcome", "promoted" if passed else "refused")
+
+
+def rollback(why):
+    """Make the version that the champion replaced the champion again. There is no gate, because it passed once."""
+    before = champion_version()
+    promoted = [run.data.tags for run in records() if run.data.tags["outcome"] == "promoted"]
+    to = next((tags["from"] for tags in reversed(promoted) if tags["to"] == before), "none")
+    if to == "none":
+        raise RuntimeError(f"{NAME} has no earlier champion, so there is nothing to roll back to.")
+    with start_record(before, to, why):
+        client.set_registered_model_alias(NAME, "champion", to)
+        client.update_model_version(NAME, before, f"Rolled back: {why}")
+        mlflow.set_tag("outcome", "rolled back")
+
+
+mlflow.set_experiment("eight")
+logistic = register("logistic", make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)))
+bayes = register("bayes", GaussianNB())
+xgboost = XGBClassifier(n_estimators=100, max_depth=3, random_state=0, n_jobs=1)
+distribution = packages_distributions()["xgboost"][0]  # xgboost, or xgboost-cpu
+boosting = register("xgboost", xgboost, distribution, XGBClassifier.save_model, "ubj")
+# the conditions are written down before any version has a score on the held-out rows
+client.update_registered_model(NAME, "\n".join(CONDITIONS))
+
+mlflow.set_experiment("promotions")
+promote(logistic, "the sorter needs a first model")
+promote(bayes, "it trains in milliseconds")
+promote(boosting, "it makes fewer mistakes")
+rollback("the sorter in the north has no XGBoost yet")
+
+for record in records():
+    print("{from} to {to}, {outcome}: {why}".format(**record.data.tags))
+    print("  " + record.data.tags.get("evidence", "no gate").replace("\n", "\n  "))
+print(f"champion: version {champion_version()}")
