@@ -27,7 +27,7 @@ from pystock.training.settings import Value, parse_settings
 from pystock.training.table import DATA_PIPELINE, data_set, find_data_run, newest_data_run, table
 
 PIPELINE = "pystock-training"
-THRESHOLD = 0.25  # above it the decision is 1: the regret of a missed move is three hedges (chapter 10)
+THRESHOLD = 0.25  # above it the decision is 1: a missed move costs the desk three false alarms (chapter 09)
 YEAR = 252  # trading days
 
 
