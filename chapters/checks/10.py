@@ -51,7 +51,7 @@ def _on_the_folds(market):
     return y[probability.index], probability
 
 
-def nine_hedges(answer, market):
+def loss_of_ten(answer, market):
     outcome, probability = _on_the_folds(market)
 
     def regret(threshold, miss):
@@ -63,12 +63,18 @@ def nine_hedges(answer, market):
     if is_near(answer, 0.1):
         raise Wrong("That is the threshold that follows from the costs: give the mean regret at that threshold.")
     if is_near(answer, regret(0.1, 3)):
-        raise Wrong("The threshold is right, but the regret is not: a miss costs 9 here as well, so pass miss=9.")
+        raise Wrong("The threshold is right, but the regret isn't: pass loss=10, because 4 is the default.")
     if is_near(answer, regret(0.25, 9)):
-        raise Wrong("That is the regret at the old threshold: if a miss costs 9, the threshold is 1 / (1 + 9).")
-    if is_near(answer, regret(1 / 9, 9)):
-        raise Wrong("Your threshold is 1/9. Nine is the regret of a miss, so the threshold is 1 / (1 + 9).")
-    raise Wrong("Compute daily_regret(outcome, probability > 1 / (1 + 9), miss=9).mean() on the days of the folds.")
+        raise Wrong("That is the regret at the old threshold. With a loss of 10, the threshold is 1 / 10.")
+    if is_near(answer, regret(0.1, 10)):
+        raise Wrong("The regret of a miss is the loss minus the price of the hedge, so pass loss=10, not 11.")
+    if is_near(answer, regret(1 / 11, 10)):
+        raise Wrong("You took 10 for the regret of a miss. It is the loss, so the threshold is 1 / 10, and loss=10.")
+    if is_near(answer, regret(0.1, 9) + (outcome == 1).mean()):
+        raise Wrong("That is the mean cost: subtract the cost of the best decision, as daily_regret does.")
+    if is_near(answer, regret(0.25, 3)):
+        raise Wrong("That is the regret with the old costs: the threshold and the regret of a miss change.")
+    raise Wrong("Take the threshold that follows from a loss of 10, and the mean of daily_regret with loss=10.")
 
 
 def other_library(answer, market):
@@ -118,7 +124,7 @@ def last_training_day(answer, market):
     run = newest_run("models", DECISION_MODEL, NO_DECISION_MODEL)
     info = mlflow.models.get_model_info(f"models:/{run.outputs.model_outputs[-1].model_id}")
     text = str(answer).strip().strip("\"'")
-    if text == info.metadata["trained_until"]:
+    if text[:10] == info.metadata["trained_until"]:  # also a date or a timestamp
         return
     X, _ = tuning.training_data(market, "big_move", "volatility")
     if text in (f"{X.index[0]:%Y-%m-%d}", TRAIN_END, TEST_END):
@@ -211,7 +217,7 @@ def alarm_share(answer, market):
 
 
 EXERCISES = [
-    Exercise("10.1", test=nine_hedges, wrong=[0.1, 9]),
+    Exercise("10.1", test=loss_of_ten, wrong=[0.1, 10]),
     Exercise("10.2", test=other_library, wrong=["logit", 0.25]),
     Exercise("10.3", test=last_training_day, wrong=["2009-12-31", "decision"]),
     Exercise(
