@@ -497,6 +497,22 @@ def test_the_description_of_a_model_is_shown_in_the_mlflow_ui(lab, part_2):
     lab.picture(page, "09_mlflow_params")
 
 
+def test_the_code_of_a_model_and_the_metrics_of_its_run_are_shown_in_the_mlflow_ui(lab, part_2):
+    """After chapter 08, whose candidate chapter 10 packages."""
+    lab.run("10")
+    page = experiment(lab, "models")
+    page.get_by_role("link", name="big-move-volatility-xgboost-decision", exact=True).click()
+    expect(page.get_by_role("row", name=re.compile(r"^brier_skill_value 0\.143\d+ decision"))).to_be_visible()
+    expect(page.get_by_text("pilot: model")).to_be_visible()
+    lab.picture(page, "10_mlflow_run")
+    page.get_by_role("gridcell").get_by_role("link", name="decision", exact=True).first.click()
+    page.get_by_text("Artifacts", exact=True).click()
+    page.get_by_text("decision_model.py", exact=True).click()
+    expect(page.get_by_text("class DecisionModel", exact=False).first).to_be_visible()
+    page.get_by_text(re.compile("^Path: file:")).evaluate("path => { path.textContent = 'Path: file:///…' }")
+    lab.picture(page, "10_mlflow_code")
+
+
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
     there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
     assert lab.requested and not there
