@@ -1,10 +1,11 @@
-"""The machinery that runs the course. A notebook uses six names of it, those in _WHERE."""
+"""The machinery that runs the course. A notebook uses seven names of it, those in _WHERE."""
 
 import importlib
 
 _WHERE = {
     "begin": "course.session",
     "check": "course.checks",
+    "start_accounts_server": "course.servers",
     "start_server": "course.servers",
     "start_workbench": "course.workbench",
     "study_storage": "course.store",

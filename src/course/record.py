@@ -13,7 +13,7 @@ from course.paths import root
 
 _FRESH, _DOCKER = "tests/slow/test_fresh_environments.py", "tests/docker"
 TESTS = {  # the tests that make each record
-    "09_fresh_environment": [f"{_FRESH}::test_the_pilot_model_predicts_in_a_fresh_environment"],
+    "10_fresh_environment": [f"{_FRESH}::test_the_pilot_model_predicts_in_a_fresh_environment"],
     "14_environments": [
         f"{_FRESH}::test_training_in_a_fresh_environment_gives_the_same_results",
         f"{_DOCKER}/test_docker_projects.py::test_pystock_training_logs_from_a_container_what_it_logs_without",

@@ -5,9 +5,11 @@ system closes that pipe also when the process that started the server is killed,
 """
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -70,6 +72,8 @@ class Server:
     def __init__(self, guard: "subprocess.Popen[bytes]", port: int, log: Path, health: str, name: str) -> None:
         self._guard, self.port, self.log, self._health, self._name = guard, port, log, health, name
         self.url = f"http://127.0.0.1:{port}"
+        self.password = ""  # of the account `admin`, if the server has accounts
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def running(self) -> bool:
         """Return whether the server runs."""
@@ -99,6 +103,8 @@ class Server:
         if self._guard.stdin and not self._guard.stdin.closed:
             self._guard.stdin.close()
         self._guard.wait()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def __enter__(self) -> "Server":
         return self
@@ -153,3 +159,39 @@ def launch(
             start_new_session=os.name != "nt",  # a kernel is killed with its group, and the guard has to outlive it
         )
     return Server(guard, port, log, health, " ".join(words[:3]))
+
+
+def start_accounts_server() -> Server:
+    """Start an MLflow server with accounts, in a temporary folder that `stop()` removes, and return at once.
+
+    Every account may read, and `password` is the one of the account `admin`. Webhooks may go to this machine.
+    """
+    from cryptography.fernet import Fernet
+
+    temporary = tempfile.TemporaryDirectory(prefix="course-accounts-", ignore_cleanup_errors=True)
+    folder, password = Path(temporary.name), secrets.token_urlsafe(16)
+    settings = accounts_settings(folder, f"sqlite:///{folder.as_posix()}/accounts.db", password, secrets.token_hex())
+    webhooks = {
+        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",  # a new webhook gets the next event, not those after the next minute
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
+    }
+    options = ["--artifacts-destination", (folder / "artifacts").as_uri(), "--app-name", "basic-auth"]
+    command = mlflow_server(f"sqlite:///{folder.as_posix()}/mlflow.db", *options)
+    server = launch(command, env=MLFLOW_SERVER_ENVIRONMENT | settings | webhooks, cwd=folder)
+    server.password, server._temporary = password, temporary
+    return server
+
+
+def accounts_settings(folder: Path, database_uri: str, password: str, key: str) -> dict[str, str]:
+    """Write auth.ini, where every account may read, and return the settings of a server with authentication."""
+    (folder / "auth.ini").write_text(
+        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {database_uri}\n"
+        "admin_username = admin\nauth_cache_ttl_seconds = 60\n"  # without it each request hashes the password: 0.4 s
+    )
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": key,
+    }

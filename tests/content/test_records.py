@@ -8,7 +8,7 @@ from environments import COMPARES, IMPORTANT, RECORDS, locked
 
 from course.record import TESTS
 
-PARTS = {"09_fresh_environment": [""], "14_environments": ["docker", "local", "uv"], "16_serving": ["batch", "serving"]}
+PARTS = {"10_fresh_environment": [""], "14_environments": ["docker", "local", "uv"], "16_serving": ["batch", "serving"]}
 
 
 def parts(name: str) -> dict[str, dict]:

@@ -62,7 +62,7 @@ def test_the_pilot_model_predicts_in_a_fresh_environment(tmp_path, store_of_its_
     packages = dict(line.split("==") for line in (folder / "requirements.txt").read_text().split())
     assert packages == {package: version(package) for package in packages}
     found = {"command": PREDICT, "packages": packages, "installed": installed, "output": {"predictions": there}}
-    check("09_fresh_environment", found, ("command", "packages", "output"))
+    check("10_fresh_environment", found, ("command", "packages", "output"))
 
 
 def test_training_in_a_fresh_environment_gives_the_same_results(tmp_path, store_of_its_own):

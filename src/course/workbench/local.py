@@ -24,7 +24,7 @@ from unittest.mock import patch
 import psutil
 from filelock import FileLock, Timeout
 
-from course import lab
+from course import lab, servers
 from course.environment import IGNORED, SETTINGS
 from course.errors import CourseError
 from course.paths import state
@@ -195,18 +195,8 @@ def _accounts(folder: Path, socket: Path) -> dict[str, str]:
     if not kept.exists():
         _write_secret(kept, json.dumps({"admin": secrets.token_urlsafe(15), "key": secrets.token_hex(32)}))
     known = json.loads(kept.read_text())
-    (folder / "auth.ini").write_text(
-        f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {postgres.uri(socket, 'mlflow_auth')}\n"
-        "admin_username = admin\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-        "auth_cache_ttl_seconds = 60\n"  # without it each request hashes the password: 0.4 s
-    )
-    return {
-        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": known["admin"],
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": known["key"],
-        "MLFLOW_TRACKING_USERNAME": "admin",
-        "MLFLOW_TRACKING_PASSWORD": known["admin"],
-    }
+    settings = servers.accounts_settings(folder, postgres.uri(socket, "mlflow_auth"), known["admin"], known["key"])
+    return settings | {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": known["admin"]}
 
 
 def admin(folder: Path) -> tuple[str, str] | None:

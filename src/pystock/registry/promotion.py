@@ -109,7 +109,7 @@ def _record(name: str, verb: str, before: str, to: str, why: str) -> Iterator[st
     """Start the run that records a promotion, before anything is moved."""
     client = MlflowClient()
     client.set_registered_model_tag(name, "promotions", EXPERIMENT)  # first: it stops a caller without the permission
-    who = os.environ.get("MLFLOW_TRACKING_USERNAME") or os.environ.get("GITHUB_ACTOR") or getpass.getuser()
+    who = os.environ.get("GITHUB_ACTOR") or os.environ.get("MLFLOW_TRACKING_USERNAME") or getpass.getuser()
     tags = {"registered_model": name, "from": before, "to": to, "who": who, "why": why, "verb": verb, "outcome": "open"}
     experiment = client.get_experiment_by_name(EXPERIMENT)
     place = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)

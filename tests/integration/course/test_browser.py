@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from course.chapters import all_chapters
 from course.copies import make_copy
+from course.servers import start_accounts_server
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -52,9 +53,9 @@ class Lab:
         done = self.course.run("run", chapters)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def window(self) -> Page:
+    def window(self, **options) -> Page:
         """A window of a browser that has never been here."""
-        context = self.browser.new_context(viewport=WINDOW, locale="en-GB", timezone_id="UTC")
+        context = self.browser.new_context(viewport=WINDOW, locale="en-GB", timezone_id="UTC", **options)
         context.set_default_timeout(PATIENCE * 1000)
         context.on("request", lambda request: self.requested.add(request.url))
         return context.new_page()
@@ -79,7 +80,7 @@ def lab(browser, tmp_path_factory, request):
     """`make lab` on a copy of the course, by somebody whose JupyterLab was never started before."""
     folder = tmp_path_factory.mktemp("lab")
     course = FakeCourse(folder)
-    for name in ("chapters", "notebooks", "data", "projects"):
+    for name in ("chapters", "notebooks", "data", "projects", ".github"):
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(CHECKOUT / name, course.root / name, dirs_exist_ok=True, ignore=unwanted)
     shutil.copy(CHECKOUT / "jupytext.toml", course.root)
@@ -207,13 +208,18 @@ def experiment(lab: Lab, name: str) -> Page:
     """Open an experiment of the MLflow UI in a new window."""
     page = lab.window()
     page.goto(lab.ui)
-    page.get_by_role("button", name="Model training", exact=True).click()
-    question = page.get_by_placeholder("Ask a question...")  # of the assistant, which opens by itself
-    question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
-    expect(question).to_be_hidden()
+    choose_model_training(page)
     page.get_by_role("link", name=name, exact=True).click()
     expect(page.get_by_role("heading", name="Runs")).to_be_visible()
     return page
+
+
+def choose_model_training(page: Page) -> None:
+    """Leave the mode for generative AI, and close the assistant, which opens by itself."""
+    page.get_by_role("button", name="Model training", exact=True).click()
+    question = page.get_by_placeholder("Ask a question...")
+    question.locator("xpath=ancestor::*[.//button[@aria-label='Close']][1]").get_by_label("Close").click()
+    expect(question).to_be_hidden()
 
 
 def toggle_columns(page: Page, *columns: str, widen: Sequence[str]) -> None:
@@ -497,6 +503,22 @@ def test_the_description_of_a_model_is_shown_in_the_mlflow_ui(lab, part_2):
     lab.picture(page, "09_mlflow_params")
 
 
+def test_the_code_of_a_model_and_the_metrics_of_its_run_are_shown_in_the_mlflow_ui(lab, part_2):
+    """After chapter 08, whose candidate chapter 10 packages."""
+    lab.run("10")
+    page = experiment(lab, "models")
+    page.get_by_role("link", name="big-move-volatility-xgboost-decision", exact=True).click()
+    expect(page.get_by_role("row", name=re.compile(r"^brier_skill_value 0\.143\d+ decision"))).to_be_visible()
+    expect(page.get_by_text("pilot: model")).to_be_visible()
+    lab.picture(page, "10_mlflow_run")
+    page.get_by_role("gridcell").get_by_role("link", name="decision", exact=True).first.click()
+    page.get_by_text("Artifacts", exact=True).click()
+    page.get_by_text("decision_model.py", exact=True).click()
+    expect(page.get_by_text("class DecisionModel", exact=False).first).to_be_visible()
+    page.get_by_text(re.compile("^Path: file:")).evaluate("path => { path.textContent = 'Path: file:///…' }")
+    lab.picture(page, "10_mlflow_code")
+
+
 def test_versions_and_their_promotions_are_shown_in_the_mlflow_ui(lab, part_2):
     """After the pictures of chapter 10, whose model chapter 11 registers."""
     lab.run("11")
@@ -521,6 +543,65 @@ def test_versions_and_their_promotions_are_shown_in_the_mlflow_ui(lab, part_2):
     lab.picture(page, "11_mlflow_version")
 
 
+SHARED = """
+import mlflow
+from mlflow.server import get_app_client
+from pystock import models, tuning
+
+X, y = tuning.training_data("sp500", "big_move", "volatility")
+with mlflow.start_run():
+    info = models.log_decision_model(tuning.build("logistic").fit(X, y), X, threshold=0.1, name="big-move")
+client, accounts = mlflow.MlflowClient(), get_app_client("basic-auth", mlflow.get_tracking_uri())
+model = client.create_logged_model("0", name="big-move")
+client.log_model_artifacts(model.model_id, mlflow.artifacts.download_artifacts(info.model_uri))
+client.finalize_logged_model(model.model_id, "READY")
+client.create_registered_model("dev.big-move")
+client.create_model_version("dev.big-move", f"models:/{model.model_id}", model_id=model.model_id)
+for number in (1, 2):
+    client.copy_model_version("models:/dev.big-move/1", "prod.big-move")
+client.set_model_version_tag("prod.big-move", "1", "validation_status", "rejected")
+for name in ("ada", "rosa"):
+    accounts.create_user(name, f"password of {name}")
+accounts.grant_user_permission("rosa", "registered_model", "prod.big-move", "MANAGE")
+client.create_webhook("acceptance", "http://127.0.0.1:8080/events", events=["model_version_tag.set"], secret="secret")
+"""
+
+
+def test_a_shared_registry_in_the_mlflow_ui(lab):
+    """A server with accounts, with the models and the webhook of chapter 12."""
+    with lab.course.here():
+        server = start_accounts_server()
+    with server.wait_until_healthy():
+        login = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": server.password}
+        lab.course.python(SHARED, MLFLOW_TRACKING_URI=server.url, **login)
+        page = lab.window(http_credentials={"username": "rosa", "password": "password of rosa"})
+        page.goto(server.url)
+        choose_model_training(page)
+        page.get_by_role("link", name="Model registry").click()
+        page.get_by_role("dialog").get_by_label("Close").click()  # a note about aliases
+        page.get_by_role("link", name="prod.big-move", exact=True).click()
+        page.get_by_role("link", name="Version 1", exact=True).click()
+        expect(page.get_by_text("Copied from")).to_be_visible()
+        expect(page.get_by_role("button", name="Promote model")).to_be_visible()
+        lab.picture(page, "12_mlflow_copied")
+        page = lab.window(http_credentials={"username": "admin", "password": server.password})
+        page.goto(server.url)
+        choose_model_training(page)
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_text("Webhooks", exact=True).click()
+        expect(page.get_by_text("Model version tag set")).to_be_visible()
+        lab.picture(page, "12_mlflow_webhooks")
+
+        page = lab.window(http_credentials={"username": "ada", "password": "password of ada"})
+        page.goto(f"{server.url}/#/models/prod.big-move/versions/2")
+        page.get_by_text("Add", exact=True).first.click()
+        page.get_by_role("dialog").get_by_role("combobox").click()
+        page.keyboard.type("champion")
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Save aliases").click()
+        expect(page.get_by_role("dialog").get_by_text("INTERNAL_ERROR")).to_be_visible()  # the answer to 12.2
+
+
 def test_no_page_asks_for_anything_beyond_this_machine(lab, notebook):
-    there = {url for url in lab.requested if not url.startswith((lab.server, lab.ui, "data:", "blob:"))}
+    there = {url for url in lab.requested if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))}
     assert lab.requested and not there

@@ -5,13 +5,14 @@ import signal
 import socket
 import sys
 import textwrap
+from pathlib import Path
 
 import psutil
 import pytest
-from fake_course import until
+from fake_course import status, until
 from messages import assert_on_page
 
-from course import CourseError, servers, start_server
+from course import CourseError, servers, start_accounts_server, start_server
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
@@ -107,3 +108,14 @@ def test_another_port_is_tried_where_one_was_taken_meanwhile(here, monkeypatch):
         monkeypatch.setattr(servers, "free_port", lambda: next(ports))
         with start_server(command(here), "/") as server:
             assert server.port != taken.getsockname()[1]
+
+
+def test_a_server_with_accounts_asks_for_a_password_and_leaves_nothing(here):
+    server = start_accounts_server()
+    folder = Path(server._temporary.name)
+    with server.wait_until_healthy():
+        experiments = f"{server.url}/api/2.0/mlflow/experiments/search?max_results=1"
+        assert status(experiments) == 401
+        assert status(experiments, auth=("admin", server.password)) == 200
+        assert (folder / "mlflow.db").exists() and (folder / "accounts.db").exists()
+    assert not folder.exists() and not here.processes()

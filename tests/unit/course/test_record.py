@@ -48,7 +48,7 @@ def test_a_record_is_replaced_only_where_all_tests_passed(renewed, parts, return
 
 def test_an_unknown_record_is_refused():
     output = CliRunner().invoke(main, ["record", "08"]).output
-    assert "There is no record 08: the records are 09_fresh_environment, 14_environments, 16_serving." in output
+    assert "There is no record 08: the records are 10_fresh_environment, 14_environments, 16_serving." in output
 
 
 @environments.compares

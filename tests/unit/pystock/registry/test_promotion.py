@@ -20,9 +20,9 @@ from pystock.registry.gate import Condition
 def test_promotions_and_rollbacks_in_order(tracked, no_gate, monkeypatch):
     name, client = registered(4), mlflow.MlflowClient()
     client.set_registered_model_alias(name, "challenger", "2")
-    monkeypatch.setenv("GITHUB_ACTOR", "ada")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
     promote(name, 1, why="the first")
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    monkeypatch.setenv("GITHUB_ACTOR", "bob")
     assert promote(name, 2, why="better") == passes()
     assert "challenger" not in client.get_registered_model(name).aliases
     client.set_registered_model_alias(name, "challenger", "4")
