@@ -91,7 +91,10 @@ def test_the_command_and_its_rerun(here):
     wrong = here.run(*command, "-P", "settings=max_depth=2,years=0")
     assert wrong.returncode != 0
     assert "argument --settings: The setting years is 0: give a value from 1 to 100." in wrong.stderr
-    assert not list(here.root.rglob("mlruns"))
+    why = ["-P", "name=pystock-big-move", "-P", "version=1", "-P", "why=it's the best; $(touch here)"]
+    done = here.run(*command[:3], "-e", "promote", *why, "--env-manager", "local", cwd=here.root)
+    assert done.returncode != 0 and "Version 1 of pystock-big-move is already the champion." in done.stderr
+    assert not list(here.root.rglob("mlruns")) and not list(here.root.rglob("here"))
 
 
 def test_another_process_trains_logistic_regression_to_the_same_bits(trained, fake):
