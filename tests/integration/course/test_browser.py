@@ -524,8 +524,7 @@ def test_versions_and_their_promotions_are_shown_in_the_mlflow_ui(lab, part_2):
     lab.run("11")
     page = experiment(lab, "promotions")
     search(page, "tags.registered_model = 'pystock-big-move' and tags.outcome != 'interrupted'")
-    shown = ("outcome", "from", "to", "brier_difference_high")
-    toggle_columns(page, "Dataset", "Source", "Models", *shown, widen=["Run Name", "brier_difference_high"])
+    toggle_columns(page, "Dataset", "Source", "Models", "from", "to", "outcome", "why", widen=["Run Name", "why"])
     expect(page.get_by_text("refused", exact=True)).to_be_visible()
     lab.picture(page, "11_mlflow_promotions")
 
