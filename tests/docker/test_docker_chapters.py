@@ -18,7 +18,8 @@ from pystock import models, tuning
 
 X, y = tuning.training_data("sp500", "big_move", "volatility")
 mlflow.set_experiment("models")
-with mlflow.start_run(tags={"pilot": "model"}):
+tags = {"pilot": "model", "market": "sp500", "target": "big_move", "features": "volatility"}
+with mlflow.start_run(tags=tags):
     models.log_decision_model(tuning.build("xgboost").fit(X, y), X, threshold=0.25)
 """
 
