@@ -20,7 +20,7 @@ X, y = tuning.training_data("sp500", "big_move", "volatility")
 mlflow.set_experiment("models")
 tags = {"pilot": "model", "market": "sp500", "target": "big_move", "features": "volatility"}
 with mlflow.start_run(tags=tags):
-    models.log_decision_model(tuning.build("xgboost").fit(X, y), X, threshold=0.25)
+    models.log_decision_model(tuning.build("logistic").fit(X, y), X, threshold=0.25)
 """
 
 
