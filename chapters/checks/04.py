@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from course.checks import Exercise, Wrong, run_in
+from course.checks import Exercise, Wrong, need_function, run_in
 from pystock.data import load
 from pystock.features import dataset
 
@@ -44,8 +44,7 @@ def garman_klass(answer, market):
 
 
 def recent_folds(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = recent, without parentheses.")
+    need_function(answer, "recent")
     rows, folds, gap = 100, 4, 3
     for window in (30, 10):
         made = [tuple(map(np.asarray, fold)) for fold in answer(rows, folds, gap, window)]

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from course.checks import Exercise, Wrong, run_in
+from course.checks import Exercise, Wrong, need_function, run_in
 from pystock.data import load
 from pystock.evaluation import time_split
 from pystock.features import dataset
@@ -46,8 +46,7 @@ MODELS = {  # name: predictions, and whether a row's prediction depends on that 
 
 
 def independence(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = row_independent, without parentheses.")
+    need_function(answer, "row_independent")
     flags = np.random.default_rng(1).integers(0, 2, size=(10, 14)).astype(float)
     X = pd.DataFrame(flags, columns=[f"day_{day:02}" for day in range(1, 15)])
     for name, (function, independent) in MODELS.items():
@@ -83,8 +82,7 @@ def from_code(answer, market):
 def resumed(answer, market):
     import mlflow
 
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = resume, without parentheses.")
+    need_function(answer, "resume")
     if mlflow.active_run():
         raise Wrong("A run is still active in this notebook: end it with mlflow.end_run().")
     mlflow.set_experiment("workbench")  # start_run refuses the run of another experiment

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from unittest.mock import patch
 
-from course.checks import Exercise, Wrong, run_in, runs_by_filter
+from course.checks import Exercise, Wrong, need_function, run_in, runs_by_filter
 
 NOTE = "mlflow.note.content"
 EPOCHS = [(epoch, {"loss": 1 / (epoch + 1), "accuracy": epoch / 10}) for epoch in range(7)]
@@ -49,8 +49,7 @@ def high_loss(answer, market):
 def strict(answer, market):
     import mlflow
 
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = log_strictly, without parentheses.")
+    need_function(answer, "log_strictly")
     logged, run = [], SimpleNamespace(info=SimpleNamespace(run_id="0" * 32))
     with (
         patch.object(mlflow, "log_metric", lambda key, value, *_, **__: logged.append((key, value))),
@@ -77,8 +76,7 @@ def strict(answer, market):
 def blocks(answer, market):
     import mlflow
 
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = log_in_blocks, without parentheses.")
+    need_function(answer, "log_in_blocks")
     reached, calls = [], []  # the epochs of the training so far; for each call how many there were, and what it logged
 
     def training():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from xgboost import XGBClassifier
 
-from course.checks import Exercise, Wrong, is_near, newest_run, run_in
+from course.checks import Exercise, Wrong, is_near, need_function, newest_run, run_in
 from pystock import tuning
 from pystock.evaluation import brier_difference
 
@@ -96,8 +96,7 @@ def _cases():
 
 
 def tie_break(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = choose, without parentheses.")
+    need_function(answer, "choose")
     y, cases = _cases()
     for forecasts, expected in cases:
         chosen = answer(y, forecasts)

@@ -3,7 +3,7 @@
 import numpy as np
 from mlflow.types import Schema, TensorSpec
 
-from course.checks import Exercise, Wrong, newest_run
+from course.checks import Exercise, Wrong, need_function, newest_run
 from pystock.data import load
 from pystock.features import dataset
 
@@ -26,11 +26,6 @@ def _addresses():
 def _rows(market, number):
     X, _ = dataset(load(market, end="2014-12-31"), "big_move", "volatility")
     return X.tail(number)
-
-
-def _need_function(answer, name):
-    if not callable(answer):
-        raise Wrong(f"The answer is the function itself: answer = {name}, without parentheses.")
 
 
 def input_shape(answer, market):
@@ -67,7 +62,7 @@ def _expected(address, X):
 
 
 def one_probability(answer, market):
-    _need_function(answer, "probability")
+    need_function(answer, "probability")
     X = _rows(market, 5)
     for name, address in _addresses().items():
         try:
@@ -128,7 +123,7 @@ def outcomes(answer, market):
 def strict_names(answer, market):
     import mlflow
 
-    _need_function(answer, "predict_strictly")
+    need_function(answer, "predict_strictly")
     run = newest_run("practice", "attributes.run_name = 'alarm'", UNTRAINED)
     model, X = mlflow.pyfunc.load_model(_address(run)), _rows(market, 250)
     if not np.array_equal(answer(model, X), model.predict(X)):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from course.checks import Exercise, Wrong, is_near, newest_run, run_in
+from course.checks import Exercise, Wrong, is_near, need_function, newest_run, run_in
 from pystock import tuning
 from pystock.data import load
 from pystock.evaluation import TEST_END, TRAIN_END, time_split, walk_forward
@@ -165,8 +165,7 @@ class _Planted:
 
 
 def scanner(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = has_pickle, without parentheses.")
+    need_function(answer, "has_pickle")
     cases = {
         "pickle": (True, "a scikit-learn model in the format pickle: look at its serialization_format"),
         "cloudpickle": (True, "a scikit-learn model in the format cloudpickle, which is a pickle too"),

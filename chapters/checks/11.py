@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from course.checks import Exercise, Wrong
+from course.checks import Exercise, Wrong, need_function
 from pystock.data import named
 
 
@@ -73,8 +73,7 @@ def _case(weights):
 
 
 def every_year(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = good_every_year, without parentheses.")
+    need_function(answer, "good_every_year")
     named_years = []
     for weights in (1, 1, 1), (1, -0.5, 1), (1, 1, 0.02), (0.3, 1, 1):
         case = _case(weights)
@@ -98,8 +97,7 @@ def every_year(answer, market):
 
 
 def champion_then(answer, market):
-    if not callable(answer):
-        raise Wrong("The answer is the function itself: answer = champion_at, without parentheses.")
+    need_function(answer, "champion_at")
     rows = [
         ("2015-01-05 09:00", pd.NA, 1, "promoted"),
         ("2015-01-06 09:00", 1, 2, "refused"),

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from course.checks import Exercise, Wrong
+from course.checks import Exercise, Wrong, need_function
 
 ORIGINAL = """
 on: {workflow_dispatch: {inputs: {name: {}, version: {}, why: {}}}}
@@ -100,8 +100,7 @@ def _events():
 
 
 def event_filter(answer, market):
-    if not callable(answer):
-        raise Wrong("Give the function itself, without parentheses: answer = wants_test.")
+    need_function(answer, "wants_test")
     for event, expected in _events():
         kind, data = f"{event['entity']}.{event['action']}", event["data"]
         try:

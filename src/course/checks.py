@@ -35,6 +35,12 @@ def is_near(answer: Any, value: float) -> bool:
         raise Wrong(f"{answer!r} is not a number: give one such as 0.123, as a share and not in percent.") from None
 
 
+def need_function(answer: Any, name: str) -> None:
+    """Raise Wrong unless the answer is a function, which the exercise calls `name`."""
+    if not callable(answer):
+        raise Wrong(f"The answer is the function itself: answer = {name}, without parentheses.")
+
+
 def run_in(experiment: str, answer: Any) -> "Run":
     """Return the run whose id is `answer`. Raises Wrong unless it is one of `experiment`."""
     import mlflow
