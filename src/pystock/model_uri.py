@@ -77,6 +77,13 @@ def registered_model(name: str, client: "MlflowClient") -> "RegisteredModel":
     raise ModelNotFound(f"There is no registered model {name!r}: register a version under that name first.")
 
 
+def champion_version(name: str) -> str:
+    """Return the number of the version with the alias `champion`, "" without one. Raises as `registered_model`."""
+    from mlflow import MlflowClient
+
+    return str(registered_model(name, MlflowClient()).aliases.get("champion", ""))
+
+
 def uri_of(version: "ModelVersion") -> str:
     """Return the URI of a registered version."""
     return f"models:/{version.name}/{version.version}"

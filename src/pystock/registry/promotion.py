@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from pystock.errors import PystockError
-from pystock.model_uri import find_version, registered_model
+from pystock.model_uri import champion_version, find_version
 from pystock.processes import alone
 from pystock.registry.gate import Condition, judge
 
@@ -91,7 +91,7 @@ def history(name: str) -> pd.DataFrame:
     Outcomes: promoted, rolled back, refused, overtaken; interrupted, until the next promotion closes the record; and
     "not recorded" if the alias was moved in another way.
     """
-    champion, standing, rows = _champion(name), "", []
+    champion, standing, rows = champion_version(name), "", []
     for run in _records(name):
         tags = run.data.tags
         standing = tags["to"] if _has_moved(tags, champion) else standing
@@ -120,7 +120,7 @@ def _record(name: str, verb: str, before: str, to: str, why: str) -> Iterator[st
 def _move(name: str, before: str, to: str, run_id: str) -> None:
     """Move the alias, if the champion is still the one that was compared with."""
     client = MlflowClient()
-    if _champion(name) != before or client.get_run(run_id).data.tags["outcome"] != "open":
+    if champion_version(name) != before or client.get_run(run_id).data.tags["outcome"] != "open":
         client.set_tag(run_id, "outcome", "overtaken")
         raise RegistryError(f"{name} got another champion meanwhile, and version {to} was not compared with it: retry.")
     client.set_tag(run_id, "outcome", "approved")  # from here on, the alias says how far it got
@@ -130,7 +130,7 @@ def _move(name: str, before: str, to: str, run_id: str) -> None:
 
 def _settle(name: str) -> str:
     """Close the open record of a name, also one that an interrupted promotion left; return the champion's version."""
-    client, champion = MlflowClient(), _champion(name)
+    client, champion = MlflowClient(), champion_version(name)
     for run_id, tags in ((run.info.run_id, run.data.tags) for run in _records(name)):
         if tags["outcome"] in OPEN and (moved := _has_moved(tags, champion)):
             client.set_model_version_tag(name, champion, "validation_status", "approved")
@@ -154,7 +154,3 @@ def _records(name: str) -> list[Run]:
     places, order = [experiment.experiment_id] if experiment else [], ["attributes.start_time"]
     wanted = f"tags.registered_model = '{name}'"
     return mlflow.search_runs(places, wanted, order_by=order, output_format="list") if places else []
-
-
-def _champion(name: str) -> str:
-    return str(registered_model(name, MlflowClient()).aliases.get("champion", ""))

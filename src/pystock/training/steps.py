@@ -21,7 +21,7 @@ from pystock import runs
 from pystock.data import named
 from pystock.errors import ignoring
 from pystock.evaluation import TEST_END, TRAIN_END, nine_metrics, rolling_base_rate, score_table, time_split
-from pystock.model_uri import find_version, model_id_of
+from pystock.model_uri import champion_version, find_version, model_id_of
 from pystock.pipeline import PipelineError, active_run_id, claim_work, end_step, existing_run, finished_runs
 from pystock.training.settings import Value, parse_settings
 from pystock.training.table import DATA_PIPELINE, data_set, find_data_run, newest_data_run, table
@@ -208,31 +208,26 @@ def _ask_gate(client: MlflowClient, version: ModelVersion, tags: Mapping[str, st
     from pystock import registry  # late: it imports half of all modules, and a skipped step needs none of them
 
     name, number, conditions = version.name, str(version.version), list[registry.Condition]()
-    if _champion(client, name) != number or "promotion" not in version.tags:
+    if champion_version(name) != number or "promotion" not in version.tags:
         try:
             if promote:
                 conditions = registry.promote(name, number, *_held_out(tags), why=why)
             else:
-                champion = f"models:/{name}/{now}" if (now := _champion(client, name)) else None
+                champion = f"models:/{name}/{now}" if (now := champion_version(name)) else None
                 conditions = registry.judge(f"models:/{name}/{number}", *_held_out(tags), champion)
         except registry.Refused as refused:
             conditions = refused.conditions
         except registry.RegistryError as error:
-            if _champion(client, name) != number:  # a killed process had made it the champion
+            if champion_version(name) != number:  # a killed process had made it the champion
                 raise PipelineError(str(error)) from error
     reasons = "; ".join(f"{each.name}: {each.evidence}" for each in conditions if not each.passed)
     status = "rejected" if reasons else "approved"
-    done = " and is the champion" if not reasons and _champion(client, name) == number else ""
+    done = " and is the champion" if not reasons and champion_version(name) == number else ""
     verdict = f"not promoted: {reasons}" if reasons else f"passed the gate{done}"
     client.update_model_version(name, number, description=verdict)
     client.set_model_version_tag(name, number, "validation_status", status)
     client.set_model_version_tag(name, number, "reasons", reasons)  # last: it is final
     return f"version {number} of {name} {'is ' if reasons else ''}{verdict}"
-
-
-def _champion(client: MlflowClient, name: str) -> str | None:
-    version = client.get_registered_model(name).aliases.get("champion")
-    return str(version) if version else None
 
 
 def _registered(outcome: str, said: str, model: str, made_by: str, version: ModelVersion) -> StepResult:
