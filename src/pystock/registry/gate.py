@@ -58,7 +58,7 @@ def scores_better(case: Case) -> Condition:
 def beats_reference(case: Case) -> Condition:
     """Return whether the Brier skill against the reference has its whole 95 % interval above 0."""
     score = skill(case.y, case.probability, case.reference)
-    evidence = f"Brier skill {score} on {len(case.y)} rows; the interval must be above 0"
+    evidence = f"Brier skill {score} on {len(case.y)} rows; must start above 0"
     metrics = {f"brier_skill_{end}": value for end, value in score._asdict().items()}
     return Condition("reference", score.low > 0, evidence, metrics)
 
@@ -71,7 +71,7 @@ def is_not_worse(case: Case) -> Condition:
     if case.champion is None:
         return Condition("champion", True, "there is no champion yet to compare with")
     score = brier_difference(case.y, case.probability, case.champion)
-    evidence = f"Brier score {score} against the champion; the interval must be below {case.margin:+g}"
+    evidence = f"Brier difference {score}; must end below {case.margin:+g}"
     metrics = {f"brier_difference_{end}": value for end, value in score._asdict().items()}
     return Condition("champion", score.high < case.margin, evidence, metrics)
 
@@ -129,5 +129,5 @@ def _unseen(which: str, info: ModelInfo, rows: pd.DatetimeIndex) -> Condition:
         until = trained_until(info)
     except ValueError as reason:
         return Condition("unseen rows", False, f"{which}: {reason}")
-    days = f"trained on days up to {until:%Y-%m-%d}, and the held-out days begin on {rows.min():%Y-%m-%d}"
-    return Condition("unseen rows", until < rows.min(), f"{which} was {days}")
+    evidence = f"{which} was trained up to {until:%Y-%m-%d}, and is judged from {rows.min():%Y-%m-%d}"
+    return Condition("unseen rows", until < rows.min(), evidence)

@@ -54,8 +54,8 @@ def test_each_condition_fails_alone_and_with_others(register, days, failures):
     assert list(failed) == ["reference"] and "Brier skill +0.000 [-0.044, +0.045]" in failed["reference"], failed
     champion, worse, worst = register(good), register(0.6 * good + 0.4 * flat), register(1 - good)
     failed = failures(worse, champion)
-    assert list(failed) == ["champion"] and failed["champion"].startswith("Brier score +0.00"), failed
-    assert failed["champion"].endswith("; the interval must be below +0.002")
+    assert list(failed) == ["champion"] and failed["champion"].startswith("Brier difference +0.00"), failed
+    assert failed["champion"].endswith("; must end below +0.002")
     assert failures(worse, champion, margin=0.05) == {} and failures(champion, champion) == {}
     assert failures(register(0.9 * good + 0.1 * y), champion) == {}
     failed = failures(worst, champion)
@@ -103,7 +103,7 @@ def perfect(days):
 
 def test_training_days_among_the_held_out_days_are_refused_with_both_dates(register, days, failures, held_out):
     version = register(perfect(days), tags=TAGS | {"train_end": "2013-12-31"})
-    reason = "was trained on days up to 2013-12-31, and the held-out days begin on 2010-01-04"
+    reason = "was trained up to 2013-12-31, and is judged from 2010-01-04"
     failed = failures(version)
     assert list(failed) == ["unseen rows"] and failed["unseen rows"].endswith(reason)
     with pytest.raises(registry.Refused, match=reason):
@@ -119,7 +119,7 @@ def test_a_champion_that_has_seen_the_days_is_refused_and_both_are_compared_on_l
     cheat = perfect(days).where(y.index <= "2012-12-31", 0.5)  # knows its training days by heart, and nothing else
     champion = register(cheat, tags=TAGS | {"train_end": "2012-12-31"})
     candidate = register(good)
-    assert "was trained on days up to 2012-12-31" in failures(candidate, champion)["unseen rows"]
+    assert "was trained up to 2012-12-31" in failures(candidate, champion)["unseen rows"]
     assert list(failures(candidate, champion, after="2013")) == ["reference"]  # two years are few
 
 

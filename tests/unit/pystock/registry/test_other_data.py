@@ -48,7 +48,7 @@ def test_a_classifier_of_tumours_is_judged_promoted_refused_and_rolled_back(trac
     judged = registry.promote("benign", weak, X_test, y_test, reference, why="the first")
     assert [each.name for each in judged] == ["signature", "clean process", "score", "reference", "champion"]
     registry.promote("benign", good, X_test, y_test, reference, why="better")
-    with pytest.raises(registry.Refused, match="1 of 5 conditions failed.\n- champion: Brier score"):
+    with pytest.raises(registry.Refused, match="1 of 5 conditions failed.\n- champion: Brier difference"):
         registry.promote("benign", blind, X_test, y_test, reference, why="a try")
     assert registry.rollback("benign", why="complaints") == str(weak)
     outcomes = ["promoted", "promoted", "refused", "rolled back"]

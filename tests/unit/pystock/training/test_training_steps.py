@@ -95,7 +95,7 @@ def test_a_worthless_model_that_has_seen_the_test_years_is_not_promoted(tracked)
     assert scores.found["brier_skill_value"] < 0 and "on 251 held-out days" in scores.said
     verdict = in_a_run(training.register, model)
     assert verdict.found["gate"] == "refused" and status(2) == "rejected"
-    assert re.search("reference: Brier skill -.* on 251 rows.*; champion: Brier score \\+", verdict.said)
+    assert re.search("reference: Brier skill -.* on 251 rows.*; champion: Brier difference \\+", verdict.said)
     assert champion("pystock-big-move") == 1
 
 
