@@ -39,9 +39,11 @@ def input_shape(answer, market):
     if tuple(answer) == output:
         raise Wrong("That is the shape of the output: read the line inputs, above it.")
     if tuple(answer) == (-1, 14):
-        raise Wrong("That network takes 14 flags, so it predicts from them: open the run big-move-volatility-net.")
+        raise Wrong("That is the network on the 14 flags: open the run big-move-volatility-net.")
     if tuple(answer) != expected:
-        raise Wrong("Read the list behind shape, in the line inputs of the signature. It may be -1 for any number.")
+        raise Wrong(
+            "Read the list after shape, in the line inputs of the signature. A shape may contain -1: any number."
+        )
 
 
 def _expected(address, X):
