@@ -179,7 +179,8 @@ def start_accounts_server() -> Server:
     }
     options = ["--artifacts-destination", (folder / "artifacts").as_uri(), "--app-name", "basic-auth"]
     command = mlflow_server(f"sqlite:///{folder.as_posix()}/mlflow.db", *options)
-    server = launch(command, env=MLFLOW_SERVER_ENVIRONMENT | settings | webhooks, cwd=folder)
+    # The grace is short, because nothing that the server still has to write outlives its folder.
+    server = launch(command, env=MLFLOW_SERVER_ENVIRONMENT | settings | webhooks, cwd=folder, grace=0.3)
     server.password, server._temporary = password, temporary
     return server
 
