@@ -89,16 +89,18 @@ def history(name: str) -> pd.DataFrame:
     """Return the promotions of a name, newest last; columns who, when (UTC), why, from, to, outcome, evidence.
 
     Outcomes: promoted, rolled back, refused, overtaken; interrupted, until the next promotion closes the record; and
-    "not recorded" if the alias was moved in another way.
+    "not recorded" if the alias was moved in another way, which shows in the `from` of the next record.
     """
     champion, standing, rows = champion_version(name), "", []
+    by_hand = {"who": "", "why": "", "outcome": "not recorded", "evidence": "moved without a record"}
     for run in _records(name):
         tags = run.data.tags
-        standing = tags["to"] if _has_moved(tags, champion) else standing
+        if _has_moved(tags, champion):
+            rows += [] if tags["from"] == standing else [by_hand | {"from": standing, "to": tags["from"]}]
+            standing = tags["to"]
         outcome = "interrupted" if tags["outcome"] in OPEN else tags["outcome"]
         rows.append(tags | {"when": run.info.start_time, "outcome": outcome})
-    moved = {"from": standing, "to": champion, "outcome": "not recorded", "evidence": "moved without a record"}
-    rows += [] if champion == standing else [{"who": "", "why": "", **moved}]
+    rows += [] if champion == standing else [by_hand | {"from": standing, "to": champion}]
     table = pd.DataFrame(rows, columns=COLUMNS)
     numbers = {side: pd.to_numeric(table[side]).astype("Int64") for side in ("from", "to")}
     return table.assign(when=pd.to_datetime(table["when"], unit="ms", utc=True), **numbers)

@@ -103,7 +103,7 @@ def test_an_alias_moved_by_hand_is_reported_and_the_next_promotion_records_the_t
     assert rows(name, *registry.promotion.COLUMNS)[-1] == moved
     promote(name, 4)
     client.delete_registered_model_alias(name, "champion")
-    expected = [(None, 1, "promoted"), (3, 4, "promoted"), (4, None, "not recorded")]
+    expected = [(None, 1, "promoted"), (1, 3, "not recorded"), (3, 4, "promoted"), (4, None, "not recorded")]
     assert rows(name, "from", "to", "outcome") == expected
     assert registry.rollback(name, why="to what passed the gate") == "4"
 
@@ -116,6 +116,8 @@ def test_an_alias_set_before_the_first_promotion_is_what_a_rollback_goes_back_to
     assert rows(name, "from", "to", "outcome") == [(None, 2, "not recorded")]
     promote(name, 1)
     assert registry.rollback(name, why="back") == "2"
+    expected = [(None, 2, "not recorded"), (2, 1, "promoted"), (1, 2, "rolled back")]
+    assert rows(name, "from", "to", "outcome") == expected
 
 
 def changes_while_judging(monkeypatch, change):
