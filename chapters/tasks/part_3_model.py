@@ -19,9 +19,10 @@ class Eight(mlflow.pyfunc.PythonModel):
         else:
             import skops.io
 
-            self.model = skops.io.load(path)  # it refuses types that it doesn't know
+            # it refuses types that it doesn't know; a forest, for example, needs trusted=["sklearn.tree._tree.Tree"]
+            self.model = skops.io.load(path)
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: pd.DataFrame, params=None):
         probability = self.model.predict_proba(model_input)[:, 1].astype("float64")
         return pd.DataFrame({"probability": probability}, index=model_input.index)
 

@@ -38,6 +38,18 @@ with mlflow.start_run(tags={"registered_model": "poor", "outcome": "promoted"}):
     mlflow.sklearn.log_model(LogisticRegression().fit([[0], [1]], [0, 1]), name="model", **described)
 mlflow.MlflowClient().set_registered_model_alias("poor", "champion", "1")
 """
+DISORDER_3 = """
+import mlflow
+
+client, order = mlflow.MlflowClient(), ["attributes.start_time"]
+first, _, third, last = mlflow.search_runs(search_all_experiments=True, order_by=order, output_format="list",
+                                           filter_string="tags.registered_model = 'eight'")
+client.set_tag(first.info.run_id, "why", "ok")
+client.set_tag(third.info.run_id, "from", "2")
+client.delete_run(client.get_model_version("eight", "2").run_id)
+client.set_model_version_tag("eight", "1", "validation_status", "rejected")
+client.set_registered_model_alias("eight", "champion", "3")
+"""
 
 
 @pytest.fixture
@@ -86,7 +98,18 @@ def test_part_3_check_tells_a_very_good_solution_from_a_poor_one(run):
     history = run("part_3_solution.py")[1]
     assert "1 to 2, refused" in history and "champion: version 1" in history, history
     passed, printed = run("part_3_check.py", "eight")
-    assert (passed, "13 of 13 checks pass." in printed) == (0, True), printed
+    assert (passed, "14 of 14 checks pass." in printed) == (0, True), printed
+    run("-c", DISORDER_3)
+    failed, printed = run("part_3_check.py", "eight")
+    wanted = [
+        "source runs: version 2: call log_model inside a run",
+        "status: version 1: set the tag validation_status",
+        "records: the record eight-1 has why='ok': give the reason",
+        "order of the records: eight-3 says from 2, but the champion was 1. Was the alias moved",
+        "champion as recorded: the champion is version 3, and the records say 1: record each move.",
+    ]
+    lacking = [line.partition("not yet  ")[2] for line in printed.splitlines() if "not yet" in line]
+    assert [line for line in wanted if not any(each.startswith(line) for each in lacking)] == [], printed
     run("-c", POOR_3)
     failed, printed = run("part_3_check.py", "poor")
     fine = [line.split()[1:] for line in printed.splitlines() if line.startswith("  ok")]
