@@ -139,7 +139,7 @@ def has_interval(run: Run) -> bool:
     """Return whether a run has two metrics …_low and …_high that are an interval."""
     metrics = run.data.metrics
     pairs = [(metrics[name], metrics.get(name[:-3] + "high")) for name in metrics if name.endswith("_low")]
-    return any(high is not None and low < high for low, high in pairs)
+    return any(high is not None and low <= high for low, high in pairs)
 
 
 def has_run(version: ModelVersion) -> bool:
