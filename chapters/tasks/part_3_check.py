@@ -49,7 +49,8 @@ def results(
     champion = str(model.aliases.get("champion", ""))
     yield "champion", bool(champion), "call MlflowClient().set_registered_model_alias(name, 'champion', version)."
     yield from champion_results(f"models:/{model.name}/{champion}" if champion else "")
-    judged = {each["to"]: each["outcome"] for each in tags_of(records) if each["outcome"] != "rolled back"}
+    tagged = [(run, dict.fromkeys(TAGS, "") | run.data.tags) for run in records]  # a missing tag is an empty text
+    judged = {tags["to"]: tags["outcome"] for _, tags in tagged if tags["outcome"] != "rolled back"}
     wanted = {"promoted": ["approved"], "refused": ["rejected"]}  # by the newest record of a version
     untold = numbers(
         each
@@ -62,21 +63,23 @@ def results(
     advice = f"{silent}: say why, in" if silent else "let the gate reject a version, and say why, in"
     advice += " several words, in a tag or in the version's description."
     yield "reason of a rejection", bool(rejected) and not silent, advice
-    yield from record_results(champion, int(versions[-1].version), records)
+    yield from record_results(champion, int(versions[-1].version), tagged)
 
 
-def record_results(champion: str, newest: int, records: list[Run]) -> Iterator[tuple[str, bool, str]]:
-    """Return the same for the records, from which a colleague must be able to follow the champion."""
-    faults = [f"the record {run.info.run_name} has {fault}" for run in records if (fault := fault_of(run, newest))]
+def record_results(
+    champion: str, newest: int, records: list[tuple[Run, dict[str, str]]]
+) -> Iterator[tuple[str, bool, str]]:
+    """Return the same for the records and their tags, from which a colleague must be able to follow the champion."""
+    faults = [f"the record {run.info.run_name} has {fault}" for run, _ in records if (fault := fault_of(run, newest))]
     advice = faults[0] if faults else "no run has the tag registered_model with this name."
     yield "records", bool(records) and not faults, advice
-    outcomes = [each["outcome"] for each in tags_of(records)]
+    outcomes = [tags["outcome"] for _, tags in records]
     counts = {outcome: outcomes.count(outcome) for outcome in OUTCOMES}
     enough = counts["promoted"] >= 2 and counts["refused"] >= 1 and counts["rolled back"] >= 1
     others = "".join(f", and another outcome: {each}" for each in sorted({*outcomes} - {*OUTCOMES}))
     yield "outcomes", enough, f"{counts}{others}: promote twice, let the gate refuse a version, and roll back once."
     standing, breaks = "none", list[str]()
-    for run, tags in zip(records, tags_of(records)):
+    for run, tags in records:
         if (tags["from"] or "none") != standing:
             breaks.append(f"{run.info.run_name} says from {tags['from'] or 'none'}, but the champion was {standing}")
         if tags["outcome"] in ("promoted", "rolled back"):
@@ -85,7 +88,7 @@ def record_results(champion: str, newest: int, records: list[Run]) -> Iterator[t
     yield "order of the records", bool(records) and not breaks and not faults, advice
     bare = [
         run.info.run_name
-        for run, tags in zip(records, tags_of(records))
+        for run, tags in records
         if tags["outcome"] == "promoted" and tags["from"] not in ("", "none") and not has_interval(run)
     ]
     advice = f"{bare[0]}: log" if bare else "replace a champion, and log"
@@ -114,11 +117,6 @@ def champion_results(uri: str) -> Iterator[tuple[str, bool, str]]:
         lines = done.stderr.decode(errors="replace").splitlines() or [f"exit code {done.returncode}"]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
         yield "champion in a new process", done.returncode == 0, (errors or lines)[-1]
-
-
-def tags_of(records: list[Run]) -> list[dict[str, str]]:
-    """Return the tags of records, where a tag that is missing is an empty text."""
-    return [dict.fromkeys(TAGS, "") | run.data.tags for run in records]
 
 
 def fault_of(run: Run, newest: int) -> str:

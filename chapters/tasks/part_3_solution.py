@@ -22,7 +22,7 @@ from xgboost import XGBClassifier
 NAME = "eight"
 PURPOSE = "The probability that a handwritten digit is an eight, from its 64 grey values. A champion meets this:"
 PACKAGES = ("mlflow", "numpy", "pandas", "scikit-learn")
-MARGIN = 0.005  # Brier score: 5 more digits in 1,000 that are surely wrong. People can sort so many by hand.
+MARGIN = 0.005  # Brier score: 5 more digits in 1,000 that are surely wrong. People can sort that many by hand.
 BLOCK = 32  # rows
 X, digit = load_digits(return_X_y=True, as_frame=True)
 y = (digit == 8).astype(float)
@@ -119,9 +119,12 @@ def champion_version():
 
 def records():
     """Return the runs that record the promotions and rollbacks of NAME, oldest first."""
-    order = ["attributes.start_time ASC"]
-    wanted, every = f"tags.registered_model = '{NAME}'", {"search_all_experiments": True, "output_format": "list"}
-    return mlflow.search_runs(filter_string=wanted, order_by=order, **every)
+    return mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.registered_model = '{NAME}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
 
 
 def start_record(before, to, why, **more):
