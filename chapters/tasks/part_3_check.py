@@ -62,7 +62,7 @@ def results(
     silent = numbers(each for each in rejected if not has_reason(each))
     advice = f"{silent}: say why, in" if silent else "let the gate reject a version, and say why, in"
     advice += " several words, in a tag or in the version's description."
-    yield "reason of a rejection", bool(rejected) and not silent, advice
+    yield "reason for a rejection", bool(rejected) and not silent, advice
     yield from record_results(champion, int(versions[-1].version), tagged)
 
 
